@@ -1,0 +1,41 @@
+"""Residual networks in Flax linen: `create_model`, `list_models` and the modules they are made of.
+
+Names resolve on first use, so that a program that only validates a configuration (`resnet_jax.spec`,
+`resnet_jax.zoo`) does not import JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnet_jax.heads import Classifier, create_model
+    from resnet_jax.norm import BatchNorm
+    from resnet_jax.resnet import ResNet
+    from resnet_jax.spec import ResNetSpec
+    from resnet_jax.zoo import get_spec, list_models
+
+_HOME = {
+    "BatchNorm": "norm",
+    "Classifier": "heads",
+    "ResNet": "resnet",
+    "ResNetSpec": "spec",
+    "create_model": "heads",
+    "get_spec": "zoo",
+    "list_models": "zoo",
+}
+
+__all__ = [
+    "BatchNorm",
+    "Classifier",
+    "ResNet",
+    "ResNetSpec",
+    "create_model",
+    "get_spec",
+    "list_models",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"resnet_jax.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'resnet_jax' has no attribute {name!r}")

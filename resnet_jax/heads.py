@@ -1,0 +1,71 @@
+"""What stands on a backbone."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.init import small_normal
+from resnet_jax.resnet import ResNet
+from resnet_jax.zoo import get_spec
+
+
+class Classifier(nn.Module):
+    """Global average pooling, dropout and one dense layer, all in float32.
+
+    Parameters: `backbone/...` and `head/{kernel [features, num_classes], bias}`.
+    """
+
+    backbone: ResNet
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool, pre_logits: bool = False
+    ) -> jax.Array:
+        """Float images [B, H, W, C] -> float32 logits [B, num_classes].
+
+        With `pre_logits` the pooled features, float32 [B, backbone.spec.features], instead.
+        """
+        spec = self.backbone.spec
+        last = self.backbone(images, train=train)[f"c{len(spec.depths) + 1}"]
+        x = last.astype(jnp.float32).mean((1, 2))
+        if pre_logits:
+            return x
+        x = nn.Dropout(spec.dropout, deterministic=not train, name="dropout")(x)
+        return nn.Dense(self.num_classes, kernel_init=small_normal(), name="head")(x)
+
+
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    norm_group_size: int | None = None,
+    freeze_norm: bool = False,
+    **changes: object,
+) -> Classifier:
+    """A classifier by its name in the zoo, with any field of its `ResNetSpec` changed.
+
+    Args:
+      name: one of `list_models()`.
+      num_classes: outputs of the head.
+      dtype: of activations; parameters, statistics and logits stay float32.
+      norm_group_size: see `BatchNorm.group_size`.
+      freeze_norm: BatchNorm uses its running statistics in training too, and leaves them alone.
+      **changes: fields of `ResNetSpec`.
+
+    Raises:
+      ValueError: unknown name, field or value.
+
+    >>> model = create_model("resnet20_cifar", num_classes=10, drop_path=0.1)
+    >>> images = jnp.zeros((2, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(0), images, train=False)
+    >>> sum(x.size for x in jax.tree.leaves(variables["params"]))
+    269722
+    >>> model.apply(variables, images, train=False).shape
+    (2, 10)
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes {num_classes}: must be at least 1")
+    backbone = ResNet(get_spec(name, **changes), dtype, norm_group_size, freeze_norm)
+    return Classifier(backbone, num_classes)

@@ -1,0 +1,562 @@
+"""train/data/images.py: every kind of file against pixels known independently, and the crops."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.config import AugmentConfig
+from train.data import images
+from train.data.images import BadImage, decode, eval_image, train_image
+
+LIMIT = 10_000_000
+PHOTOS = Path(os.environ.get("RESNET_JAX_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Low-frequency colours, which JPEG and resizing change little; uint8 [height, width, 3]."""
+    coarse = np.random.default_rng(seed).integers(40, 216, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def encode(picture: Image.Image | np.ndarray, kind: str, **options) -> bytes:
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    assert a.shape == b.shape
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+# --- decode --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "PPM"])
+def test_lossless_formats_come_back_exactly(kind):
+    pixels = noise(13, 17)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    decoded = decode(encode(pixels, kind, **options), max_pixels=LIMIT)
+    assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous and decoded.flags.writeable
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}, {"keep_rgb": True}],
+    ids=str,
+)
+def test_jpeg_equals_pillow(options):
+    data = encode(smooth(61, 83), "JPEG", quality=90, **options)
+    assert images._read_jpeg_header(data, LIMIT) == (61, 83, 1)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    decoded = decode(data, max_pixels=LIMIT)
+    assert np.abs(decoded.astype(int) - expected).max() <= 1
+    assert difference(decoded, smooth(61, 83)) < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_grey_becomes_three_equal_channels(kind):
+    grey = smooth(20, 30)[..., 0]
+    decoded = decode(encode(grey, kind), max_pixels=LIMIT)
+    assert decoded.shape == (20, 30, 3)
+    assert np.ptp(decoded, axis=2).max() == 0
+    assert difference(decoded[..., 0], grey) < 2
+
+
+def test_one_bit_and_palette():
+    bits = noise(9, 9)[..., :1] > 127
+    black_white = Image.fromarray(bits[..., 0]).convert("1")
+    expected = np.repeat(bits * np.uint8(255), 3, axis=2)
+    np.testing.assert_array_equal(decode(encode(black_white, "PNG"), max_pixels=LIMIT), expected)
+
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putdata([1, 0])
+    decoded = decode(encode(palette, "PNG"), max_pixels=LIMIT)
+    assert decoded.tolist() == [[[200, 100, 50], [10, 20, 30]]]
+
+
+def ycck_jpeg(ink: tuple[int, int, int, int]) -> bytes:
+    """One colour of (C, M, Y, K) ink, stored inverted as YCCK, which Pillow itself cannot write."""
+    y, cb, cr = Image.new("RGB", (1, 1), ink[:3]).convert("YCbCr").getpixel((0, 0))
+    stored = (255 - y, 255 - cb, 255 - cr, ink[3])  # Pillow inverts what it writes
+    data = encode(Image.new("CMYK", (16, 16), stored), "JPEG", quality=100)
+    at = data.index(b"Adobe") + 11
+    assert data[at] == 0
+    return data[:at] + b"\x02" + data[at + 1 :]  # the transform: YCCK
+
+
+@pytest.mark.parametrize("ink", [(200, 10, 100, 0), (0, 255, 255, 128), (20, 40, 60, 200)])
+@pytest.mark.parametrize("kind", ["JPEG", "YCCK", "TIFF"])
+def test_four_inks(kind, ink):
+    data = ycck_jpeg(ink) if kind == "YCCK" else encode(Image.new("CMYK", (16, 16), ink), kind)
+    expected = [(255 - channel) * (255 - ink[3]) / 255 for channel in ink[:3]]
+    np.testing.assert_allclose(decode(data, max_pixels=LIMIT)[8, 8], expected, atol=3)
+
+
+DEEP = np.array([[0, 128, 129, 257, 1000], [32768, 40000, 65278, 65407, 65535]], np.uint16)
+DEEP_AS_8 = np.repeat(np.rint(DEEP / 257).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_sixteen_bit_grey_is_scaled(mode):
+    dtype = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    data = encode(DEEP.astype(dtype), "TIFF")
+    assert Image.open(io.BytesIO(data)).mode == mode
+    np.testing.assert_array_equal(decode(data, max_pixels=LIMIT), DEEP_AS_8)
+
+
+def test_sixteen_bit_png_and_pgm():
+    for extension in (".png", ".pgm"):
+        data = cv2.imencode(extension, DEEP)[1].tobytes()
+        np.testing.assert_array_equal(decode(data, max_pixels=LIMIT), DEEP_AS_8)
+
+
+def test_sixteen_bit_grey_png_with_a_transparent_value():
+    data = encode(DEEP, "PNG", transparency=1000)
+    expected = DEEP_AS_8.copy()
+    expected[0, 4] = 255
+    np.testing.assert_array_equal(decode(data, max_pixels=LIMIT), expected)
+
+
+def test_sixteen_bit_colour_png():
+    deep = rng().integers(0, 65536, (8, 8, 4), dtype=np.uint16)  # OpenCV's order: B, G, R, alpha
+    rgb = deep[..., [2, 1, 0]] / 257
+    decoded = decode(cv2.imencode(".png", deep[..., :3])[1].tobytes(), max_pixels=LIMIT)
+    np.testing.assert_allclose(decoded, rgb, atol=1)
+    alpha = deep[..., 3:] / 65535
+    decoded = decode(cv2.imencode(".png", deep)[1].tobytes(), max_pixels=LIMIT)
+    np.testing.assert_allclose(decoded, rgb * alpha + 255 * (1 - alpha), atol=2.5)
+
+
+def test_float_grey():
+    expected = np.repeat(np.uint8([[0, 51, 255]])[..., None], 3, axis=2)
+    for top in (1, 255):
+        data = encode(np.float32([[0, 0.2 * top, top]]), "TIFF")
+        np.testing.assert_array_equal(decode(data, max_pixels=LIMIT), expected)
+    for value in (-1, 256, np.nan):
+        with pytest.raises(BadImage, match="mode F outside"):
+            decode(encode(np.float32([[0, 2, value]]), "TIFF"), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_alpha_goes_over_white(kind):
+    rgba = noise(8, 8, 4)
+    rgba[0, :, 3] = 0
+    rgba[1, :, 3] = 255
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    decoded = decode(encode(rgba, kind, **options), max_pixels=LIMIT)
+    alpha = rgba[..., 3:] / 255
+    np.testing.assert_allclose(decoded, rgba[..., :3] * alpha + 255 * (1 - alpha), atol=1.01)
+    assert (decoded[0] == 255).all()
+    np.testing.assert_array_equal(decoded[1], rgba[1, :, :3])
+
+
+def test_grey_alpha_and_colour_keys_go_over_white():
+    grey_alpha = Image.merge("LA", [Image.new("L", (2, 2), 100), Image.new("L", (2, 2), 51)])
+    assert decode(encode(grey_alpha, "PNG"), max_pixels=LIMIT)[0, 0].tolist() == [224] * 3
+
+    keyed = Image.new("RGB", (2, 1), (1, 2, 3))
+    keyed.putpixel((1, 0), (9, 8, 7))
+    decoded = decode(encode(keyed, "PNG", transparency=(1, 2, 3)), max_pixels=LIMIT)
+    assert decoded.tolist() == [[[255, 255, 255], [9, 8, 7]]]
+
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 0])
+    palette.putdata([0, 1, 2])
+    decoded = decode(encode(palette, "PNG", transparency=bytes([255, 0, 51])), max_pixels=LIMIT)
+    assert decoded.tolist() == [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
+    decoded = decode(encode(palette, "GIF", transparency=1), max_pixels=LIMIT)
+    assert decoded.tolist() == [[[10, 20, 30], [255, 255, 255], [0, 0, 0]]]
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+# Where the stored top-left corner and the corner right of it are shown (Exif 2.32, 4.6.4, "0th row"
+# and "0th column"); corners are numbered 0 1 over 2 3.
+SHOWN = {1: "0123", 2: "1032", 3: "3210", 4: "2301", 5: "0213", 6: "2031", 7: "3120", 8: "1302"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(kind, orientation):
+    colours = np.uint8([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 250]])
+    stored = np.kron(colours.reshape(2, 2, 3), np.ones((16, 24, 1), np.uint8))
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    data = encode(stored, kind, exif=exif(orientation), **options)
+    decoded = decode(data, max_pixels=LIMIT)
+    assert decoded.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
+    height, width = decoded.shape[0] // 4, decoded.shape[1] // 4
+    corners = decoded[height :: 2 * height, width :: 2 * width].reshape(4, 3)
+    expected = colours[[int(corner) for corner in SHOWN[orientation]]]
+    np.testing.assert_allclose(corners, expected, atol=8)
+
+
+def test_min_size_is_meant_upright():
+    data = encode(smooth(400, 800), "JPEG", exif=exif(6))
+    assert decode(data, max_pixels=LIMIT, min_size=(400, 100)).shape == (400, 200, 3)
+    assert decode(data, max_pixels=LIMIT, min_size=(401, 100)).shape == (800, 400, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_does_not_cost_the_image():
+    pixels = smooth(16, 16)
+    data = encode(pixels, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert decode(data, max_pixels=LIMIT).shape == (16, 16, 3)
+    assert decode(encode(pixels, "JPEG", exif=exif(77)), max_pixels=LIMIT).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation(kind):
+    frames = [Image.new("RGB", (6, 5), colour) for colour in [(255, 0, 0), (0, 255, 0)]]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    expected = np.full((5, 6, 3), (255, 0, 0), np.uint8)
+    np.testing.assert_array_equal(decode(data, max_pixels=LIMIT), expected)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "CMYK"}], ids=str)
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.99])
+def test_truncated_jpeg(kept, options):
+    picture = Image.fromarray(noise(64, 64)).convert(options.pop("mode", "RGB"))
+    data = encode(picture, "JPEG", **options)
+    with pytest.raises(BadImage):
+        decode(data[: int(kept * len(data))], max_pixels=LIMIT)
+    with pytest.raises(BadImage):
+        train_image(data[: int(kept * len(data))], 16, AugmentConfig(), rng(), max_pixels=LIMIT)
+
+
+def test_truncated_jpeg_with_an_end_marker():
+    """Pillow alone would read this one, its lower half grey."""
+    data = encode(noise(64, 64), "JPEG")
+    with pytest.raises(BadImage, match="truncated or damaged JPEG: .*premature end"):
+        decode(data[: len(data) // 2] + b"\xff\xd9", max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_truncated_others(kind, kept):
+    data = encode(noise(64, 64), kind)
+    with pytest.raises(BadImage):
+        decode(data[: int(kept * len(data))], max_pixels=LIMIT)
+
+
+def test_junk_after_the_end_is_ignored():
+    data = encode(smooth(16, 16), "JPEG")
+    np.testing.assert_array_equal(
+        decode(data + b"junk", max_pixels=LIMIT), decode(data, max_pixels=LIMIT)
+    )
+
+
+def png_of_absurd_size() -> bytes:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 50000, 8, 2, 0, 0, 0))
+    body = png_chunk(b"IDAT", zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + header + body + png_chunk(b"IEND", b"")
+
+
+def jpeg_of_absurd_size() -> bytes:
+    data = encode(smooth(16, 16), "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", 50000, 60000) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("make", [png_of_absurd_size, jpeg_of_absurd_size])
+def test_decompression_bomb(make):
+    pillows_limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(BadImage, match="60000x50000.* 10000000 "):
+        decode(make(), max_pixels=LIMIT)
+    assert Image.MAX_IMAGE_PIXELS == pillows_limit
+
+
+def test_the_limit_is_ours_and_not_pillows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow would raise, and below warn
+    for data in (encode(smooth(20, 30), "PNG"), encode(smooth(20, 30), "JPEG", exif=exif(3))):
+        assert decode(data, max_pixels=600).shape == (20, 30, 3)
+        with pytest.raises(BadImage, match="30x20.* 599 "):
+            decode(data, max_pixels=599)
+
+
+def test_what_is_no_image_says_what_it_is():
+    with pytest.raises(BadImage, match="not an image: the file is empty"):
+        decode(b"", max_pixels=LIMIT)
+    for data in (b"<!DOCTYPE html><html>404</html>", b"hello, world", bytes(range(256))):
+        with pytest.raises(BadImage, match="not an image: starts with b'") as caught:
+            decode(data, max_pixels=LIMIT)
+        assert repr(data[:16]) in str(caught.value)
+    with pytest.raises(BadImage):
+        decode(b"\xff\xd8\xff", max_pixels=LIMIT)
+
+
+def test_postscript_is_not_run():
+    with pytest.raises(BadImage, match="Ghostscript"):
+        decode(encode(smooth(4, 4), "EPS"), max_pixels=LIMIT)
+
+
+def test_random_damage_is_a_bad_image_or_an_image():
+    generator = rng(3)
+    options = {"JPEG": {"exif": exif(6)}, "TIFF": {"compression": "tiff_lzw"}}
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        data = np.frombuffer(encode(smooth(24, 32), kind, **options.get(kind, {})), np.uint8)
+        for _ in range(60):
+            damaged = data.copy()
+            damaged[generator.integers(0, len(data), 4)] = generator.integers(0, 256, 4)
+            try:
+                assert decode(damaged.tobytes(), max_pixels=LIMIT).ndim == 3
+            except BadImage:
+                pass
+
+
+# --- scaled decoding -----------------------------------------------------------------------------
+
+
+def test_scaled_decoding_is_used_and_is_enough():
+    data = encode(smooth(801, 1203), "JPEG")
+    shapes = {
+        need: decode(data, max_pixels=LIMIT, min_size=(need, need)).shape[:2]
+        for need in (1, 101, 102, 201, 202, 401, 402, 5000)
+    }
+    eighth, quarter, half, full = (101, 151), (201, 301), (401, 602), (801, 1203)
+    expected = [eighth, eighth, quarter, quarter, half, half, full, full]
+    assert list(shapes.values()) == expected
+
+
+def test_the_crop_does_not_depend_on_scaled_decoding(monkeypatch):
+    data = encode(smooth(960, 1280), "JPEG", quality=95)
+    augment = AugmentConfig(crop="random_resized", area=(0.25, 1.0), flip=False)
+    sizes = []
+    decode_jpeg = images.simplejpeg.decode_jpeg
+
+    def spy(*args, **kwargs):
+        pixels = decode_jpeg(*args, **kwargs)
+        sizes.append(pixels.shape[0])
+        return pixels
+
+    monkeypatch.setattr(images.simplejpeg, "decode_jpeg", spy)
+    full = decode(data, max_pixels=LIMIT)
+    sizes.clear()
+    for seed in range(20):
+        fast = train_image(data, 64, augment, rng(seed), max_pixels=LIMIT)
+        slow = train_image(full, 64, augment, rng(seed), max_pixels=LIMIT)
+        assert difference(fast, slow) < 1.5
+    assert len(sizes) == 20 and max(sizes) <= 240 and min(sizes) == 120
+
+
+# --- random resized crop -------------------------------------------------------------------------
+
+
+def coordinates(height: int, width: int) -> np.ndarray:
+    """An image which says where each pixel is: y and x in 0..255, and 77."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y, x, np.full_like(x, 77)], axis=-1).astype(np.uint8)
+
+
+def test_random_resized_samples_area_and_aspect():
+    augment = AugmentConfig(crop="random_resized", area=(0.1, 0.6), aspect=(0.5, 2.0))
+    generator = rng(1)
+    boxes = np.array([images._sample_crop(1000, 1000, augment, generator) for _ in range(2000)])
+    top, left, height, width = boxes.T
+    assert (boxes >= 0).all() and (top + height <= 1000).all() and (left + width <= 1000).all()
+    area, aspect = height * width / 1e6, np.log(width / height)
+    assert 0.098 < area.min() < 0.11 and 0.57 < area.max() < 0.602
+    assert abs(area.mean() - 0.35) < 0.02  # uniform in area ...
+    assert abs(aspect).max() < np.log(2) + 0.01 and abs(aspect.mean()) < 0.03
+    assert abs(aspect.std() - np.log(4) / np.sqrt(12)) < 0.03  # ... and in the log of the aspect
+    for start, room in ((top, 1000 - height), (left, 1000 - width)):
+        assert abs((start / np.maximum(room, 1)).mean() - 0.5) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(100, 1000, (0, 433, 100, 133)), (900, 30, (430, 0, 40, 30))]
+)
+def test_random_resized_falls_back_to_the_centre(height, width, expected):
+    augment = AugmentConfig(crop="random_resized", area=(0.9, 1.0))
+    assert images._sample_crop(height, width, augment, rng()) == expected
+
+
+def test_random_resized_cuts_what_it_sampled():
+    pixels = coordinates(200, 250)
+    augment = AugmentConfig(crop="random_resized", area=(0.1, 0.5), flip=False)
+    for seed in range(20):
+        view = train_image(pixels, 16, augment, rng(seed), max_pixels=LIMIT).astype(float)
+        top, left, height, width = images._sample_crop(200, 250, augment, rng(seed))
+        assert (view[..., 2] == 77).all()
+        y = top + (np.arange(16) + 0.5) * height / 16 - 0.5
+        x = left + (np.arange(16) + 0.5) * width / 16 - 0.5
+        np.testing.assert_allclose(view[..., 0], np.repeat(y[:, None], 16, axis=1), atol=0.6)
+        np.testing.assert_allclose(view[..., 1], np.repeat(x[None], 16, axis=0), atol=0.6)
+
+
+def test_random_resized_of_a_turned_jpeg_is_sampled_upright():
+    data = encode(smooth(300, 600), "JPEG", quality=95, exif=exif(8))
+    upright = decode(data, max_pixels=LIMIT)
+    augment = AugmentConfig(crop="random_resized", area=(0.2, 0.5))
+    for seed in range(5):
+        turned = train_image(data, 50, augment, rng(seed), max_pixels=LIMIT)
+        expected = train_image(upright, 50, augment, rng(seed), max_pixels=LIMIT)
+        assert difference(turned, expected) < 3  # the crop is moved by up to half a scaled pixel
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
+@pytest.mark.parametrize("shape", [(40, 30), (24, 24), (1, 1), (7, 90), (1, 3000), (3000, 1)])
+def test_every_crop_of_every_shape(crop, shape):
+    augment = AugmentConfig(crop=crop, flip=True)
+    for channels in (1, 3):
+        pixels = noise(*shape, channels)
+        before = pixels.copy()
+        views = [train_image(pixels, 24, augment, rng(5), max_pixels=LIMIT) for _ in range(2)]
+        np.testing.assert_array_equal(*views)  # the same seed, the same view
+        assert views[0].shape == (24, 24, channels) and views[0].dtype == np.uint8
+        assert views[0].flags.c_contiguous
+        np.testing.assert_array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "pad"])
+def test_views_differ_by_seed_and_draw_the_same_number(crop):
+    augment = AugmentConfig(crop=crop)
+    seen, states = set(), set()
+    for shape in ((32, 32), (5, 70), (1, 1)):
+        for data in (noise(*shape), encode(noise(*shape), "JPEG"), encode(noise(*shape), "PNG")):
+            generator = rng(9)
+            train_image(data, 32, augment, generator, max_pixels=LIMIT)
+            states.add(generator.random())
+    for seed in range(20):
+        seen.add(train_image(noise(32, 32), 32, augment, rng(seed), max_pixels=LIMIT).tobytes())
+    assert len(states) == 1
+    assert len(seen) >= 18
+
+
+def test_wrong_arrays_are_refused():
+    for array in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)):
+        with pytest.raises(ValueError, match="must be uint8"):
+            eval_image(array, 4, 1.0, max_pixels=LIMIT)
+
+
+# --- flip, pad, none -----------------------------------------------------------------------------
+
+
+def test_flip_is_horizontal_and_half_of_the_time():
+    pixels = noise(8, 8)
+    flips = 0
+    for seed in range(400):
+        augment = AugmentConfig(crop="none", flip=True)
+        view = train_image(pixels, 8, augment, rng(seed), max_pixels=LIMIT)
+        if not np.array_equal(view, pixels):
+            np.testing.assert_array_equal(view, pixels[:, ::-1])
+            flips += 1
+    assert 160 < flips < 240
+    augment = AugmentConfig(crop="none", flip=False)
+    for seed in range(20):
+        view = train_image(pixels, 8, augment, rng(seed), max_pixels=LIMIT)
+        np.testing.assert_array_equal(view, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pad_crop_is_a_shift_that_fills_with_zeros(channels):
+    pixels = noise(12, 12, channels) // 2 + 1  # no zeros of its own
+    padded = np.zeros((18, 18, channels), np.uint8)
+    padded[3:15, 3:15] = pixels
+    windows = {padded[y : y + 12, x : x + 12].tobytes(): (y, x) for y in range(7) for x in range(7)}
+    augment = AugmentConfig(crop="pad", pad=3, flip=False)
+    seen = set()
+    for seed in range(600):
+        view = train_image(pixels, 12, augment, rng(seed), max_pixels=LIMIT)
+        seen.add(windows[view.tobytes()])
+    assert len(seen) == 49
+
+
+def test_crop_none_is_the_evaluation_view():
+    pixels = noise(50, 40)
+    augment = AugmentConfig(crop="none", flip=False)
+    view = train_image(pixels, 24, augment, rng(), max_pixels=LIMIT)
+    np.testing.assert_array_equal(view, eval_image(pixels, 24, 1.0, max_pixels=LIMIT))
+
+
+# --- evaluation ----------------------------------------------------------------------------------
+
+
+def pillow_eval(data: bytes, size: int, crop_fraction: float) -> np.ndarray:
+    """Resize(int(size / crop_fraction)) and CenterCrop(size) as torchvision does them to PIL."""
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    width, height = picture.size
+    target = int(size / crop_fraction)
+    if width <= height:
+        new_width, new_height = target, int(target * height / width)
+    else:
+        new_width, new_height = int(target * width / height), target
+    picture = picture.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    top, left = round((new_height - size) / 2.0), round((new_width - size) / 2.0)
+    return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("shape", [(70, 101), (101, 70), (64, 64), (20, 33), (56, 56), (33, 250)])
+@pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.95])
+def test_eval_equals_pillow(shape, crop_fraction):
+    data = encode(noise(*shape), "PNG")
+    view = eval_image(data, 56, crop_fraction, max_pixels=LIMIT)
+    assert view.shape == (56, 56, 3) and view.flags.c_contiguous
+    np.testing.assert_array_equal(view, pillow_eval(data, 56, crop_fraction))
+    data = encode(noise(*shape), "JPEG")
+    view = eval_image(data, 56, crop_fraction, max_pixels=LIMIT)
+    assert difference(view, pillow_eval(data, 56, crop_fraction)) <= 0.5
+
+
+def test_eval_of_one_channel_and_of_the_right_size():
+    grey = noise(40, 60, 1)
+    view = eval_image(grey, 32, 0.8, max_pixels=LIMIT)
+    assert view.shape == (32, 32, 1)
+    three = eval_image(np.repeat(grey, 3, axis=2), 32, 0.8, max_pixels=LIMIT)
+    np.testing.assert_array_equal(view[..., 0], three[..., 1])
+    np.testing.assert_array_equal(eval_image(grey[:40, :40], 40, 1.0, max_pixels=1), grey[:, :40])
+
+
+def test_eval_of_a_strip_does_not_explode():
+    view = eval_image(smooth(2, 200_000), 224, 0.875, max_pixels=LIMIT)
+    assert view.shape == (224, 224, 3)
+
+
+def test_eval_of_photographs_equals_pillow():
+    folder = PHOTOS / "imagenet_samples"
+    if not folder.is_dir():
+        pytest.skip(f"no photographs at {folder}")
+    for path in sorted(folder.iterdir())[::10]:
+        data = path.read_bytes()
+        view = eval_image(data, 224, 0.875, max_pixels=LIMIT)
+        assert difference(view, pillow_eval(data, 224, 0.875)) <= 0.5, path.name
+
+
+def test_importing_it_imports_neither_jax_nor_grain():
+    code = "import sys, train.data.images; assert not {'jax', 'grain', 'tyro'} & set(sys.modules)"
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root)

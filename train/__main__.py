@@ -1,0 +1,181 @@
+"""The command line: `resnet-jax COMMAND`, or `python -m train COMMAND`."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from train.config import ConfigError, RunConfig, RunError
+
+USAGE = """\
+usage: resnet-jax COMMAND ...
+
+  train [RECIPE] [--workdir DIR] [--optim.lr 0.2 ...]   train, or resume the run in DIR
+                                                        (RECIPE: digits; DIR: runs/RECIPE)
+  eval DIR [--checkpoint best|last|STEP]                evaluate a run; prints one JSON object
+  predict DIR IMAGE... [--csv FILE]                     top-5 classes of each image
+  models [PATTERN]                                      the networks; one name: stage by stage
+  recipes                                               the recipes
+
+`resnet-jax COMMAND --help` lists a command's options.
+"""
+
+Config = Annotated[RunConfig, tyro.conf.arg(name="")]
+
+
+def _parse(command: str, description: str, kind: Any, default: Any, args: Sequence[str]) -> Any:
+    return tyro.cli(
+        kind,
+        default=default,
+        args=list(args),
+        prog=f"resnet-jax {command}",
+        description=description,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Options of `train`."""
+
+    config: Config
+    workdir: Path
+    """Where the run is kept; the same command again resumes it."""
+
+
+@dataclass(frozen=True)
+class EvalArgs:
+    """Options of `eval`."""
+
+    config: Config
+    checkpoint: str = "best"
+    """best, last, or a step."""
+
+
+@dataclass(frozen=True)
+class PredictArgs:
+    """Options of `predict`."""
+
+    config: Config
+    checkpoint: str = "best"
+    """best, last, or a step."""
+    csv: Path | None = None
+    """Also write the rows to this file."""
+
+
+def train(args: list[str]) -> None:
+    """Trains a recipe, or resumes it."""
+    from train.recipes import get_recipe
+
+    name = args.pop(0) if args and not args[0].startswith("-") else "digits"
+    recipe = get_recipe(name)
+    start = TrainArgs(recipe, Path("runs") / name)
+    given = _parse(f"train {name}", f"Train the recipe {name}.", TrainArgs, start, args)
+    from train.loop import fit
+
+    fit(given.config, given.workdir)
+
+
+def _split(args: list[str], what: str) -> tuple[list[str], list[str]]:
+    """The positional arguments in front, and the options behind them."""
+    cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    if not cut and not {"-h", "--help"} & set(args):
+        raise ConfigError(f"{what} is missing; see resnet-jax --help")
+    return args[:cut], args[cut:]
+
+
+def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
+    from train.run import read_config
+    from train.recipes import get_recipe
+
+    if not names:  # --help alone
+        return Path(), get_recipe("digits")
+    return Path(names[0]), read_config(Path(names[0]))
+
+
+def evaluate(args: list[str]) -> None:
+    """Evaluates a checkpoint of a run; the last line is one JSON object."""
+    names, options = _split(args, "the run directory")
+    workdir, config = _run_dir(names)
+    given = _parse("eval DIR", "Evaluate a run.", EvalArgs, EvalArgs(config), options)
+    from train.inference import evaluate_run
+
+    print(json.dumps(evaluate_run(given.config, workdir, given.checkpoint)))
+
+
+def predict(args: list[str]) -> None:
+    """The five most probable classes of each image."""
+    names, options = _split(args, "the run directory")
+    workdir, config = _run_dir(names)
+    start = PredictArgs(config)
+    given = _parse("predict DIR IMAGE...", "Classify images.", PredictArgs, start, options)
+    if len(names) < 2:
+        raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
+    from train.inference import predict_images
+
+    files = [Path(name) for name in names[1:]]
+    predict_images(given.config, workdir, given.checkpoint, files, given.csv)
+
+
+def models(args: list[str]) -> None:
+    """The networks that match a pattern, or one of them stage by stage."""
+    from train.tables import print_model, print_models
+    from resnet_jax.zoo import ZOO, list_models
+
+    pattern = args[0] if args else "*"
+    if pattern in ("-h", "--help"):
+        print("usage: resnet-jax models [PATTERN | NAME]")
+    elif pattern in ZOO:
+        print_model(pattern)
+    elif names := list_models(pattern):
+        print_models(names)
+    else:
+        raise ConfigError(f"no model matches {pattern!r}; `resnet-jax models` lists all")
+
+
+def recipes(args: list[str]) -> None:
+    """The recipes and what to expect of them."""
+    from train.tables import print_recipes
+
+    print_recipes()
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "models": models,
+    "recipes": recipes,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns 0 done, 2 bad input or config, 1 anything else."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if args else 2
+    try:
+        if args[0] not in COMMANDS:
+            raise ConfigError(f"unknown command {args[0]!r}: choose from {', '.join(COMMANDS)}")
+        COMMANDS[args[0]](args[1:])
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stdout = None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,424 @@
+"""`RunConfig`: everything that decides a run, one home per option, checked when it is built.
+
+Nothing here imports JAX, so a mistake is reported at once.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import json
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from resnet_jax.spec import ResNetSpec
+from resnet_jax.zoo import get_spec
+
+
+class ConfigError(ValueError):
+    """Bad input or configuration: the command line prints the message and exits with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that could not go on: the command line prints the message and exits with 1."""
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|st|%)")
+
+
+def to_steps(duration: str, *, examples: int, batch_size: int, total: int | None = None) -> int:
+    """Steps in a duration: "90ep" (epochs), "500st" (steps) or "5%" (of `total` steps).
+
+    An epoch is `examples / batch_size` steps; the result is rounded up.
+
+    Raises:
+      ConfigError: not a duration, or a share of a total that is not known.
+
+    >>> to_steps("2ep", examples=1000, batch_size=128)
+    16
+    >>> to_steps("5%", examples=1000, batch_size=128, total=60)
+    3
+    """
+    match = _DURATION.fullmatch(duration)
+    if not match or (match[2] == "%" and total is None):
+        units = "'90ep', '500st'" + (" or '5%' of the run" if total is not None else "")
+        raise ConfigError(f"{duration!r} is not a duration: write {units}")
+    value, unit = float(match[1]), match[2]
+    steps = {"ep": value * examples / batch_size, "st": value, "%": value / 100 * (total or 0)}
+    # 1e-9: 0.1 * 30 must not round up to 4
+    return int(-(-(steps[unit] - 1e-9) // 1))
+
+
+def _check_duration(where: str, duration: str, *, share: bool = False, off: bool = False) -> None:
+    if off and duration == "":
+        return
+    match = _DURATION.fullmatch(duration)
+    if not match or (match[2] == "%" and not share):
+        units = "'90ep', '500st'" + (", '5%'" if share else "") + (" or '' (off)" if off else "")
+        raise ConfigError(f"{where} {duration!r} is not a duration: write {units}")
+
+
+def _check(where: str, value: Any, good: bool, rule: str) -> None:
+    if not good:
+        raise ConfigError(f"{where} {value!r}: {rule}")
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """The docstring under each field, which Python itself throws away."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    return {
+        field.target.id: below.value.value
+        for field, below in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
+
+
+_SPEC_DOCS = _field_docs(ResNetSpec)
+
+# The fields of `ModelConfig` are the name and those of `ResNetSpec`, each None until it is set, so
+# that an architecture option has its home, and its default, in one place.
+_SpecChanges: Any = dataclasses.make_dataclass(
+    "_SpecChanges",
+    [
+        (name, Annotated[kind | None, tyro.conf.arg(help=_SPEC_DOCS[name])], None)
+        for name, kind in typing.get_type_hints(ResNetSpec).items()
+    ],
+    frozen=True,
+    kw_only=True,
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig(_SpecChanges):
+    """The network: a name of the zoo, and fields of its ResNetSpec to change."""
+
+    name: str = "resnet50"
+    """A name from `resnet-jax models`."""
+
+    def __post_init__(self) -> None:
+        try:
+            get_spec(self.name, **self.changes)
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of the spec that differ from what the name says."""
+        fields = [f.name for f in dataclasses.fields(ResNetSpec)]
+        values = {name: getattr(self, name) for name in fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and how they are read."""
+
+    name: str = "digits"
+    """digits, folder, npz, synthetic, or a TFDS data set ("cifar10", "imagenet2012:5.1.0")."""
+    dir: str | None = None
+    """The folder (folder), the file (npz), or the TFDS data directory (default: TFDS's own)."""
+    train_split: str = "train"
+    """Split to train on; TFDS slices such as "train[:90%]" too."""
+    eval_split: str = "test"
+    """Split to evaluate on."""
+    eval_fraction: float = 0.2
+    """Share held out where the data has one split only (digits; a folder of class folders)."""
+    split_seed: int = 0
+    """Chooses the held-out share; apart from `seed`, so that runs share a test set."""
+    image_size: int = 224
+    """Side of the square images that the network sees, in pixels."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Mean of each channel, pixels scaled to 0..1."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Standard deviation of each channel, likewise."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """A file that is no image: stop and name it, or leave it out, count and report it."""
+    max_pixels: int = 100_000_000
+    """Larger images are refused (decompression bombs)."""
+    threads: int = 4
+    """Reading and decoding threads of a process; 0 reads in the training thread."""
+    workers: int = 0
+    """Reading and decoding processes, each with `threads` threads; 0: this process reads."""
+    prefetch: int = 2
+    """Batches read ahead."""
+    examples: int = 1280
+    """Size of each synthetic split."""
+    classes: int = 1000
+    """Classes of synthetic data."""
+
+    def __post_init__(self) -> None:
+        _check("data.image_size", self.image_size, self.image_size >= 1, "must be at least 1")
+        _check("data.threads", self.threads, self.threads >= 0, "must be at least 0")
+        _check("data.workers", self.workers, self.workers >= 0, "must be at least 0")
+        _check("data.prefetch", self.prefetch, self.prefetch >= 1, "must be at least 1")
+        _check("data.max_pixels", self.max_pixels, self.max_pixels >= 1, "must be at least 1")
+        _check("data.examples", self.examples, self.examples >= 1, "must be at least 1")
+        _check("data.classes", self.classes, self.classes >= 1, "must be at least 1")
+        fraction = self.eval_fraction
+        _check("data.eval_fraction", fraction, 0 < fraction < 1, "must be between 0 and 1")
+        for where, values in (("data.mean", self.mean), ("data.std", self.std)):
+            _check(where, values, len(values) in (1, 3), "needs one value, or one for each of RGB")
+        _check("data.std", self.std, min(self.std) > 0, "must be positive")
+        if self.name in ("folder", "npz") and not self.dir:
+            raise ConfigError(f"data.dir is not set: data.name {self.name!r} needs --data.dir PATH")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to a training image on the host."""
+
+    crop: Literal["random_resized", "pad", "none"] = "random_resized"
+    """Random area and aspect (Szegedy 2015), zero-pad and crop (He 2016a, 4.2), or as in evaluation."""
+    area: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that a random_resized crop covers."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Its aspect ratio, width / height."""
+    pad: int = 4
+    """Pixels added on every side before a `pad` crop."""
+    flip: bool = True
+    """Mirror left-right with probability 1/2."""
+
+    def __post_init__(self) -> None:
+        low, high = self.area
+        _check("augment.area", self.area, 0 < low <= high <= 1, "needs 0 < low <= high <= 1")
+        low, high = self.aspect
+        _check("augment.aspect", self.aspect, 0 < low <= high, "needs 0 < low <= high")
+        _check("augment.pad", self.pad, self.pad >= 0, "must be at least 0")
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """What is done to targets and images on the device."""
+
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes (Szegedy 2016, section 7)."""
+
+    def __post_init__(self) -> None:
+        value = self.label_smoothing
+        _check("mix.label_smoothing", value, 0 <= value < 1, "must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its learning rate."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or Adam."""
+    lr: float = 0.1
+    """Peak learning rate for a batch of `lr_batch` examples."""
+    lr_batch: int = 256
+    """The rate used is lr * batch_size / lr_batch (linear scaling, Goyal 2017); 0: lr as it is."""
+    momentum: float = 0.9
+    """SGD's momentum; Adam's beta 1."""
+    nesterov: bool = False
+    """Nesterov's momentum (Adam: NAdam)."""
+    beta2: float = 0.999
+    """Adam's second-moment decay."""
+    epsilon: float = 1e-8
+    """Adam's, added to the root of the second moment."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    decay: Literal["l2", "decoupled"] = "l2"
+    """Added to the gradient, or applied beside the update, scaled by the learning rate (AdamW)."""
+    decay_mask: Literal["kernels", "all"] = "kernels"
+    """What decays: kernels only (no BatchNorm, no bias), or everything."""
+    clip: float = 0.0
+    """Largest global norm of the gradient; 0: no clipping."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """Shape of the learning rate behind the warmup."""
+    warmup: str = "0st"
+    """Linear warmup from 0: "5ep", "400st" or "5%" of the run."""
+    milestones: tuple[str, ...] = ("50%", "75%")
+    """Where the step schedule multiplies the rate by `gamma`: as warmup, counted from the start."""
+    gamma: float = 0.1
+    """The step schedule's factor."""
+
+    def __post_init__(self) -> None:
+        _check("optim.lr", self.lr, self.lr > 0, "must be positive")
+        _check("optim.lr_batch", self.lr_batch, self.lr_batch >= 0, "must be at least 0")
+        for name in ("momentum", "beta2"):
+            value = getattr(self, name)
+            _check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
+        for name in ("weight_decay", "clip", "epsilon", "gamma"):
+            value = getattr(self, name)
+            _check(f"optim.{name}", value, value >= 0, "must be at least 0")
+        _check_duration("optim.warmup", self.warmup, share=True)
+        for milestone in self.milestones:
+            _check_duration("optim.milestones", milestone, share=True)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How and how often the run is evaluated."""
+
+    every: str = "1ep"
+    """Evaluate, and save a checkpoint, this often and at the end."""
+    batch_size: int = 256
+    """Global batch; the last one is padded, so any number sees every example once."""
+    crop_fraction: float = 0.875
+    """The centre crop's share of the short side: resize to image_size / crop_fraction, then crop."""
+
+    def __post_init__(self) -> None:
+        _check_duration("eval.every", self.every)
+        _check("eval.batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
+        value = self.crop_fraction
+        _check("eval.crop_fraction", value, 0 < value <= 1, "must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of the run."""
+
+    every: str = ""
+    """Save this often between evaluations too ("1000st"); '': only with evaluations."""
+    keep: int = 2
+    """Newest checkpoints kept; the best one is kept besides."""
+    best: Literal["top1", "loss"] = "top1"
+    """The evaluation figure that decides which one is best."""
+
+    def __post_init__(self) -> None:
+        _check_duration("checkpoint.every", self.every, off=True)
+        _check("checkpoint.keep", self.keep, self.keep >= 1, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """The processes of the run. One process needs none of it."""
+
+    coordinator: str | None = None
+    """host:port of process 0; None: a single process."""
+    processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is."""
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) is not None for f in dataclasses.fields(self)}
+        if any(given.values()) and not all(given.values()):
+            missing = ", ".join(f"mesh.{name}" for name, there in given.items() if not there)
+            raise ConfigError(f"{missing} not set: coordinator, processes and process_id go together")
+        if self.processes is not None and self.process_id is not None:
+            good = 0 <= self.process_id < self.processes
+            _check("mesh.process_id", self.process_id, good, f"must be in 0..{self.processes - 1}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run."""
+
+    recipe: Annotated[str, tyro.conf.Suppress] = "custom"
+    duration: str = "90ep"
+    """"90ep" (epochs) or "500st" (steps); schedules given in % shrink and grow with it."""
+    batch_size: int = 256
+    """Global batch of a training step, over all devices and processes."""
+    seed: int = 0
+    """Of the weights, the order of examples, augmentation and dropout."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """What activations are computed in; parameters, statistics, logits and loss are float32."""
+    ema_decay: float = 0.0
+    """Moving average of weights and statistics, evaluated beside the raw ones; 0: none."""
+    norm_group_size: int | None = None
+    """Examples that share BatchNorm statistics; None: the global batch."""
+    log_every: str = "50st"
+    """How often training metrics are written."""
+    compilation_cache: str | None = None
+    """Folder of compiled programs; None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': off."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        _check_duration("duration", self.duration)
+        _check_duration("log_every", self.log_every)
+        _check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
+        _check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")
+        _check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "must be in [0, 1)")
+        group = self.norm_group_size
+        if group is not None:
+            good = group >= 1 and self.batch_size % group == 0
+            _check("norm_group_size", group, good, f"must divide batch_size {self.batch_size}")
+
+
+# Where a run reads and how fast, not what it computes: may differ when a run is resumed.
+_FREE = ("compilation_cache", "data.dir", "data.threads", "data.workers", "data.prefetch", "mesh")
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """The config as plain nested dicts; fields of the spec that are not set are left out."""
+    tree = json.loads(json.dumps(dataclasses.asdict(config)))
+    tree["model"] = {k: v for k, v in tree["model"].items() if v is not None}
+    return tree
+
+
+def from_json(tree: dict[str, Any]) -> RunConfig:
+    """The inverse of `to_json`.
+
+    Raises:
+      ConfigError: an unknown field (the nearest ones are listed) or a bad value.
+    """
+    return _build(RunConfig, tree, "")
+
+
+def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=3, cutoff=0.4) or sorted(hints)
+            raise ConfigError(f"unknown field {where + key!r}: did you mean {', '.join(near)}?")
+    values = {}
+    for key, value in tree.items():
+        if dataclasses.is_dataclass(hints[key]):
+            value = _build(hints[key], value, f"{where}{key}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif not _fits(value, hints[key]):
+            raise ConfigError(f"{where}{key} {value!r}: needs {_spell(hints[key])}")
+        values[key] = value
+    return cls(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return value in typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, k) for k in typing.get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
+
+
+def _spell(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    return getattr(kind, "__name__", str(kind))
+
+
+def flatten(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested dicts as {"optim.lr": 0.1, ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flatten(value, f"{where}{key}.") if isinstance(value, dict) else None
+        flat.update({where + key: value} if inner is None else inner)
+    return flat
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What would make `new` another run than `old`, one line a field: "optim.lr: 0.1 -> 0.2"."""
+    a, b = flatten(to_json(old)), flatten(to_json(new))
+    free = lambda key: key in _FREE or key.split(".")[0] in _FREE  # noqa: E731
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not free(key)]
+    return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in keys]

@@ -1,0 +1,299 @@
+"""From the bytes of an image file to the uint8 pixels of one example.
+
+JPEG takes a fast path through simplejpeg (libjpeg-turbo, which can also decode at a fraction of
+the size); every other format, and every JPEG that simplejpeg refuses, is Pillow's to judge.
+Normalising, mixing and erasing happen on the device (`train/prepare.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.random import Generator
+from PIL import Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from train.config import AugmentConfig
+
+cv2.setNumThreads(0)  # the data loader has its own threads; a pool inside each would fight them
+
+_ORIENTATION = 0x0112  # the Exif tag
+_APP1, _START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
+_PILLOW_LIMIT = threading.Lock()  # held while Pillow's own limit on pixels, a global, is lifted
+
+
+class BadImage(ValueError):
+    """The bytes are not an image we can read; the message says why, the caller adds the name."""
+
+
+def decode(data: bytes, *, max_pixels: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes one image file, upright and composited over white, to uint8 [H, W, 3] RGB.
+
+    Of an animation, the first frame. Sixteen bits a channel are scaled to eight. `max_pixels`
+    bounds H * W, and is checked on the header, before anything is decoded. `min_size` (height,
+    width, in pixels, upright) lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, as long as
+    the result is no smaller than that; None means full size.
+
+    Raises BadImage where the data is no image, is cut short or damaged, or has too many pixels.
+    """
+    header = _read_jpeg_header(data, max_pixels)
+    if header is None:
+        return _decode_with_pillow(data, max_pixels)
+    height, width, orientation = header
+    height, width = _scaled_size(height, width, min_size or (height, width))
+    if orientation >= 5:
+        height, width = width, height
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data, "RGB", fastdct=False, fastupsample=False, min_height=height, min_width=width
+        )
+    except ValueError as error:
+        # Here libjpeg paints the missing blocks grey, and Pillow would take that for the image.
+        if "premature end of data segment" in str(error):
+            raise BadImage(f"truncated or damaged JPEG: {error}") from error
+        return _decode_with_pillow(data, max_pixels)
+    return _turn_upright(pixels, orientation)
+
+
+def train_image(
+    image: bytes | np.ndarray, size: int, augment: AugmentConfig, rng: Generator, *, max_pixels: int
+) -> np.ndarray:
+    """One training view of an image: crop, resize, flip, to uint8 [size, size, C].
+
+    `image` is an encoded file (C = 3) or uint8 [H, W, C] with C = 1 or 3; it is not modified.
+    `augment.crop` is one of
+      "random_resized": a random part of the image, by area and aspect ratio (Szegedy et al. 2015,
+          "Going deeper with convolutions", section 6);
+      "pad": zeros on each side, then a random crop (He et al. 2015, "Deep residual learning",
+          section 4.2);
+      "none": the short side resized to `size`, and the centre.
+    The view is a function of image, arguments and `rng`, from which every image draws equally
+    often. Raises BadImage, see `decode`.
+    """
+    if augment.crop == "random_resized":
+        view = _random_resized_crop(image, size, augment, rng, max_pixels)
+    else:
+        view = eval_image(image, size, 1.0, max_pixels=max_pixels)
+        if augment.crop == "pad":
+            pad = augment.pad
+            top, left = rng.integers(0, 2 * pad + 1, 2)
+            padded = np.pad(view, ((pad, pad), (pad, pad), (0, 0)))
+            view = padded[top : top + size, left : left + size]
+    if augment.flip and rng.random() < 0.5:
+        view = view[:, ::-1]
+    return np.ascontiguousarray(view)
+
+
+def eval_image(
+    image: bytes | np.ndarray, size: int, crop_fraction: float, *, max_pixels: int
+) -> np.ndarray:
+    """The view that is evaluated: short side resized, then the centre, to uint8 [size, size, C].
+
+    The short side becomes floor(size / crop_fraction), with `crop_fraction` in (0, 1] (timm's
+    `crop_pct`; 224 / 0.875 is the usual 256); filter and rounding are those of torchvision's
+    Resize and CenterCrop on PIL images, so that published accuracies can be reproduced. JPEG is
+    decoded at full size for the same reason. An array that is already right is returned as it
+    is, not copied. Raises BadImage, see `decode`.
+    """
+    pixels = _as_pixels(image, max_pixels)
+    # A strip of 1 x 10000 would first be resized to gigabytes, for a centre that sees none of it.
+    reach = 8 * min(pixels.shape[:2])
+    pixels = _centre(pixels, min(pixels.shape[0], reach), min(pixels.shape[1], reach))
+    pixels = _resize_short_side(pixels, math.floor(size / crop_fraction))
+    return np.ascontiguousarray(_centre(pixels, size, size))
+
+
+def _as_pixels(image: bytes | np.ndarray, max_pixels: int) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        return decode(image, max_pixels=max_pixels)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        got = f"{image.dtype} {list(image.shape)}"
+        raise ValueError(f"an image array must be uint8 [H, W, 1 or 3], and this is {got}")
+    return image
+
+
+def _centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The central [height, width], rounded as in torchvision.transforms.functional.center_crop."""
+    top = round((pixels.shape[0] - height) / 2)
+    left = round((pixels.shape[1] - width) / 2)
+    return pixels[top : top + height, left : left + width]
+
+
+def _resize_short_side(pixels: np.ndarray, short: int) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    if side == short:
+        return pixels
+    height, width = int(short * height / side), int(short * width / side)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(height, width, pixels.shape[2])
+
+
+def _random_resized_crop(
+    image: bytes | np.ndarray, size: int, augment: AugmentConfig, rng: Generator, max_pixels: int
+) -> np.ndarray:
+    if isinstance(image, np.ndarray) or not (header := _read_jpeg_header(image, max_pixels)):
+        image = _as_pixels(image, max_pixels)
+        full_height, full_width = image.shape[:2]
+    else:
+        full_height, full_width, _ = header
+    top, left, height, width = _sample_crop(full_height, full_width, augment, rng)
+    if not isinstance(image, np.ndarray):  # the size at which the crop still has `size` pixels
+        enough = (-(-size * full_height // height), -(-size * full_width // width))
+        image = decode(image, max_pixels=max_pixels, min_size=enough)
+    down, across = image.shape[0] / full_height, image.shape[1] / full_width
+    height, width = max(1, round(height * down)), max(1, round(width * across))
+    top = min(round(top * down), image.shape[0] - height)
+    left = min(round(left * across), image.shape[1] - width)
+    crop = image[top : top + height, left : left + width]
+    # Linear interpolation aliases when it shrinks; area averaging turns to blocks when it grows.
+    method = cv2.INTER_AREA if min(height, width) >= size else cv2.INTER_LINEAR
+    view = cv2.resize(crop, (size, size), interpolation=method)
+    return view.reshape(size, size, crop.shape[2])  # OpenCV drops a channel axis of one
+
+
+def _sample_crop(
+    height: int, width: int, augment: AugmentConfig, rng: Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) as torchvision's RandomResizedCrop.get_params draws them.
+
+    The first of ten candidates that fits, else the largest central crop of an allowed aspect.
+    All are drawn at once, so that the number of draws does not depend on the image.
+    """
+    area = height * width * rng.uniform(*augment.area, 10)
+    low, high = np.log(augment.aspect)
+    aspect = np.exp(rng.uniform(low, high, 10))
+    down, across = rng.random(2)
+    heights = np.rint(np.sqrt(area / aspect)).astype(int)
+    widths = np.rint(np.sqrt(area * aspect)).astype(int)
+    fits = (0 < heights) & (heights <= height) & (0 < widths) & (widths <= width)
+    if fits.any():
+        h, w = int(heights[fits.argmax()]), int(widths[fits.argmax()])
+        return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
+    h = min(height, max(1, round(width / augment.aspect[0])))
+    w = min(width, max(1, round(height * augment.aspect[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _read_jpeg_header(data: bytes, max_pixels: int) -> tuple[int, int, int] | None:
+    """(height, width, orientation), upright; None for what is Pillow's: no JPEG, or of four inks."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours in ("CMYK", "YCCK"):
+        return None
+    _check_size(height, width, max_pixels)
+    orientation = _orientation(_open(data, max_pixels)) if _may_have_exif(data) else 1
+    return (width, height, orientation) if orientation >= 5 else (height, width, orientation)
+
+
+def _may_have_exif(jpeg: bytes) -> bool:
+    """Whether an APP1 segment precedes the first scan, or might: asking Pillow costs 3 % more."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (_APP1, 0xFF):
+        if jpeg[at + 1] == _START_OF_SCAN:
+            return False
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return True
+
+
+def _scaled_size(height: int, width: int, enough: tuple[int, int]) -> tuple[int, int]:
+    """The smallest size that libjpeg decodes to fast and that is `enough`, else the full one.
+
+    Only halvings: 3/8, 5/8, ... take libjpeg-turbo longer than the next larger power of two.
+    """
+    for factor in (8, 4, 2):
+        scaled = -(-height // factor), -(-width // factor)
+        if scaled[0] >= enough[0] and scaled[1] >= enough[1]:
+            return scaled
+    return height, width
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+    picture = _open(data, max_pixels)
+    if picture.format == "EPS":
+        raise BadImage("EPS is a program for Ghostscript, which we do not run on data")
+    try:
+        picture.load()
+        pixels = _to_rgb(picture)
+    except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, zlib.error, ...
+        raise BadImage(f"cannot decode this {picture.format}: {error}") from error
+    return _turn_upright(pixels, _orientation(picture))
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header only."""
+    try:
+        with _PILLOW_LIMIT:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_check_size` has ours
+            try:
+                picture = Image.open(io.BytesIO(data))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    except UnidentifiedImageError:
+        start = f"starts with {bytes(data[:16])!r}" if data else "the file is empty"
+        raise BadImage(f"not an image: {start}") from None
+    except Exception as error:
+        raise BadImage(f"cannot read the header: {error}") from error
+    _check_size(picture.height, picture.width, max_pixels)
+    return picture
+
+
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if not 0 < height * width <= max_pixels:
+        raise BadImage(f"{width}x{height} pixels; between 1 and {max_pixels} are allowed in all")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Exif 2.32, section 4.6.4: 1 is upright, 5 to 8 swap height and width."""
+    with suppress(Exception):  # cameras and editors write broken Exif: that must not cost the image
+        value = int(picture.getexif()[_ORIENTATION])
+        return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::down, ::across])
+
+
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = _to_8_bits(picture)
+    elif picture.has_transparency_data:
+        # Under transparent pixels the file holds arbitrary colours (black, noise, an earlier edit)
+        # that no viewer shows; over white they look as they do on a page.
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return np.array(picture.convert("RGB"))
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Deep grey to mode "L"; Pillow's own conversion clips at 255 instead of scaling.
+
+    Mode I holds 16-bit values as well (PGM, signed TIFF). Mode F has no fixed range: 0..1 and
+    0..255 are in use, and what is in neither is refused rather than guessed.
+    """
+    values = np.array(picture, np.float32)
+    white = 65535.0
+    if picture.mode == "F":
+        white = 1.0 if values.max() <= 1 else 255.0
+    if not (values.min() >= 0 and values.max() <= white):  # NaN fails this as well
+        raise ValueError(f"grey values of mode {picture.mode} outside 0..{white:g}")
+    if "transparency" in picture.info:
+        values[values == picture.info["transparency"]] = white
+    return Image.fromarray(np.rint(values / white * 255).astype(np.uint8))

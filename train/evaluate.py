@@ -1,0 +1,98 @@
+"""Exact evaluation: every example of the split once, whatever the batch size and the devices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from train.data.pipeline import EvalReader, eval_batches
+from train.mesh import put_batch, round_up, shard
+from train.metrics import Row, Window, means
+from train.report import Predictions
+from train.run import Run
+from train.state import TrainState, Variables
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was seen, and how each set of weights did."""
+
+    examples: int
+    bad: list[str]
+    """Names of the examples that could not be read and were left out."""
+    metrics: dict[str, Row]
+    """By the name of the weights: means of `loss`, `top1`, `top5`."""
+    predictions: Predictions | None = None
+    indices: Sequence[int] = ()
+    """Place in the source of each example in `predictions`."""
+
+    def picture(self, run: Run, i: int) -> np.ndarray:
+        """Example `i` of the predictions as the network saw it: uint8 [H, W, C]."""
+        source = run.splits.eval
+        reader = EvalReader(source, run.config.data, run.config.eval.crop_fraction, 3)
+        return reader.transform(source[self.indices[i]].image)
+
+
+def judged(state: TrainState) -> tuple[str, Variables]:
+    """The weights that a run is judged by: ("ema", ...) if it averages them, else ("raw", ...)."""
+    return ("ema", state.ema) if state.ema else ("raw", state.variables)
+
+
+def evaluate(run: Run, weights: dict[str, Variables], *, predictions: bool = False) -> Evaluation:
+    """Evaluates one or more sets of weights in one pass over the run's evaluation split.
+
+    Args:
+      weights: by name.
+      predictions: also collect what the first set says of each example.
+
+    Raises:
+      BadExample: an unreadable example (`data.on_bad_image` "error").
+    """
+    source, config = run.splits.eval, run.config
+    batch_size = round_up(config.eval.batch_size, run.mesh)
+    windows = {name: Window() for name in weights}
+    bad: list[str] = []
+    seen: list[dict[str, np.ndarray]] = []
+    batches = eval_batches(
+        source, config.data, config.eval, batch_size=batch_size, shard=shard(run.mesh)
+    )
+    for step, batch in enumerate(batches):
+        bad += [source.name(int(i)) for i in batch["bad"] if i >= 0]
+        on_device = put_batch(batch, run.mesh)
+        for i, (name, variables) in enumerate(weights.items()):
+            sums, examples = run.eval_step(variables, on_device)
+            windows[name].add(step, sums)
+            if predictions and i == 0:
+                seen.append(_here({**examples, "label": on_device["label"]}, batch["index"]))
+    totals = {name: window.fetch(finite=False) for name, window in windows.items()}
+    count = int(next(iter(totals.values()))["count"])
+    metrics = {name: means(total) for name, total in totals.items()}
+    if not predictions:
+        return Evaluation(count, bad, metrics)
+    columns: dict[str, Any] = {key: np.concatenate([b[key] for b in seen]) for key in seen[0]}
+    indices = columns.pop("index").tolist()
+    names = [source.name(i) for i in indices]
+    return Evaluation(count, bad, metrics, Predictions(name=names, **columns), indices)
+
+
+def _here(values: dict[str, jax.Array], index: np.ndarray) -> dict[str, np.ndarray]:
+    """This process's rows of per-example values, without the padding."""
+
+    def rows(x: jax.Array) -> np.ndarray:
+        shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+        return np.concatenate([np.asarray(s.data) for s in shards])[index >= 0]
+
+    return {"index": index[index >= 0], **{name: rows(x) for name, x in values.items()}}
+
+
+def as_row(evaluation: Evaluation) -> Row:
+    """For metrics.jsonl: "top1" of the raw weights, "ema_top1" of the averaged ones."""
+    row: Row = {"examples": evaluation.examples}
+    if evaluation.bad:
+        row["skipped"] = len(evaluation.bad)
+    for name, metrics in evaluation.metrics.items():
+        prefix = "" if name == "raw" else f"{name}_"
+        row.update({prefix + key: value for key, value in metrics.items()})
+    return row

@@ -1,0 +1,304 @@
+"""`fit`: the one training loop."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from train.checkpoint import Checkpoints, Progress
+from train.config import ConfigError, RunConfig, RunError
+from train.data.pipeline import train_batches
+from train.evaluate import Evaluation, as_row, evaluate, judged
+from train.mesh import check_batch_size, put_batch, shard, start_processes
+from train.metrics import MetricsLog, NonFinite, Row, Window
+from train.progress import Display
+from train.report import write_report
+from train.run import Run, check_workdir, use_compilation_cache, write_config
+from train.state import TrainState
+
+_STARTED = time.perf_counter()
+
+
+class Stop:
+    """SIGTERM and SIGINT ask for a stop at the next step; a second one is not held back."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Stop"]:
+        """Handles the signals inside the `with`, and puts back what was there before."""
+        old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def fit(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> Row:
+    """Trains a run, or resumes the one in `workdir`, and writes its report.
+
+    The same config and directory again continue behind the newest checkpoint, bit for bit as if
+    nothing had happened.
+
+    Returns:
+      The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
+
+    Raises:
+      ConfigError: bad input; what was trained so far is saved.
+      RunError: it could not go on: a loss that is not finite, a disk that is full, a signal.
+    """
+    workdir = Path(workdir)
+    check_workdir(workdir, config)
+    use_compilation_cache(config.compilation_cache)
+    start_processes(config.mesh)
+    run = Run(config)
+    check_batch_size("batch_size", config.batch_size, run.mesh)
+    _check_lengths(run)
+    with contextlib.ExitStack() as stack:
+        try:
+            (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
+        trainer = _Trainer(run, workdir, Display(run.total_steps, quiet))
+        stack.callback(trainer.close)
+        with Stop().listening() as stop:
+            trainer.train(stop)
+        return trainer.finish()
+
+
+def _check_lengths(run: Run) -> None:
+    """Raises `ConfigError` for what only the size of the data set can tell, before compilation."""
+    if run.total_steps < 1:
+        raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
+    _ = run.schedule, run.model
+    group, batch_size = run.config.norm_group_size, run.config.batch_size
+    if group and batch_size % group:
+        raise ConfigError(f"norm_group_size {group}: does not divide batch_size {batch_size}")
+
+
+class _Trainer:
+    """What `fit` holds while it runs."""
+
+    def __init__(self, run: Run, workdir: Path, display: Display) -> None:
+        self.run, self.workdir, self.display = run, workdir, display
+        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
+        self.state = run.new_state()
+        self.step, self.window, self.bad = 0, Window(), set[int]()
+        restored = self.checkpoints.restore(self.state)
+        if restored:
+            self.step, self.state = restored.step, restored.state
+            self.window = Window(restored.progress["window"])
+            self.bad = set(restored.progress["bad"])
+            display.say(f"resumes behind step {self.step} of {run.total_steps}")
+        else:
+            parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+            write_config(workdir, run, parameters)
+        self.log = MetricsLog(workdir, self.step)
+        self._saved = self.step
+        self._clock = _Clock()
+
+    def train(self, stop: Stop) -> None:
+        """Steps up to the end of the run."""
+        config, total = self.run.config, self.run.total_steps
+        batches = train_batches(
+            self.run.splits.train,
+            config.data,
+            config.augment,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start=self.step,
+            stop=total,
+            shard=shard(self.run.mesh),
+        )
+        every = {
+            "log": self.run.steps(config.log_every),
+            "eval": self.run.steps(config.eval.every),
+            "save": self.run.steps(config.checkpoint.every) if config.checkpoint.every else total,
+        }
+        self._clock.start()
+        try:
+            while self.step < total:
+                with self._clock.waiting():
+                    batch = next(batches)
+                self._one_step(batch)
+                due = {name: self.step % max(n, 1) == 0 for name, n in every.items()}
+                self._after_step(due, last=self.step == total, stop=stop)
+        except NonFinite as error:
+            raise self._explain(error) from None
+        except (ConfigError, KeyboardInterrupt):
+            self._save(None)  # bad input loses nothing
+            raise
+
+    def _one_step(self, batch: dict[str, Any]) -> None:
+        first = self._clock.steps == 0
+        self.state, sums = self.run.train_step(self.state, put_batch(batch, self.run.mesh))
+        self.step += 1
+        self.window.add(self.step, sums)
+        self.bad.update(int(i) for i in batch["bad"] if i >= 0)
+        self._clock.steps += 1
+        if first:
+            jax.block_until_ready(sums)
+            self.display.say(f"first step after {time.perf_counter() - _STARTED:.1f} s")
+        self.display.advance(self.step)
+
+    def _after_step(self, due: dict[str, bool], *, last: bool, stop: Stop) -> None:
+        if due["log"] or last:
+            self._log_training()
+        evaluation = None
+        if due["eval"] or last:
+            evaluation = self._evaluate()
+        if evaluation or due["save"] or stop.signal:
+            self._save(evaluation)
+        if stop.signal and not last:
+            self.checkpoints.wait()
+            raise RunError(
+                f"stopped by {stop.signal} behind step {self.step} of {self.run.total_steps}, "
+                "saved; the same command resumes there"
+            )
+
+    def _log_training(self) -> None:
+        row = {
+            "step": self.step,
+            "epoch": self._epoch,
+            "split": "train",
+            **self.window.close(),
+            "lr": float(self.run.schedule(self.step - 1)),
+            **self._clock.lap(self.run.config.batch_size),
+        }
+        if self.bad:
+            row["skipped"] = len(self.bad)
+        self.log.write(row)
+        self.display.row(row)
+
+    def _evaluate(self) -> Evaluation:
+        since = time.perf_counter()
+        weights = {"raw": self.state.variables}
+        if self.state.ema:
+            weights["ema"] = self.state.ema
+        evaluation = evaluate(self.run, weights)
+        seconds = time.perf_counter() - since
+        self._clock.pause(seconds)
+        row = {"step": self.step, "epoch": self._epoch, "split": "eval", **as_row(evaluation)}
+        row["seconds"] = round(seconds, 3)
+        self.log.write(row)
+        self.display.row(row)
+        return evaluation
+
+    @property
+    def _epoch(self) -> float:
+        return self.step * self.run.config.batch_size / len(self.run.splits.train)
+
+    def _save(self, evaluation: Evaluation | None) -> None:
+        if self.step == self._saved:
+            return
+        progress: Progress = {"window": self.window.fetch(), "bad": sorted(self.bad)}
+        metrics = None
+        if evaluation:
+            metrics = evaluation.metrics[judged(self.state)[0]]
+        self.checkpoints.save(self.step, self.state, progress, metrics)
+        self._saved = self.step
+
+    def _explain(self, error: NonFinite) -> RunError:
+        with contextlib.suppress(RunError):
+            self.checkpoints.wait()
+        steps = self.checkpoints.steps()
+        good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
+        rate = float(self.run.schedule(error.step - 1))
+        return RunError(
+            f"{error} (learning rate {rate:.4g}); {good} in {self.checkpoints.folder}. "
+            "A lower --optim.lr, a longer --optim.warmup or --optim.clip may help"
+        )
+
+    def finish(self) -> Row:
+        """Evaluates the best checkpoint and writes the report."""
+        self.checkpoints.wait()
+        best = self.checkpoints.restore(self.state, "best")
+        assert best is not None
+        self._warn_of_bad()
+        row = report(self.run, self.workdir, best.step, best.state)
+        self.display.say(
+            f"best: step {best.step}, top-1 {row['top1']:.2%} of {row['examples']} examples, "
+            f"loss {row['loss']:.4f}; report: {self.workdir / 'report' / 'index.html'}"
+        )
+        return row
+
+    def _warn_of_bad(self) -> None:
+        source = self.run.splits.train
+        if self.bad:
+            names = ", ".join(source.name(i) for i in sorted(self.bad)[:10])
+            more = f" and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
+            self.display.say(f"left out {len(self.bad)} unreadable training images: {names}{more}")
+
+    def close(self) -> None:
+        self.display.close()
+        self.log.close()
+        with contextlib.suppress(RunError):  # what failed was already said
+            self.checkpoints.close()
+
+
+def report(run: Run, workdir: Path, step: int, state: TrainState) -> Row:
+    """Evaluates a state and writes `report/index.html` of it.
+
+    Returns:
+      `step`, `examples`, `loss`, `top1`, `top5` and `weights`, the name of those it is judged by.
+    """
+    name, weights = judged(state)
+    evaluation = evaluate(run, {name: weights}, predictions=True)
+    row = {"step": step, "examples": evaluation.examples, **evaluation.metrics[name]}
+    row["weights"] = name
+    if evaluation.bad:
+        row["skipped"] = len(evaluation.bad)
+    if jax.process_index() == 0:
+        write_report(
+            workdir,
+            evaluation.predictions,
+            run.splits.train.class_names,
+            lambda i: evaluation.picture(run, i),
+        )
+    return row
+
+
+class _Clock:
+    """Where the time of a logging window goes."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._wait = self._pause = 0.0
+        self._since, self._at = time.perf_counter(), 0
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time that the input takes from training."""
+        since = time.perf_counter()
+        yield
+        self._wait += time.perf_counter() - since
+
+    def pause(self, seconds: float) -> None:
+        """Time that was not training's."""
+        self._pause += seconds
+
+    def lap(self, batch_size: int) -> Row:
+        """images/s, share of the time spent waiting for input, and seconds, since the last lap."""
+        seconds = time.perf_counter() - self._since - self._pause
+        row = {
+            "images_per_sec": round((self.steps - self._at) * batch_size / seconds, 2),
+            "input_wait": round(self._wait / seconds, 4),
+            "seconds": round(seconds, 3),
+        }
+        self._since, self._at, self._wait, self._pause = time.perf_counter(), self.steps, 0.0, 0.0
+        return row

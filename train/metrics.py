@@ -1,0 +1,111 @@
+"""metrics.jsonl and TensorBoard: what a run said of itself, step by step."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from train.config import RunError
+from train.step import Sums
+
+Row = dict[str, Any]
+
+
+class Window:
+    """Sums of the training steps since the last logged row.
+
+    They stay on the device until they are asked for, so that logging is the only thing that waits
+    for it. `totals` is part of a checkpoint, so that a resumed run logs the same rows.
+    """
+
+    def __init__(self, totals: dict[str, float] | None = None) -> None:
+        self.totals: dict[str, float] = dict(totals or {})
+        self._pending: list[tuple[int, Sums]] = []
+
+    def add(self, step: int, sums: Sums) -> None:
+        """Takes the sums of a step."""
+        self._pending.append((step, sums))
+
+    def fetch(self, *, finite: bool = True) -> dict[str, float]:
+        """Waits for the steps so far and returns `totals`.
+
+        Raises:
+          NonFinite: `finite`, and the loss or the gradient of a step is not.
+        """
+        for step, sums in jax.device_get(self._pending):
+            for name, value in sums.items():
+                if finite and not math.isfinite(value):
+                    raise NonFinite(step, name)
+                self.totals[name] = self.totals.get(name, 0.0) + float(value)
+            self.totals["steps"] = self.totals.get("steps", 0) + 1
+        self._pending = []
+        return self.totals
+
+    def close(self) -> Row:
+        """The means of the window, which then starts anew."""
+        row = means(self.fetch())
+        self.totals = {}
+        return row
+
+
+class NonFinite(RunError):
+    """Training produced a value that is not finite."""
+
+    def __init__(self, step: int, name: str) -> None:
+        super().__init__(f"{name} is not finite at step {step}")
+        self.step, self.name = step, name
+
+
+def means(totals: dict[str, float]) -> Row:
+    """Sums over examples -> means; `grad_norm` is a mean over steps."""
+    per_step = {"grad_norm"}
+    return {
+        name: value / (totals["steps"] if name in per_step else max(totals["count"], 1))
+        for name, value in totals.items()
+        if name not in ("count", "steps")
+    }
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl and TensorBoard."""
+
+    def __init__(self, workdir: Path, last_step: int) -> None:
+        """Drops what was logged behind `last_step`, the step that the run resumes from."""
+        from tensorboardX import SummaryWriter
+
+        self.path = workdir / "metrics.jsonl"
+        keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
+        replacement = self.path.with_suffix(".tmp")
+        replacement.write_text("".join(json.dumps(row) + "\n" for row in keep))
+        os.replace(replacement, self.path)
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
+
+    def write(self, row: Row) -> None:
+        """One row; on disk when this returns, before any checkpoint that is saved after it."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for name, value in row.items():
+            if name not in ("step", "split"):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Rows of a metrics.jsonl; a last line torn by a kill is left out, a missing file is empty."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

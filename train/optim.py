@@ -1,0 +1,79 @@
+"""Schedules, the decay mask and the optax chain."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.config import ConfigError, OptimConfig, RunConfig, to_steps
+
+
+def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> optax.Schedule:
+    """Step -> learning rate: linear warmup (Goyal 2017, 2.2), then cosine (Loshchilov 2017), step
+    or constant.
+
+    Args:
+      config: of the run; the peak is `optim.lr * batch_size / optim.lr_batch`.
+      examples: training examples in an epoch.
+      total_steps: length of the run.
+
+    Raises:
+      ConfigError: the warmup is not shorter than the run.
+    """
+    optim = config.optim
+
+    def steps(duration: str) -> int:
+        return to_steps(
+            duration, examples=examples, batch_size=config.batch_size, total=total_steps
+        )
+
+    peak = optim.lr * config.batch_size / optim.lr_batch if optim.lr_batch else optim.lr
+    warmup = steps(optim.warmup)
+    if warmup >= total_steps:
+        raise ConfigError(
+            f"optim.warmup {optim.warmup!r} is {warmup} steps: must be shorter than the run "
+            f"({config.duration!r}, {total_steps} steps)"
+        )
+    if optim.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, total_steps - warmup)
+    elif optim.schedule == "step":
+        drops: dict[int, float] = {}
+        for milestone in optim.milestones:
+            at = max(steps(milestone) - warmup, 0)
+            drops[at] = drops.get(at, 1.0) * optim.gamma
+        after = optax.piecewise_constant_schedule(peak, drops)
+    else:
+        after = optax.constant_schedule(peak)
+    if not warmup:
+        return after
+    # The first step already moves: step s of the warmup has (s + 1) / (warmup + 1) of the peak.
+    ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    return optax.join_schedules([ramp, after], [warmup])
+
+
+def decay_mask(params: optax.Params) -> optax.Params:
+    """True for kernels: neither BatchNorm's scale and bias nor any bias decays (Bag of Tricks, 3.1)."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clip, then L2, then SGD's momentum or Adam, then decoupled decay, then the learning rate."""
+    mask = decay_mask if optim.decay_mask == "kernels" else None
+    decay = optax.add_decayed_weights(optim.weight_decay, mask)
+    if optim.name == "sgd":
+        core = optax.trace(optim.momentum, optim.nesterov)
+    else:
+        core = optax.scale_by_adam(
+            optim.momentum, optim.beta2, optim.epsilon, nesterov=optim.nesterov
+        )
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity(),
+        decay if optim.decay == "l2" else optax.identity(),
+        core,
+        decay if optim.decay == "decoupled" else optax.identity(),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def ema_decay_at(decay: float, step: jax.Array) -> jax.Array:
+    """The average's decay after `step` steps: low at first, so that it forgets the random start."""
+    return jnp.minimum(decay, (1 + step) / (10 + step))

@@ -1,0 +1,208 @@
+"""A run: its parts, built from its config, and its directory."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from train.config import ConfigError, RunConfig, differences, from_json, to_json, to_steps
+from train.data.sources import Splits, open_splits
+
+_EXTRAS = ("versions", "commit", "devices", "class_names", "parameters")
+
+
+def check_workdir(workdir: Path, config: RunConfig) -> None:
+    """Raises `ConfigError` if the directory holds another run, saying what differs."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"workdir {str(workdir)!r}: is a file")
+    if not (workdir / "config.json").exists():
+        if any((workdir / "checkpoints").glob("*")):
+            raise ConfigError(f"workdir {str(workdir)!r}: holds checkpoints but no config.json")
+        return
+    changed = differences(read_config(workdir), config)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise ConfigError(
+            f"workdir {str(workdir)!r} holds another run; choose another --workdir, or the same "
+            f"options. What differs (there -> now):\n  {lines}"
+        )
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The config of the run in a directory.
+
+    Raises:
+      ConfigError: there is none, or it cannot be read.
+    """
+    return from_json({k: v for k, v in _read(workdir).items() if k not in _EXTRAS})
+
+
+def read_class_names(workdir: Path) -> list[str]:
+    """The names of the run's classes, by label."""
+    return list(_read(workdir)["class_names"])
+
+
+def _read(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{str(workdir)!r} is not a run directory: it has no config.json")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path}: not readable as JSON ({error})") from None
+
+
+def write_config(workdir: Path, run: "Run", parameters: int) -> None:
+    """config.json: the config, and what else it takes to reproduce the run."""
+    import jax
+
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
+    devices = jax.devices()
+    extras = {
+        "parameters": parameters,
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        "class_names": list(run.splits.train.class_names),
+    }
+    temporary = workdir / "config.tmp"
+    temporary.write_text(json.dumps({**to_json(run.config), **extras}, indent=1) + "\n")
+    os.replace(temporary, workdir / "config.json")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with "+" if files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(here), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def use_compilation_cache(folder: str | None) -> None:
+    """Keeps compiled programs on disk; see `RunConfig.compilation_cache`."""
+    import jax
+
+    if folder == "":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if folder is None:
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/resnet-jax"
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    # The many small programs of a start add up to more than the large one.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run, each built from the config when it is first asked for."""
+
+    config: RunConfig
+
+    @cached_property
+    def splits(self) -> Splits:
+        return open_splits(self.config.data)
+
+    def steps(self, duration: str) -> int:
+        """Steps in a duration of this run."""
+        batch_size = self.config.batch_size
+        return to_steps(duration, examples=len(self.splits.train), batch_size=batch_size)
+
+    @cached_property
+    def total_steps(self) -> int:
+        return self.steps(self.config.duration)
+
+    @cached_property
+    def mesh(self) -> Any:
+        from train.mesh import make_mesh
+
+        return make_mesh()
+
+    @cached_property
+    def model(self) -> Any:
+        return make_model(self.config, len(self.splits.train.class_names))
+
+    @cached_property
+    def schedule(self) -> Callable[[int], Any]:
+        from train.optim import make_schedule
+
+        examples = len(self.splits.train)
+        return make_schedule(self.config, examples=examples, total_steps=self.total_steps)
+
+    @cached_property
+    def tx(self) -> Any:
+        from train.optim import make_optimizer
+
+        return make_optimizer(self.config.optim, self.schedule)
+
+    @cached_property
+    def prepare(self) -> Any:
+        from train.prepare import make_prepare
+
+        data = self.config.data
+        names = self.splits.train.class_names
+        return make_prepare(len(names), data.mean, data.std, self.config.mix)
+
+    @cached_property
+    def train_step(self) -> Any:
+        from train.step import make_train_step
+        from train.tasks import Classify
+
+        return make_train_step(
+            self.model,
+            Classify(),
+            self.tx,
+            self.prepare,
+            self.mesh,
+            seed=self.config.seed,
+            ema_decay=self.config.ema_decay,
+        )
+
+    @cached_property
+    def eval_step(self) -> Any:
+        from train.step import make_eval_step
+        from train.tasks import Classify
+
+        return make_eval_step(self.model, Classify(), self.prepare, self.mesh)
+
+    def new_state(self) -> Any:
+        """The state before the first step."""
+        from train.state import create_state, init_variables
+
+        variables = init_variables(self.model, self.config.data.image_size, self.config.seed)
+        return create_state(variables, self.tx, self.mesh, ema=bool(self.config.ema_decay))
+
+
+def make_model(config: RunConfig, num_classes: int) -> Any:
+    """The network of a config."""
+    import jax.numpy as jnp
+
+    from resnet_jax import create_model
+
+    return create_model(
+        config.model.name,
+        num_classes,
+        dtype=jnp.bfloat16 if config.precision == "bf16" else jnp.float32,
+        norm_group_size=config.norm_group_size,
+        **config.model.changes,
+    )

@@ -1,0 +1,59 @@
+"""`TrainState`: what is trained is what is checkpointed."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from train.mesh import put_state, replicated
+
+Variables = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Only arrays: no key, no function. Everything else is rebuilt from the run's config.
+
+    `ema` is {"params", "batch_stats"} as they are averaged, or {} when they are not.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Variables
+
+    @property
+    def variables(self) -> Variables:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
+    """Fresh variables for images [1, image_size, image_size, 3]: a function of the seed alone."""
+
+    def init(key: jax.Array) -> Variables:
+        return model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
+
+    # One local device: a sharded host callback would need every process to answer it.
+    with jax.default_device(jax.local_devices()[0]):
+        return jax.jit(init)(jax.random.key(seed))
+
+
+def create_state(
+    variables: Variables, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool
+) -> TrainState:
+    """The state before the first step, replicated over the mesh."""
+    variables = put_state(variables, mesh)
+
+    def start(variables: Variables) -> TrainState:
+        average = jax.tree.map(jnp.copy, variables) if ema else {}
+        params = variables["params"]
+        stats = variables.get("batch_stats", {})
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), average)
+
+    return jax.jit(start, out_shardings=replicated(mesh))(variables)

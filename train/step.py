@@ -1,0 +1,103 @@
+"""The training and the evaluation step: plain functions of plain parts. Fork them here."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from train.mesh import by_example, replicated
+from train.optim import ema_decay_at
+from train.prepare import Batch, Prepare
+from train.state import TrainState, Variables
+from train.tasks import Task
+
+Sums = dict[str, jax.Array]
+"""Float32 scalars, summed over the examples that the mask admits; `count` is how many."""
+
+
+def _sum(values: dict[str, jax.Array], mask: jax.Array) -> Sums:
+    # where, not a product: a padded example's NaN times 0 is NaN
+    sums = {name: jnp.where(mask > 0, value, 0).sum() for name, value in values.items()}
+    return {**sums, "count": mask.sum()}
+
+
+def make_train_step(
+    model: nn.Module,
+    task: Task,
+    tx: optax.GradientTransformation,
+    prepare: Prepare,
+    mesh: Mesh,
+    *,
+    seed: int,
+    ema_decay: float,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """One optimiser step over a global batch, jitted over the mesh, its state donated.
+
+    Args:
+      seed: dropout and its kin draw from a key of (seed, step), by place in the global batch.
+      ema_decay: of the moving average in `TrainState.ema`; 0 keeps none.
+
+    Returns:
+      (state, batch) -> (state, sums): `loss`, the task's metrics and `count`, and `grad_norm`, the
+      gradient's global norm before clipping.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        batch = prepare(batch, train=True)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["image"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            losses = task.loss(logits, batch)
+            sums = _sum({"loss": losses, **task.metrics(logits, batch)}, batch["mask"])
+            return sums["loss"] / sums["count"], (updates["batch_stats"], sums)
+
+        grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay:
+            decay = ema_decay_at(ema_decay, state.step)
+            new = {"params": params, "batch_stats": batch_stats}
+            ema = optax.incremental_update(new, ema, 1 - decay)
+        sums["grad_norm"] = optax.tree.norm(grads)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
+
+    state, data = replicated(mesh), by_example(mesh)
+    return jax.jit(
+        step, in_shardings=(state, data), out_shardings=(state, state), donate_argnums=0
+    )
+
+
+def make_eval_step(
+    model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh
+) -> Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]:
+    """One evaluation step, jitted over the mesh.
+
+    Returns:
+      (variables, batch) -> (sums, examples): `sums` as in training; `examples` holds each one's
+      `prediction` (int32 [B]), `confidence` (its softmax probability, [B]) and `loss` ([B]).
+    """
+
+    def step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:
+        batch = prepare(batch, train=False)
+        logits = model.apply(variables, batch["image"], train=False)
+        losses = task.loss(logits, batch)
+        examples = {
+            "prediction": logits.argmax(-1).astype(jnp.int32),
+            "confidence": jax.nn.softmax(logits).max(-1),
+            "loss": losses,
+        }
+        return _sum({"loss": losses, **task.metrics(logits, batch)}, batch["mask"]), examples
+
+    state, data = replicated(mesh), by_example(mesh)
+    return jax.jit(step, in_shardings=(state, data), out_shardings=(state, data))
