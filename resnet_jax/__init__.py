@@ -1,7 +1,7 @@
-"""Residual networks in Flax linen: `create_model`, `list_models` and the modules they are made of.
+"""Residual networks in Flax linen: `create_model`, `list_models` and the modules behind them.
 
-Names resolve on first use, so that a program that only validates a configuration (`resnet_jax.spec`,
-`resnet_jax.zoo`) does not import JAX.
+Names resolve on first use, so that a program that only validates a configuration
+(`resnet_jax.spec`, `resnet_jax.zoo`) does not import JAX.
 """
 
 import importlib

@@ -19,9 +19,7 @@ class Classifier(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool, pre_logits: bool = False
-    ) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool, pre_logits: bool = False) -> jax.Array:
         """Float images [B, H, W, C] -> float32 logits [B, num_classes].
 
         With `pre_logits` the pooled features, float32 [B, backbone.spec.features], instead.

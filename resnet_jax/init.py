@@ -37,7 +37,7 @@ def _fans(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def kaiming_normal() -> Initializer:
-    """Normal of variance 2 / fan_out (He 2015, arXiv:1502.01852, section 2.2; torchvision's choice)."""
+    """Normal of variance 2 / fan_out (He 2015, arXiv:1502.01852, 2.2), as in torchvision."""
     return _host_draw(lambda rng, shape: rng.normal(0, math.sqrt(2 / _fans(shape)[1]), shape))
 
 

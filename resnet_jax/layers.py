@@ -9,7 +9,8 @@ class DropPath(nn.Module):
     """Stochastic depth: zeroes a residual branch for a random share of examples.
 
     A kept branch is divided by its chance to survive, so that evaluation needs no rescaling
-    (Huang 2016, arXiv:1603.09382, section 3, in its inverted form). Draws from the `dropout` stream.
+    (Huang 2016, arXiv:1603.09382, section 3, in its inverted form). Draws from the `dropout`
+    stream.
     """
 
     rate: float
@@ -26,7 +27,7 @@ class DropPath(nn.Module):
 
 
 def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
-    """Shortcut A (He 2016a, 3.3): takes every `stride`-th pixel, zero-pads channels equally on both sides."""
+    """Shortcut A (He 2016a, 3.3): every `stride`-th pixel, zero channels added on both sides."""
     extra = features - x.shape[-1]
     return jnp.pad(
         x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2))

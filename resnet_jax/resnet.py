@@ -55,9 +55,7 @@ class Block(nn.Module):
 
     def _conv(self, plan: ConvPlan, name: str, zero: bool = False) -> nn.Module:
         options = {"kernel_init": nn.initializers.zeros} if zero else {}
-        return self.conv(
-            plan.features, plan.kernel, plan.stride, plan.groups, name=name, **options
-        )
+        return self.conv(plan.features, plan.kernel, plan.stride, plan.groups, name=name, **options)
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         plan = self.plan

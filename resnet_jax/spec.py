@@ -1,4 +1,4 @@
-"""What a residual network is made of, as data: read by the modules that build it and by the tables that draw it.
+"""What a residual network is made of, as data, for the modules that build it.
 
 Nothing here imports JAX.
 """
@@ -56,11 +56,11 @@ class ResNetSpec:
     group_width: int = 64
     """Width of one of those groups in a network of width 64."""
     stem: Literal["7x7", "deep", "3x3"] = "7x7"
-    """First layers: 7x7/2 and pooling, three 3x3 and pooling (C), or one 3x3 at full size (CIFAR)."""
+    """7x7/2 and pooling, three 3x3 and pooling (C), or one 3x3 at full size (CIFAR)."""
     stride_at: Literal["1x1", "3x3"] = "3x3"
     """The bottleneck's convolution that strides: the first 1x1 (v1) or the 3x3 (v1.5, B)."""
     shortcut: Literal["A", "B", "C", "none"] = "B"
-    """He 2016a, 3.3: A zero-padding, B projection where the shape changes, C projection everywhere."""
+    """He 2016a, 3.3: A zero-padding, B projections where the shape changes, C everywhere."""
     avg_down: bool = False
     """Projections average-pool and then convolve without a stride (D)."""
     preact: bool = False
@@ -99,7 +99,8 @@ class ResNetSpec:
             raise ValueError(f"norm_epsilon {self.norm_epsilon}: must be positive")
         if self.block == "basic" and (self.groups, self.group_width) != (1, 64):
             raise ValueError(
-                f"groups {self.groups} x {self.group_width}: a basic block has none; block 'bottleneck' has"
+                f"groups {self.groups} x {self.group_width}: a basic block has none; "
+                "block 'bottleneck' has"
             )
         if self.block == "basic" and self.stride_at == "1x1":
             raise ValueError("stride_at '1x1': a basic block has no 1x1; choose '3x3'")
@@ -107,7 +108,7 @@ class ResNetSpec:
             raise ValueError(f"avg_down: shortcut {self.shortcut!r} has no projection; 'B', 'C' do")
 
     def stem_convs(self) -> tuple[ConvPlan, ...]:
-        """The stem's convolutions. The deep one is Bag of Tricks' C: half the width, then the width."""
+        """The stem's convolutions; the deep one is half as wide until its last."""
         half = self.width // 2
         return {
             "7x7": (ConvPlan(7, self.width, 2),),

@@ -37,9 +37,7 @@ def cifar(depth: int) -> ResNetSpec:
 
 def cifar_bottleneck(depth: int) -> ResNetSpec:
     """He 2016b, table 4: 9n+2 layers of pre-activation bottlenecks, widths 64, 128, 256."""
-    return ResNetSpec(
-        depths=((depth - 2) // 9,) * 3, width=16, stem="3x3", preact=True
-    )
+    return ResNetSpec(depths=((depth - 2) // 9,) * 3, width=16, stem="3x3", preact=True)
 
 
 def plain(spec: ResNetSpec) -> ResNetSpec:

@@ -89,11 +89,16 @@ def _split(args: list[str], what: str) -> tuple[list[str], list[str]]:
 
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
-    from train.run import read_config
+    from resnet_jax.zoo import ZOO
     from train.recipes import get_recipe
+    from train.run import read_config
 
     if not names:  # --help alone
         return Path(), get_recipe("digits")
+    if names[0] in ZOO:
+        raise ConfigError(
+            f"{names[0]!r} is a network without weights: name the directory of a run instead"
+        )
     return Path(names[0]), read_config(Path(names[0]))
 
 
@@ -115,16 +120,19 @@ def predict(args: list[str]) -> None:
     given = _parse("predict DIR IMAGE...", "Classify images.", PredictArgs, start, options)
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
-    from train.inference import predict_images
+    from train import inference
 
     files = [Path(name) for name in names[1:]]
-    predict_images(given.config, workdir, given.checkpoint, files, given.csv)
+    guesses = inference.predict(given.config, workdir, given.checkpoint, files)
+    inference.print_guesses(guesses)
+    if given.csv:
+        inference.write_csv(guesses, given.csv)
 
 
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
-    from train.tables import print_model, print_models
     from resnet_jax.zoo import ZOO, list_models
+    from train.tables import print_model, print_models
 
     pattern = args[0] if args else "*"
     if pattern in ("-h", "--help"):

@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from train.config import CheckpointConfig, ConfigError, RunError
-from train.state import TrainState
+from train.state import TrainState, Variables
 
 Progress = dict[str, Any]
 """What a resume needs beside the state, as JSON: the sums of the logging window still open."""
@@ -22,6 +22,19 @@ class Restored(NamedTuple):
     step: int
     state: TrainState
     progress: Progress
+
+
+class Weights(NamedTuple):
+    """What a run is judged by in a checkpoint: "raw" weights, or "ema" if it averages them."""
+
+    step: int
+    name: str
+    variables: Variables
+
+
+def judged(state: TrainState) -> tuple[str, Variables]:
+    """The name and the variables that a run is judged by."""
+    return ("ema", state.ema) if state.ema else ("raw", state.variables)
 
 
 class Checkpoints:
@@ -49,7 +62,13 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self.folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "progress": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), item_handlers=handlers, options=options
+        )
 
     def steps(self) -> list[int]:
         """Steps that were saved whole, ascending."""
@@ -58,7 +77,7 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, progress: Progress, metrics: dict[str, float] | None
     ) -> None:
-        """Starts writing; training goes on meanwhile. `metrics` are the evaluation's, if there was one.
+        """Starts writing; training goes on meanwhile. `metrics` are the evaluation's, if any.
 
         Raises:
           RunError: this or an earlier checkpoint could not be written.
@@ -87,34 +106,51 @@ class Checkpoints:
                 "the same command resumes from it"
             ) from error
 
-    def restore(self, state: TrainState, which: str = "last") -> Restored | None:
-        """Reads a checkpoint into the shapes and shardings of `state`; None if there is none yet.
-
-        Args:
-          which: "last", "best" (by `checkpoint.best`) or a step.
-
-        Raises:
-          ConfigError: no checkpoint of that step.
-        """
-        steps = self.steps()
-        if not steps:
+    def restore(self, state: TrainState) -> Restored | None:
+        """The newest checkpoint, in the shapes and shardings of `state`; None without one."""
+        step = self._manager.latest_step()
+        if step is None:
             return None
-        if which == "best":
-            best = self._manager.best_step()
-            step = steps[-1] if best is None else best
-        elif which == "last":
-            step = steps[-1]
-        elif which.isdigit() and int(which) in steps:
-            step = int(which)
-        else:
-            there = ", ".join(map(str, steps))
-            raise ConfigError(f"checkpoint {which!r}: choose best, last or one of {there}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
         )
         found = self._manager.restore(step, args=items)
         return Restored(step, found.state, found.progress)
+
+    def restore_weights(self, which: str, sharding: jax.sharding.Sharding) -> Weights:
+        """Reads what a network needs, without building the run that trained it.
+
+        Args:
+          which: "best" (by `checkpoint.best`), "last" or a step.
+
+        Returns:
+          The weights that the run is judged by.
+
+        Raises:
+          ConfigError: no such checkpoint.
+        """
+        step = self._choose(which)
+        saved = self._manager.item_metadata(step).state
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(saved)
+        )
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        name, variables = judged(TrainState(**self._manager.restore(step, args=items).state))
+        return Weights(step, name, variables)
+
+    def _choose(self, which: str) -> int:
+        steps = self.steps()
+        if not steps:
+            raise ConfigError(f"{self.folder}: no checkpoint in it")
+        best = self._manager.best_step() if which == "best" else None
+        step = best if best is not None else steps[-1]
+        if which not in ("best", "last"):
+            if not which.isdigit() or int(which) not in steps:
+                there = ", ".join(map(str, steps))
+                raise ConfigError(f"checkpoint {which!r}: choose best, last or one of {there}")
+            step = int(which)
+        return step
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""

@@ -71,10 +71,10 @@ def _check(where: str, value: Any, good: bool, rule: str) -> None:
 
 def _field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field, which Python itself throws away."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    definition: Any = ast.parse(inspect.getsource(cls)).body[0]
     return {
         field.target.id: below.value.value
-        for field, below in itertools.pairwise(body)
+        for field, below in itertools.pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
     }
 
@@ -174,7 +174,7 @@ class AugmentConfig:
     """What is done to a training image on the host."""
 
     crop: Literal["random_resized", "pad", "none"] = "random_resized"
-    """Random area and aspect (Szegedy 2015), zero-pad and crop (He 2016a, 4.2), or as in evaluation."""
+    """Random area and aspect (Szegedy 2015), pad and crop (He 2016a, 4.2), or as evaluated."""
     area: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a random_resized crop covers."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
@@ -262,7 +262,7 @@ class EvalConfig:
     batch_size: int = 256
     """Global batch; the last one is padded, so any number sees every example once."""
     crop_fraction: float = 0.875
-    """The centre crop's share of the short side: resize to image_size / crop_fraction, then crop."""
+    """Resize the short side to image_size / crop_fraction, then cut out the centre."""
 
     def __post_init__(self) -> None:
         _check_duration("eval.every", self.every)
@@ -302,7 +302,9 @@ class MeshConfig:
         given = {f.name: getattr(self, f.name) is not None for f in dataclasses.fields(self)}
         if any(given.values()) and not all(given.values()):
             missing = ", ".join(f"mesh.{name}" for name, there in given.items() if not there)
-            raise ConfigError(f"{missing} not set: coordinator, processes and process_id go together")
+            raise ConfigError(
+                f"{missing} not set: coordinator, processes and process_id go together"
+            )
         if self.processes is not None and self.process_id is not None:
             good = 0 <= self.process_id < self.processes
             _check("mesh.process_id", self.process_id, good, f"must be in 0..{self.processes - 1}")
@@ -328,7 +330,7 @@ class RunConfig:
     log_every: str = "50st"
     """How often training metrics are written."""
     compilation_cache: str | None = None
-    """Folder of compiled programs; None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': off."""
+    """Of compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': off."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from train.checkpoint import Weights
 from train.data.pipeline import EvalReader, eval_batches
 from train.mesh import put_batch, round_up, shard
 from train.metrics import Row, Window, means
-from train.report import Predictions
+from train.report import Predictions, write_report
 from train.run import Run
-from train.state import TrainState, Variables
+from train.state import Variables
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,6 @@ class Evaluation:
         source = run.splits.eval
         reader = EvalReader(source, run.config.data, run.config.eval.crop_fraction, 3)
         return reader.transform(source[self.indices[i]].image)
-
-
-def judged(state: TrainState) -> tuple[str, Variables]:
-    """The weights that a run is judged by: ("ema", ...) if it averages them, else ("raw", ...)."""
-    return ("ema", state.ema) if state.ema else ("raw", state.variables)
 
 
 def evaluate(run: Run, weights: dict[str, Variables], *, predictions: bool = False) -> Evaluation:
@@ -96,3 +94,19 @@ def as_row(evaluation: Evaluation) -> Row:
         prefix = "" if name == "raw" else f"{name}_"
         row.update({prefix + key: value for key, value in metrics.items()})
     return row
+
+
+def report(run: Run, workdir: Path, weights: Weights) -> Row:
+    """Evaluates a checkpoint's weights and writes `report/index.html` of them.
+
+    Returns:
+      `step`, `weights` (their name), `examples`, `loss`, `top1`, `top5`, and `skipped` if any were.
+    """
+    evaluation = evaluate(run, {weights.name: weights.variables}, predictions=True)
+    row: Row = {"step": weights.step, "weights": weights.name, "examples": evaluation.examples}
+    if evaluation.bad:
+        row["skipped"] = len(evaluation.bad)
+    if evaluation.predictions is not None:
+        names = run.splits.train.class_names
+        write_report(workdir, evaluation.predictions, names, partial(evaluation.picture, run))
+    return {**row, **evaluation.metrics[weights.name]}

@@ -9,20 +9,16 @@ from types import FrameType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from train.checkpoint import Checkpoints, Progress
+from train import STARTED
+from train.checkpoint import Checkpoints, Progress, judged
 from train.config import ConfigError, RunConfig, RunError
 from train.data.pipeline import train_batches
-from train.evaluate import Evaluation, as_row, evaluate, judged
-from train.mesh import check_batch_size, put_batch, shard, start_processes
+from train.evaluate import Evaluation, as_row, evaluate, report
+from train.mesh import check_batch_size, put_batch, replicated, shard, start_processes
 from train.metrics import MetricsLog, NonFinite, Row, Window
 from train.progress import Display
-from train.report import write_report
 from train.run import Run, check_workdir, use_compilation_cache, write_config
-from train.state import TrainState
-
-_STARTED = time.perf_counter()
 
 
 class Stop:
@@ -150,7 +146,7 @@ class _Trainer:
         self._clock.steps += 1
         if first:
             jax.block_until_ready(sums)
-            self.display.say(f"first step after {time.perf_counter() - _STARTED:.1f} s")
+            self.display.say(f"first step after {time.perf_counter() - STARTED:.1f} s")
         self.display.advance(self.step)
 
     def _after_step(self, due: dict[str, bool], *, last: bool, stop: Stop) -> None:
@@ -224,10 +220,9 @@ class _Trainer:
     def finish(self) -> Row:
         """Evaluates the best checkpoint and writes the report."""
         self.checkpoints.wait()
-        best = self.checkpoints.restore(self.state, "best")
-        assert best is not None
+        best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
         self._warn_of_bad()
-        row = report(self.run, self.workdir, best.step, best.state)
+        row = report(self.run, self.workdir, best)
         self.display.say(
             f"best: step {best.step}, top-1 {row['top1']:.2%} of {row['examples']} examples, "
             f"loss {row['loss']:.4f}; report: {self.workdir / 'report' / 'index.html'}"
@@ -246,28 +241,6 @@ class _Trainer:
         self.log.close()
         with contextlib.suppress(RunError):  # what failed was already said
             self.checkpoints.close()
-
-
-def report(run: Run, workdir: Path, step: int, state: TrainState) -> Row:
-    """Evaluates a state and writes `report/index.html` of it.
-
-    Returns:
-      `step`, `examples`, `loss`, `top1`, `top5` and `weights`, the name of those it is judged by.
-    """
-    name, weights = judged(state)
-    evaluation = evaluate(run, {name: weights}, predictions=True)
-    row = {"step": step, "examples": evaluation.examples, **evaluation.metrics[name]}
-    row["weights"] = name
-    if evaluation.bad:
-        row["skipped"] = len(evaluation.bad)
-    if jax.process_index() == 0:
-        write_report(
-            workdir,
-            evaluation.predictions,
-            run.splits.train.class_names,
-            lambda i: evaluation.picture(run, i),
-        )
-    return row
 
 
 class _Clock:

@@ -10,7 +10,7 @@ from train.config import ConfigError, MeshConfig
 
 
 def start_processes(config: MeshConfig) -> None:
-    """Joins the run's other processes; before any other use of JAX, and nothing for a single one."""
+    """Joins the run's other processes, before any other use of JAX; a single one has none."""
     if config.coordinator is not None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
 

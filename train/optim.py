@@ -51,7 +51,7 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
 
 
 def decay_mask(params: optax.Params) -> optax.Params:
-    """True for kernels: neither BatchNorm's scale and bias nor any bias decays (Bag of Tricks, 3.1)."""
+    """True for kernels; biases and BatchNorm's parameters do not decay (Bag of Tricks, 3.1)."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 

@@ -4,7 +4,9 @@ The frame is `report.html`; each function here fills one place of it, from data 
 """
 
 import base64
+import collections
 import dataclasses
+import datetime
 import html
 import io
 import json
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]  # one line of metrics.jsonl
+Pairs = collections.Counter[tuple[int, int]]  # (true, predicted) class
 
 MATRIX_CLASSES = 50  # the most classes a confusion matrix, or an unfolded table, is readable for
 COUNTED_CLASSES = 20  # the most classes whose counts fit in the cells
@@ -27,22 +30,19 @@ CONFUSIONS = 30
 MISTAKES = 24
 MARKED_POINTS = 40  # the most evaluations that are marked one by one on their curve
 
-INK = "#012345"  # drawn in this, a chart takes the text colour of the page
-STYLE = dict.fromkeys(
-    ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color"),
-    INK,
-) | {
+STYLE = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "grid.alpha": 0.2,
+    "grid.alpha": 0.3,
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text, in the font of the page
 }
-# Okabe and Ito's colours can be told apart by the colour-blind; these three have a contrast of at
-# least 3 with the light and with the dark page.
+CHARTS = {"Loss (nats per example)": "loss", "Top-1 error (%)": "top1", "Learning rate": "lr"}
+# Hues after Okabe and Ito, which the colour-blind can tell apart, with a contrast of more than 3 to
+# the light and to the dark page.
 LINES: dict[str, dict[str, Any]] = {
-    "train": {"color": "#0072b2", "linewidth": 1},
+    "train": {"color": "#1f88cc", "linewidth": 1},
     "eval": {"color": "#d55e00", "linewidth": 1.6},
     "EMA": {"color": "#009e73", "linewidth": 1.6, "linestyle": "--"},
 }
@@ -91,11 +91,14 @@ def write_report(
     page = string.Template(frame).substitute(
         title=_text(title),
         cards=_cards(config, train, evals, predictions),
-        curves=_curves(train, evals, unreadable),
+        curves=_curves(train, evals),
+        unreadable=f"<p>Unreadable lines left out: {unreadable}.</p>" if unreadable else "",
         confusions=_confusions(predictions, class_names),
         classes=_classes(predictions, class_names),
         mistakes=_mistakes(predictions, class_names, picture),
-        config=_nested(config) if config else "<p>No config.json.</p>",
+        config=_text(json.dumps(config, indent=2, ensure_ascii=False))
+        if config
+        else "No config.json.",
     )
     target = workdir / "report" / "index.html"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +135,7 @@ def _parse(path: Path) -> tuple[list[Row], int]:
     for line in filter(str.strip, lines):
         try:
             row = json.loads(line)
-            rows[int(row["step"]), str(row["split"])] = row
+            rows[math.floor(row["step"]), str(row["split"])] = row
         except (ValueError, KeyError, TypeError, OverflowError):
             unreadable += 1
     return [rows[key] for key in sorted(rows)], unreadable
@@ -169,19 +172,13 @@ def _number(value: float, form: str = ",.0f") -> str:
     return format(value, form) if math.isfinite(value) else "-"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 600:
-        return f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
 def _cards(config: Row, train: list[Row], evals: list[Row], p: Predictions) -> str:
     """A card (label, value, note) for each number one asks for first."""
     parameters = _get(config, "parameters") or _get(config, "model.parameters") or ""
     size = f"{parameters:,}" if isinstance(parameters, int) else parameters
     steps, epochs = (max(_finite(train + evals, f), default=math.nan) for f in ("step", "epoch"))
     seconds = _finite(train, "seconds")
+    time = datetime.timedelta(seconds=round(sum(seconds))) if seconds else "-"
     n, right = len(p.label), int((p.label == p.prediction).sum())
     loss = float(np.mean(p.loss, dtype=np.float64)) if n else math.nan
     # Medians, because the first interval of a run contains its compilation.
@@ -196,7 +193,7 @@ def _cards(config: Row, train: list[Row], evals: list[Row], p: Predictions) -> s
         # The page's other numbers are these predictions', which may be of another checkpoint.
         ("Examples evaluated", f"{n:,}", f"top-1 {_share(right, n)}, loss {_number(loss, '.4g')}"),
         ("Steps", _number(steps), f"{epochs:.4g} epochs" if epochs == epochs else ""),
-        ("Training time", _duration(sum(seconds)) if seconds else "-", ""),
+        ("Training time", time, "h:mm:ss"),
         ("Images per second", _number(speed), "median"),
         ("Waiting for input", _share(wait), "of the time, median"),
         ("Model", _get(config, "model.name") or "-", f"{size} parameters" if size else ""),
@@ -224,29 +221,24 @@ def _best(evals: list[Row]) -> tuple[str, str]:
     return _share(top1), note
 
 
-def _curves(train: list[Row], evals: list[Row], unreadable: int) -> str:
+def _curves(train: list[Row], evals: list[Row]) -> str:
     """Loss, error and learning rate against epochs, or steps where a row has no epoch."""
+    if not train + evals:
+        return "<p>No metrics yet.</p>"
     by = "step" if np.isnan(_column(train + evals, "epoch")).any() else "epoch"
     figures = []
-    for title, field in (
-        ("Loss (nats per example)", "loss"),
-        ("Top-1 error (%)", "top1"),
-        ("Learning rate", "lr"),
-    ):
-        curves = {}
-        for name, rows, y_field in (
-            ("train", train, field),
-            ("eval", evals, field),
-            ("EMA", evals, f"ema_{field}"),
-        ):
-            y = _column(rows, y_field)
-            if not np.isnan(y).all():
-                curves[name] = _column(rows, by), 100 - 100 * y if field == "top1" else y
+    for title, field in CHARTS.items():
+        sources = {"train": (train, field), "eval": (evals, field), "EMA": (evals, f"ema_{field}")}
+        curves = {
+            name: (_column(rows, by), _column(rows, y))
+            for name, (rows, y) in sources.items()
+            if _finite(rows, y)
+        }
+        if field == "top1":
+            curves = {name: (x, 100 * (1 - top1)) for name, (x, top1) in curves.items()}
         drawn = _chart(title, f"{by}s".title(), curves) if curves else f"{title}: no values yet."
         figures.append(f"<figure>{drawn}</figure>")
-    body = f'<div class="charts">{"".join(figures)}</div>' if train or evals else "No metrics yet."
-    said = f"<p>Unreadable lines of metrics.jsonl, left out: {unreadable}.</p>"
-    return body + (said if unreadable else "")
+    return f'<div class="charts">\n{"".join(figures)}\n</div>'
 
 
 def _chart(y_title: str, x_title: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
@@ -261,36 +253,31 @@ def _chart(y_title: str, x_title: str, curves: dict[str, tuple[np.ndarray, np.nd
         axes = figure.subplots()
         for name, (x, y) in curves.items():
             gap = np.isnan(np.pad(y, 1, constant_values=np.nan))
-            marked = gap[:-2] & gap[2:] | (name != "train" and len(y) <= MARKED_POINTS)
-            axes.plot(
-                *(x, y, "o-"),
-                **LINES[name] | {"label": name, "gid": name, "markevery": marked},
-                markersize=3,
-                clip_on=False,
-            )
+            alone = gap[:-2] & ~gap[1:-1] & gap[2:]
+            marked = alone | (name != "train" and len(y) <= MARKED_POINTS)
+            marker = {"marker": "o", "markersize": 3, "markevery": marked} if marked.any() else {}
+            axes.plot(x, y, label=name, gid=name, clip_on=False, **LINES[name], **marker)
         axes.set(xlabel=x_title, ylabel=y_title)
+        axes.grid(clip_on=False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(LINES))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:,.10g}")
         axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter("{x:,.10g}")
+        axes.yaxis.set_major_formatter("{x:,.10g}")
         figure.savefig(file, format="svg", transparent=True)
-    drawing = file.getvalue()
-    # Without prolog, namespaces and metadata; ids of groups are counted from 1 in every chart.
-    drawing = drawing[drawing.index('<g id="figure_1">') :].replace("<g id=", "<g class=")
+    svg = file.getvalue()
+    # Left out: prolog, namespaces, metadata, and the ids of groups, which each chart counts anew.
+    svg = svg[svg.index('<g id="figure_1">') :].replace("<g id=", "<g class=")
     start = f'<svg viewBox="0 0 288 216" role="img" aria-label="{y_title} by {x_title}">'
-    return start + drawing.replace(INK, "currentColor")
+    return start + svg.replace("#000000", "currentColor")
 
 
-def _pairs(p: Predictions, classes: int) -> list[tuple[int, int, int]]:
-    """(true, predicted, count) of each confusion that happened, the most frequent first.
+def _counts(p: Predictions) -> tuple[Pairs, collections.Counter[int]]:
+    """How often each (true, predicted) class happened, and each true class.
 
     Not a [K, K] matrix: with the 21,841 classes of ImageNet-21k that would take 4 GB.
     """
-    wrong = p.label != p.prediction
-    codes = p.label[wrong].astype(np.int64) * classes + p.prediction[wrong]
-    pairs, counts = np.unique(codes, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return [(*divmod(int(pairs[i]), classes), int(counts[i])) for i in order]
+    label, prediction = p.label.tolist(), p.prediction.tolist()
+    return collections.Counter(zip(label, prediction, strict=True)), collections.Counter(label)
 
 
 def _table(kind: str, head: Iterable[object], rows: Iterable[str]) -> str:
@@ -309,62 +296,55 @@ def _row(*cells: object, bar: float = 0) -> str:
 
 def _confusions(p: Predictions, names: Sequence[str]) -> str:
     """The confusion matrix, or the most frequent confusions where it would be too large to read."""
+    counts, examples = _counts(p)
     if len(names) <= MATRIX_CLASSES:
-        return (
-            "<p>Rows are the true class, columns the predicted one. The colour is the square root "
-            "of the share of the row, so that rare mistakes can be seen: blue for right, orange "
-            "for wrong.</p>" + _matrix(p, names)
-        )
-    pairs = _pairs(p, len(names))
-    examples = np.bincount(p.label, minlength=len(names)).tolist()
+        return _matrix(counts, examples, names)
+    wrong = [(*pair, count) for pair, count in counts.most_common() if pair[0] != pair[1]]
     rows = (
         _row(names[true], names[predicted], f"{count:,}", _share(count, examples[true]))
-        for true, predicted, count in pairs[:CONFUSIONS]
+        for true, predicted, count in wrong[:CONFUSIONS]
     )
     head = ("True", "Predicted", "Count", "Share of true class")
-    shown = f"<p>The {min(CONFUSIONS, len(pairs))} most frequent of {len(pairs):,}.</p>"
+    shown = f"<p>The {min(CONFUSIONS, len(wrong))} most frequent of {len(wrong):,}.</p>"
     return shown + _table("confusions", head, rows)
 
 
-def _matrix(p: Predictions, names: Sequence[str]) -> str:
-    k = len(names)
-    counts = np.bincount(p.label.astype(np.int64) * k + p.prediction, minlength=k * k)
+def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[str]) -> str:
+    dense = len(names) > COUNTED_CLASSES
     rows = []
-    for true, row in enumerate(counts.reshape(k, k).tolist()):
-        cells = f'<tr><th scope="row">{_text(names[true])}</th>'
-        for predicted, count in enumerate(row):
-            heat = math.sqrt(count / sum(row)) if count else 0
-            # Where white text on the cell comes to have more contrast than dark text.
-            kind, turn = ("right", 0.6) if true == predicted else ("wrong", 0.8)
-            kind += " hot" if heat > turn else "" if count else " zero"
-            hover = f"{names[true]} as {names[predicted]}: {count:,} of {sum(row):,}"
-            hover = _text(f"{hover} ({_share(count, sum(row))})")
-            shown = count if k <= COUNTED_CLASSES else ""
-            cells += f'<td class="{kind}" style="--v:{heat:.3f}" title="{hover}">{shown}</td>'
-        rows.append(cells + "</tr>")
-    return _table("matrix" if k <= COUNTED_CLASSES else "matrix dense", ["", *names], rows)
+    for true, name in enumerate(names):
+        cells = f'<th scope="row">{_text(name)}</th>'
+        for predicted, other in enumerate(names):
+            count = counts[true, predicted]
+            heat = math.sqrt(count / examples[true]) if count else 0
+            kind = "right" if true == predicted else "wrong"
+            share = f"{count:,} of {examples[true]:,} ({_share(count, examples[true])})"
+            hover = _text(f"{name} as {other}: {share}")
+            cells += f'<td class="{kind}" style="--v:{heat:.3f}" title="{hover}">'
+            cells += "</td>" if dense else f"{count}</td>"
+        rows.append(f"<tr>{cells}</tr>")
+    return (
+        "<p>Rows are the true class, columns the predicted one. The colour is the square root of "
+        "the share of the row, so that rare mistakes can be seen: blue for right, orange for "
+        "wrong.</p>" + _table("matrix dense" if dense else "matrix", ["", *names], rows)
+    )
 
 
 def _classes(p: Predictions, names: Sequence[str]) -> str:
     """Accuracy of each class, the worst first and those without examples last."""
-    k = len(names)
-    examples = np.bincount(p.label, minlength=k)
-    correct = np.bincount(p.label[p.label == p.prediction], minlength=k)
-    confused: dict[int, str] = {}
-    for true, predicted, count in _pairs(p, k):
-        confused.setdefault(true, f"{names[predicted]} ({count:,})")
-    share = np.where(examples, correct / np.maximum(examples, 1), np.inf)
+    counts, examples = _counts(p)
+    mistaken: dict[int, str] = {}
+    for (true, predicted), count in counts.most_common():
+        if true != predicted:
+            mistaken.setdefault(true, f"{names[predicted]} ({count:,})")
+    share = {i: counts[i, i] / examples[i] if examples[i] else math.inf for i in range(len(names))}
     rows = [
         _row(
-            names[i],
-            f"{n:,}",
-            f"{right:,}",
-            _share(right, n),
-            confused.get(i, "-"),
-            bar=right / max(n, 1),
+            *(names[i], f"{examples[i]:,}", f"{counts[i, i]:,}", _share(share[i])),
+            mistaken.get(i, "-"),
+            bar=share[i] if examples[i] else 0,
         )
-        for i in np.argsort(share, kind="stable").tolist()
-        for n, right in [(int(examples[i]), int(correct[i]))]
+        for i in sorted(share, key=share.__getitem__)
     ]
     head = ("Class", "Examples", "Correct", "Accuracy", "Most often mistaken for")
     body = _table("classes", head, rows[:MATRIX_CLASSES])
@@ -403,23 +383,9 @@ def _image(pixels: np.ndarray) -> str:
     png = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, "PNG")
     height, width = pixels.shape[:2]
-    small = max(height, width) < 64
-    factor = 128 // max(height, width) if small else 1
+    scale = 128 // max(height, width) if max(height, width) < 64 else 1
+    data = base64.b64encode(png.getvalue()).decode()
     return (
-        f'<img{" class=small" if small else ""} width="{width * factor}" '
-        f'height="{height * factor}" alt="" '
-        f'src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
+        f'<img class="x{scale}" width="{width * scale}" height="{height * scale}" alt="" '
+        f'src="data:image/png;base64,{data}">'
     )
-
-
-def _nested(value: Any) -> str:
-    """A JSON value as nested tables; a list of plain values stays on one line."""
-    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
-        value = dict(enumerate(value))
-    if isinstance(value, dict) and value:
-        rows = (
-            f'<tr><th scope="row">{_text(k)}</th><td>{_nested(v)}</td></tr>'
-            for k, v in value.items()
-        )
-        return f'<table class="config">{"".join(rows)}</table>'
-    return _text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -1,6 +1,5 @@
 """A run: its parts, built from its config, and its directory."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -85,7 +84,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, with "+" if files differ from it; None outside a checkout."""
+    """The commit of this code, with "+" if files differ from it; None outside a checkout."""
     here = Path(__file__).parent
 
     def git(*args: str) -> str:

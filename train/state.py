@@ -36,7 +36,7 @@ class TrainState:
 def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
     """Fresh variables for images [1, image_size, image_size, 3]: a function of the seed alone."""
 
-    def init(key: jax.Array) -> Variables:
+    def init(key: jax.Array) -> Any:
         return model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
 
     # One local device: a sharded host callback would need every process to answer it.

@@ -1,6 +1,7 @@
 """The training and the evaluation step: plain functions of plain parts. Fork them here."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -73,9 +74,7 @@ def make_train_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
 
     state, data = replicated(mesh), by_example(mesh)
-    return jax.jit(
-        step, in_shardings=(state, data), out_shardings=(state, state), donate_argnums=0
-    )
+    return jax.jit(step, in_shardings=(state, data), out_shardings=(state, state), donate_argnums=0)
 
 
 def make_eval_step(
@@ -90,7 +89,7 @@ def make_eval_step(
 
     def step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:
         batch = prepare(batch, train=False)
-        logits = model.apply(variables, batch["image"], train=False)
+        logits: Any = model.apply(variables, batch["image"], train=False)
         losses = task.loss(logits, batch)
         examples = {
             "prediction": logits.argmax(-1).astype(jnp.int32),

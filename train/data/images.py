@@ -174,7 +174,7 @@ def _sample_crop(
     down, across = rng.random(2)
     heights = np.rint(np.sqrt(area / aspect)).astype(int)
     widths = np.rint(np.sqrt(area * aspect)).astype(int)
-    fits = (0 < heights) & (heights <= height) & (0 < widths) & (widths <= width)
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
     if fits.any():
         h, w = int(heights[fits.argmax()]), int(widths[fits.argmax()])
         return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
@@ -184,7 +184,7 @@ def _sample_crop(
 
 
 def _read_jpeg_header(data: bytes, max_pixels: int) -> tuple[int, int, int] | None:
-    """(height, width, orientation), upright; None for what is Pillow's: no JPEG, or of four inks."""
+    """(height, width, orientation), upright; None for Pillow's part: no JPEG, or four inks."""
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:

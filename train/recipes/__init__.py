@@ -31,6 +31,7 @@ def get_recipe(name: str) -> RunConfig:
     if name not in recipes:
         near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.6) or list(recipes)
         raise ConfigError(
-            f"unknown recipe {name!r}: did you mean {', '.join(near)}? `resnet-jax recipes` lists all"
+            f"unknown recipe {name!r}: did you mean {', '.join(near)}? "
+            "`resnet-jax recipes` lists all"
         )
     return recipes[name]

@@ -1,4 +1,4 @@
-"""CIFAR-10 as He 2016a, section 4.2, trains it: 64,000 steps of 128, a rate of 0.1 cut at 50 and 75 %.
+"""CIFAR-10 as in He 2016a, section 4.2: 64,000 steps of 128, a rate of 0.1 cut at 50 and 75 %.
 
     resnet-jax train cifar10-resnet20 --data.dir TFDS_DIR
 
@@ -20,7 +20,7 @@ from train.config import (
 
 
 def _recipe(depth: int) -> RunConfig:
-    # Section 4.2: at 110 layers 0.1 is too much to start with; the paper warms up for about 400 steps.
+    # Section 4.2: 110 layers do not start at 0.1; the paper warms up for about 400 steps.
     warmup = "400st" if depth >= 110 else "0st"
     return RunConfig(
         recipe=f"cifar10-resnet{depth}",
@@ -35,9 +35,7 @@ def _recipe(depth: int) -> RunConfig:
             std=(0.2470, 0.2435, 0.2616),
         ),
         augment=AugmentConfig(crop="pad", pad=4),
-        optim=OptimConfig(
-            lr=0.1, lr_batch=128, schedule="step", warmup=warmup, decay_mask="all"
-        ),
+        optim=OptimConfig(lr=0.1, lr_batch=128, schedule="step", warmup=warmup, decay_mask="all"),
         eval=EvalConfig(every="1ep", crop_fraction=1.0),
         checkpoint=CheckpointConfig(every="100st"),
     )

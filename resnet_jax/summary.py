@@ -1,0 +1,117 @@
+"""A network layer by layer: shapes, parameters and multiply-adds, read off its modules."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.conv import Conv
+from resnet_jax.heads import Classifier
+from resnet_jax.norm import BatchNorm
+from resnet_jax.resnet import ResNet
+from resnet_jax.spec import ResNetSpec
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with variables, and how often it stands there in a row of identical blocks."""
+
+    path: str
+    kind: str
+    """"7x7/2, groups 32", "norm" or "dense"."""
+    output: tuple[int, ...]
+    """[H, W, C], or [K] for the head."""
+    parameters: int
+    multiply_adds: int
+    """For one image; what the papers call FLOPs."""
+    statistics: int
+    """Floats of BatchNorm state."""
+    repeats: int
+
+
+def summarise(
+    spec: ResNetSpec, num_classes: int = 1000, image_size: int | None = None
+) -> list[Layer]:
+    """The layers of a classifier in the order they run, for images [image_size, image_size, 3].
+
+    All blocks of a stage but the first are identical, so only two of each are traced.
+
+    >>> layers = summarise(ResNetSpec(depths=(3, 4, 6, 3)))
+    >>> sum(layer.parameters * layer.repeats for layer in layers)
+    25557032
+    """
+    size = spec.image_size if image_size is None else image_size
+    short = replace(spec, depths=tuple(min(depth, 2) for depth in spec.depths))
+    model = Classifier(ResNet(short), num_classes)
+    layers: list[Layer] = []
+
+    def record(
+        call: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        result = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, Conv | BatchNorm | nn.Dense):
+            layers.append(_layer(module, result.shape[1:], spec))
+        return result
+
+    def init(key: jax.Array) -> Any:
+        with nn.intercept_methods(record):
+            return model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+
+    jax.eval_shape(init, jax.random.key(0))
+    return layers
+
+
+def _layer(module: nn.Module, output: tuple[int, ...], spec: ResNetSpec) -> Layer:
+    variables = module.variables
+    params = variables["params"]
+    kernel = params["kernel"].shape if "kernel" in params else (0,)
+    kind = {BatchNorm: "norm", nn.Dense: "dense"}.get(type(module), "")
+    if isinstance(module, Conv):
+        kind = f"{module.kernel_size}x{module.kernel_size}"
+        kind += f"/{module.stride}" if module.stride > 1 else ""
+        kind += f", groups {module.groups}" if module.groups > 1 else ""
+    path = "/".join(module.path)
+    repeats = 1
+    if "/block2/" in path:
+        stage = int(path.split("stage")[1][0])
+        repeats = spec.depths[stage - 1] - 1
+    return Layer(
+        path=path,
+        kind=kind,
+        output=output,
+        parameters=_size(params),
+        multiply_adds=math.prod(kernel) * math.prod(output[:-1]),
+        statistics=_size(variables.get("batch_stats", {})),
+        repeats=repeats,
+    )
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def totals(layers: list[Layer]) -> tuple[int, int, int]:
+    """(parameters, multiply-adds, floats of BatchNorm state) of a network."""
+    fields = ("parameters", "multiply_adds", "statistics")
+    parameters, multiply_adds, statistics = (
+        sum(getattr(layer, field) * layer.repeats for layer in layers) for field in fields
+    )
+    return parameters, multiply_adds, statistics
+
+
+def groups(layers: list[Layer]) -> Iterator[tuple[str, list[Layer]]]:
+    """Consecutive layers by the block they belong to: "stem", "stage1/block1", ..., "head"."""
+    named: dict[str, list[Layer]] = {}
+    for layer in layers:
+        parts = layer.path.removeprefix("backbone/").split("/")
+        name = "/".join(parts[:2]) if parts[0].startswith("stage") else parts[0].split("_")[0]
+        named.setdefault(name, []).append(layer)
+    yield from named.items()
