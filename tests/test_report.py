@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.report import LINES, Predictions, read_metrics, write_report
+from train.curves import LINES
+from train.metrics import read_metrics
+from train.report import Predictions, write_report
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -71,12 +71,13 @@ def _check(where: str, value: Any, good: bool, rule: str) -> None:
 
 def _field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field, which Python itself throws away."""
+    docs = {}
     definition: Any = ast.parse(inspect.getsource(cls)).body[0]
-    return {
-        field.target.id: below.value.value
-        for field, below in itertools.pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
-    }
+    for pair in itertools.pairwise(definition.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                docs[name] = str(text)
+    return docs
 
 
 _SPEC_DOCS = _field_docs(ResNetSpec)

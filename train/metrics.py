@@ -99,13 +99,23 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Rows of a metrics.jsonl; a last line torn by a kill is left out, a missing file is empty."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
+    """The rows of a metrics.jsonl in order of step; none if there is no such file.
+
+    A process killed while writing leaves half a line, at the end or, once resumed, in the middle:
+    it is left out. Where a row stands twice, the last one counts.
+    """
+    return parse_metrics(path)[0]
+
+
+def parse_metrics(path: Path) -> tuple[list[Row], int]:
+    """What `read_metrics` returns, and the number of lines that are not a row."""
+    rows: dict[tuple[int, str], Row] = {}
+    unreadable = 0
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
+    for line in filter(str.strip, lines):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+            row = json.loads(line)
+            rows[math.floor(row["step"]), str(row["split"])] = row
+        except (ValueError, KeyError, TypeError, OverflowError):
+            unreadable += 1
+    return sorted(rows.values(), key=lambda row: row["step"]), unreadable

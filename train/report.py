@@ -21,31 +21,15 @@ from typing import Any
 
 import numpy as np
 
-Row = dict[str, Any]  # one line of metrics.jsonl
+from train.curves import column, curves, finite
+from train.metrics import Row, parse_metrics
+
 Pairs = collections.Counter[tuple[int, int]]  # (true, predicted) class
 
 MATRIX_CLASSES = 50  # the most classes a confusion matrix, or an unfolded table, is readable for
 COUNTED_CLASSES = 20  # the most classes whose counts fit in the cells
 CONFUSIONS = 30
 MISTAKES = 24
-MARKED_POINTS = 40  # the most evaluations that are marked one by one on their curve
-
-STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text, in the font of the page
-}
-CHARTS = {"Loss (nats per example)": "loss", "Top-1 error (%)": "top1", "Learning rate": "lr"}
-# Hues after Okabe and Ito, which the colour-blind can tell apart, with a contrast of more than 3 to
-# the light and to the dark page.
-LINES: dict[str, dict[str, Any]] = {
-    "train": {"color": "#1f88cc", "linewidth": 1},
-    "eval": {"color": "#d55e00", "linewidth": 1.6},
-    "EMA": {"color": "#009e73", "linewidth": 1.6, "linestyle": "--"},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +67,7 @@ def write_report(
     _check(predictions, len(class_names))
     config_file = workdir / "config.json"
     config = json.loads(config_file.read_text("utf-8")) if config_file.exists() else {}
-    rows, unreadable = _parse(workdir / "metrics.jsonl")
+    rows, unreadable = parse_metrics(workdir / "metrics.jsonl")
     train, evals = ([r for r in rows if r["split"] == split] for split in ("train", "eval"))
     fields = ("recipe", "model.name", "data.name")
     title = " / ".join(str(v) for f in fields if (v := _get(config, f))) or workdir.resolve().name
@@ -91,7 +75,7 @@ def write_report(
     page = string.Template(frame).substitute(
         title=_text(title),
         cards=_cards(config, train, evals, predictions),
-        curves=_curves(train, evals),
+        curves=curves(train, evals),
         unreadable=f"<p>Unreadable lines left out: {unreadable}.</p>" if unreadable else "",
         confusions=_confusions(predictions, class_names),
         classes=_classes(predictions, class_names),
@@ -118,41 +102,6 @@ def _check(p: Predictions, classes: int) -> None:
             raise ValueError(f"{what} in {ids.min()}..{ids.max()}, but there are {classes} classes")
 
 
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl` in order of step; none if there is no such file.
-
-    A process killed while writing leaves half a line, at the end or, once resumed, in the middle:
-    it is left out. A resumed run repeats the steps since its checkpoint: the repeat counts.
-    """
-    return _parse(path)[0]
-
-
-def _parse(path: Path) -> tuple[list[Row], int]:
-    """What `read_metrics` returns, and the number of lines that are not a row."""
-    rows: dict[tuple[int, str], Row] = {}
-    unreadable = 0
-    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
-    for line in filter(str.strip, lines):
-        try:
-            row = json.loads(line)
-            rows[math.floor(row["step"]), str(row["split"])] = row
-        except (ValueError, KeyError, TypeError, OverflowError):
-            unreadable += 1
-    return [rows[key] for key in sorted(rows)], unreadable
-
-
-def _column(rows: Iterable[Row], field: str) -> np.ndarray:
-    """One field of each row; NaN where it is missing or cannot be drawn (null, infinite)."""
-    values = (row.get(field) for row in rows)
-    return np.array(
-        [v if isinstance(v, int | float) and abs(v) < 1e300 else math.nan for v in values], float
-    )
-
-
-def _finite(rows: Iterable[Row], field: str) -> list[float]:
-    return [v for v in _column(rows, field).tolist() if v == v]
-
-
 def _get(config: Any, path: str) -> Any:
     """`config["model"]["name"]` for "model.name"; None if any part of the way is missing."""
     for key in path.split("."):
@@ -176,14 +125,14 @@ def _cards(config: Row, train: list[Row], evals: list[Row], p: Predictions) -> s
     """A card (label, value, note) for each number one asks for first."""
     parameters = _get(config, "parameters") or _get(config, "model.parameters") or ""
     size = f"{parameters:,}" if isinstance(parameters, int) else parameters
-    steps, epochs = (max(_finite(train + evals, f), default=math.nan) for f in ("step", "epoch"))
-    seconds = _finite(train, "seconds")
+    steps, epochs = (max(finite(train + evals, f), default=math.nan) for f in ("step", "epoch"))
+    seconds = finite(train, "seconds")
     time = datetime.timedelta(seconds=round(sum(seconds))) if seconds else "-"
     n, right = len(p.label), int((p.label == p.prediction).sum())
     loss = float(np.mean(p.loss, dtype=np.float64)) if n else math.nan
     # Medians, because the first interval of a run contains its compilation.
     speed, wait = (
-        statistics.median(_finite(train, f) or [math.nan]) for f in ("images_per_sec", "input_wait")
+        statistics.median(finite(train, f) or [math.nan]) for f in ("images_per_sec", "input_wait")
     )
     cards = [
         ("Final top-1", *_final(evals, "top1", _share)),
@@ -205,7 +154,7 @@ def _cards(config: Row, train: list[Row], evals: list[Row], p: Predictions) -> s
 
 
 def _final(evals: list[Row], field: str, form: Callable[[float], str]) -> tuple[str, str]:
-    plain, ema = (_column(evals[-1:] or [{}], f).item() for f in (field, f"ema_{field}"))
+    plain, ema = (column(evals[-1:] or [{}], f).item() for f in (field, f"ema_{field}"))
     return form(plain), f"EMA {form(ema)}" if ema == ema else ""
 
 
@@ -215,60 +164,10 @@ def _best(evals: list[Row]) -> tuple[str, str]:
         (top1, f"step {_number(row['step'])}{note}")
         for field, note in (("top1", ""), ("ema_top1", ", EMA"))
         for row in evals
-        for top1 in _finite([row], field)
+        for top1 in finite([row], field)
     ]
     top1, note = max(found, key=lambda pair: pair[0], default=(math.nan, ""))
     return _share(top1), note
-
-
-def _curves(train: list[Row], evals: list[Row]) -> str:
-    """Loss, error and learning rate against epochs, or steps where a row has no epoch."""
-    if not train + evals:
-        return "<p>No metrics yet.</p>"
-    by = "step" if np.isnan(_column(train + evals, "epoch")).any() else "epoch"
-    figures = []
-    for title, field in CHARTS.items():
-        sources = {"train": (train, field), "eval": (evals, field), "EMA": (evals, f"ema_{field}")}
-        curves = {
-            name: (_column(rows, by), _column(rows, y))
-            for name, (rows, y) in sources.items()
-            if _finite(rows, y)
-        }
-        if field == "top1":
-            curves = {name: (x, 100 * (1 - top1)) for name, (x, top1) in curves.items()}
-        drawn = _chart(title, f"{by}s".title(), curves) if curves else f"{title}: no values yet."
-        figures.append(f"<figure>{drawn}</figure>")
-    return f'<div class="charts">\n{"".join(figures)}\n</div>'
-
-
-def _chart(y_title: str, x_title: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """One set of axes as an SVG element; NaN is a gap, and a point between gaps is marked."""
-    import matplotlib.style  # here, so that importing this module stays cheap
-    from matplotlib.figure import Figure
-
-    file = io.StringIO()
-    # The salt makes the identifiers differ from those of the other charts of the page.
-    with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": y_title}]):
-        figure = Figure(figsize=(4, 3), layout="constrained")
-        axes = figure.subplots()
-        for name, (x, y) in curves.items():
-            gap = np.isnan(np.pad(y, 1, constant_values=np.nan))
-            alone = gap[:-2] & ~gap[1:-1] & gap[2:]
-            marked = alone | (name != "train" and len(y) <= MARKED_POINTS)
-            marker = {"marker": "o", "markersize": 3, "markevery": marked} if marked.any() else {}
-            axes.plot(x, y, label=name, gid=name, clip_on=False, **LINES[name], **marker)
-        axes.set(xlabel=x_title, ylabel=y_title)
-        axes.grid(clip_on=False)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(LINES))
-        axes.locator_params(axis="x", nbins=5)
-        axes.xaxis.set_major_formatter("{x:,.10g}")
-        axes.yaxis.set_major_formatter("{x:,.10g}")
-        figure.savefig(file, format="svg", transparent=True)
-    svg = file.getvalue()
-    # Left out: prolog, namespaces, metadata, and the ids of groups, which each chart counts anew.
-    svg = svg[svg.index('<g id="figure_1">') :].replace("<g id=", "<g class=")
-    start = f'<svg viewBox="0 0 288 216" role="img" aria-label="{y_title} by {x_title}">'
-    return start + svg.replace("#000000", "currentColor")
 
 
 def _counts(p: Predictions) -> tuple[Pairs, collections.Counter[int]]:
