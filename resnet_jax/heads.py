@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.init import small_normal
+from resnet_jax.init import dense_uniform
 from resnet_jax.resnet import ResNet
 from resnet_jax.zoo import get_spec
 
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         if pre_logits:
             return x
         x = nn.Dropout(spec.dropout, deterministic=not train, name="dropout")(x)
-        return nn.Dense(self.num_classes, kernel_init=small_normal(), name="head")(x)
+        return nn.Dense(self.num_classes, kernel_init=dense_uniform(), name="head")(x)
 
 
 def create_model(

@@ -51,8 +51,22 @@ def xavier_uniform() -> Initializer:
     return _host_draw(sample)
 
 
+def dense_uniform() -> Initializer:
+    """Uniform in +-1/sqrt(fan_in), torch's default for a dense layer.
+
+    For ResNet-50's 2,048 features its deviation is the 0.01 of Goyal 2017; unlike a fixed 0.01, it
+    does not hold back a CIFAR network with 64.
+    """
+
+    def sample(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        bound = 1 / math.sqrt(_fans(shape)[0])
+        return rng.uniform(-bound, bound, shape)
+
+    return _host_draw(sample)
+
+
 def small_normal(stddev: float = 0.01) -> Initializer:
-    """Normal of a fixed standard deviation (Goyal 2017, section 5.1, for the last layer)."""
+    """Normal of a fixed standard deviation (Goyal 2017, section 5.1)."""
     return _host_draw(lambda rng, shape: rng.normal(0, stddev, shape))
 
 

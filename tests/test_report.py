@@ -366,7 +366,7 @@ def test_rows_are_read_in_order_of_step(tmp_path):
     rows = [training(9), evaluation(100, 0.7), evaluation(9, 0.5), training(100), training(10)]
     again = training(9, loss=1.0)
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, again]) + '{"step": 11, "s')
-    assert read_metrics(file) == [rows[2], again, rows[4], rows[1], rows[3]]
+    assert read_metrics(file) == [again, rows[2], rows[4], rows[1], rows[3]]
     page = report(tmp_path, said([0], [0]), ["a"])
     assert page.cards()["Final top-1"] == ["70.00%"]
     for name in ("train", "eval"):

@@ -121,10 +121,11 @@ def predict(args: list[str]) -> None:
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
     from train import inference
+    from train.tables import print_guesses
 
     files = [Path(name) for name in names[1:]]
     guesses = inference.predict(given.config, workdir, given.checkpoint, files)
-    inference.print_guesses(guesses)
+    print_guesses(guesses)
     if given.csv:
         inference.write_csv(guesses, given.csv)
 

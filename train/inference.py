@@ -7,8 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from train.checkpoint import Checkpoints, Weights
 from train.config import ConfigError, RunConfig
@@ -85,14 +83,6 @@ def _read(path: Path, config: RunConfig) -> np.ndarray:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except BadImage as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def print_guesses(guesses: dict[Path, list[Guess]]) -> None:
-    """A table, one image a row."""
-    table = Table("image", *(f"top-{k}" for k in range(1, 1 + max(map(len, guesses.values())))))
-    for path, best in guesses.items():
-        table.add_row(str(path), *(f"{name} {p:.1%}" for name, p in best))
-    Console(soft_wrap=True).print(table)
 
 
 def write_csv(guesses: dict[Path, list[Guess]], target: Path) -> None:

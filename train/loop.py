@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ class Stop:
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
         """Handles the signals inside the `with`, and puts back what was there before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self  # Python delivers signals to the main thread alone
+            return
         old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self

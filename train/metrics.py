@@ -1,8 +1,11 @@
 """metrics.jsonl and TensorBoard: what a run said of itself, step by step."""
 
+import contextlib
 import json
 import math
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,32 +73,68 @@ def means(totals: dict[str, float]) -> Row:
 
 
 class MetricsLog:
-    """Appends rows to metrics.jsonl and TensorBoard."""
+    """Appends rows to metrics.jsonl and to TensorBoard's event file."""
 
     def __init__(self, workdir: Path, last_step: int) -> None:
         """Drops what was logged behind `last_step`, the step that the run resumes from."""
-        from tensorboardX import SummaryWriter
+        # The writer underneath SummaryWriter: that one has a thread, and hangs when it dies of a
+        # full disk.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
         self.path = workdir / "metrics.jsonl"
-        keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in keep))
-        os.replace(replacement, self.path)
-        self._file = self.path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
+        board = workdir / "tensorboard"
+        with self._named_errors():
+            keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
+            replacement = self.path.with_suffix(".tmp")
+            replacement.write_text("".join(json.dumps(row) + "\n" for row in keep))
+            os.replace(replacement, self.path)
+            self._file = self.path.open("a")
+            board.mkdir(exist_ok=True)
+            self._board = EventsWriter(str(board / "events"))
+            # TensorBoard forgets what an earlier process logged behind this step.
+            start = SessionLog(status=SessionLog.START)
+            self._add_event(last_step + 1, session_log=start)
 
     def write(self, row: Row) -> None:
-        """One row; on disk when this returns, before any checkpoint that is saved after it."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        for name, value in row.items():
-            if name not in ("step", "split"):
-                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+        """One row; on disk when this returns, before any checkpoint that is saved after it.
+
+        Raises:
+          RunError: it could not be written.
+        """
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=f"{row['split']}/{name}", simple_value=value)
+            for name, value in row.items()
+            if name not in ("step", "split")
+        ]
+        with self._named_errors():
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._add_event(row["step"], summary=Summary(value=values))
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(step=step, wall_time=time.time(), **content))
+        self._board.flush()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"metrics could not be written beside {self.path}: {error.strerror}. "
+                "The same command resumes from the newest checkpoint"
+            ) from error
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):  # a full disk was already spoken of
+                file.close()
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -1,6 +1,9 @@
 """The tables of `resnet-jax models` and `resnet-jax recipes`."""
 
 import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -8,6 +11,9 @@ from rich.table import Table
 from resnet_jax.summary import Layer, groups, summarise, totals
 from resnet_jax.zoo import ZOO
 from train.recipes import modules
+
+if TYPE_CHECKING:
+    from train.inference import Guess
 
 
 def _console() -> Console:
@@ -101,6 +107,15 @@ def _lines(members: list[Layer]) -> list[str]:
         else:
             lines.append("norm")
     return lines
+
+
+def print_guesses(guesses: "Mapping[Path, Sequence[Guess]]") -> None:
+    """Images and their most probable classes, one image a row."""
+    table = Table("image", *(f"top-{k}" for k in range(1, 1 + max(map(len, guesses.values())))))
+    table.columns[0].overflow = "fold"
+    for path, best in guesses.items():
+        table.add_row(str(path), *(f"{guess.name} {guess.probability:.1%}" for guess in best))
+    _console().print(table)
 
 
 def print_recipes() -> None:

@@ -7,6 +7,7 @@ rows of the same global batch, and every epoch sees every example once whatever 
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ class TrainReader(_Reader):
         epoch, place = divmod(int(position), len(self.source))
         asked = int(_order(len(self.source), self.seed, epoch)[place])
         bad = -1
-        for index in [*range(asked, len(self.source)), *range(asked)]:
+        for index in itertools.chain(range(asked, len(self.source)), range(asked)):
             rng = _generator(self.seed, epoch, index)
             transform = functools.partial(
                 images.train_image,

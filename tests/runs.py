@@ -1,0 +1,58 @@
+"""A tiny run for the tests of the loop, in this process or in one of its own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from train.config import (
+    AugmentConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
+
+ROOT = Path(__file__).parents[1]
+MODEL = ("--model.name", "resnet8_cifar", "--model.depths", "1", "1", "--model.width", "8")
+TINY = (*MODEL, "--batch_size", "32", "--duration", "60st", "--log_every", "10st")
+TINY += ("--eval.every", "20st", "--checkpoint.every", "5st", "--ema_decay", "0.9")
+"""The same run on the command line."""
+
+
+def tiny(**changes: object) -> RunConfig:
+    """60 steps of a very small network on the digits."""
+    config = RunConfig(
+        recipe="digits",
+        duration="60st",
+        batch_size=32,
+        precision="fp32",
+        log_every="10st",
+        model=ModelConfig(name="resnet8_cifar", depths=(1, 1), width=8),
+        data=DataConfig(name="digits", image_size=8, mean=(0.305,), std=(0.376,), threads=0),
+        augment=AugmentConfig(crop="pad", pad=1, flip=False),
+        optim=OptimConfig(lr=0.2, lr_batch=32),
+        eval=EvalConfig(every="20st", batch_size=128, crop_fraction=1.0),
+        checkpoint=CheckpointConfig(every="5st"),
+    )
+    return replace(config, **changes)
+
+
+def command(*args: str) -> list[str]:
+    """The command line as a child process."""
+    return [sys.executable, "-m", "train", *args]
+
+
+def environment(devices: int = 1, **extra: str) -> dict[str, str]:
+    """A child's: as many simulated devices, the tests' compilation cache, no terminal."""
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "", **flags, **extra}
+
+
+def resnet_jax(*args: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    env = environment(devices)
+    return subprocess.run(command(*args), capture_output=True, text=True, env=env, check=False)

@@ -1,0 +1,145 @@
+"""The command line from outside: what it prints, and its exit codes."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runs import MODEL, TINY, resnet_jax
+from train.data.sources import open_splits
+from train.run import read_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("cli") / "run"
+    done = resnet_jax("train", "--workdir", str(workdir), *TINY)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.match(r"first step after \d+\.\d s", lines[0])
+    assert lines[1].startswith("step 10/60  epoch 0.22  loss ")
+    assert re.search(r"best: step \d+, top-1 .*index.html$", lines[-1])
+    assert "Traceback" not in done.stderr
+    return workdir
+
+
+def test_eval_ends_in_one_json_object(trained):
+    figures = []
+    for devices, batch_size in ((1, 256), (1, 96), (8, 100), (8, 359), (1, 1000)):
+        done = resnet_jax("eval", str(trained), f"--eval.batch_size={batch_size}", devices=devices)
+        assert done.returncode == 0, done.stderr
+        figures.append(json.loads(done.stdout.splitlines()[-1]))
+    for figure in figures:
+        assert figure["examples"] == 359
+        assert figure["top1"] == figures[0]["top1"] and figure["top5"] == figures[0]["top5"]
+        assert figure["loss"] == pytest.approx(figures[0]["loss"], rel=1e-5)
+
+
+def test_eval_of_a_named_checkpoint(trained):
+    last = json.loads(resnet_jax("eval", str(trained), "--checkpoint", "last").stdout)
+    assert last["step"] == 60
+    named = resnet_jax("eval", str(trained), "--checkpoint", "55")
+    assert json.loads(named.stdout)["step"] == 55
+    done = resnet_jax("eval", str(trained), "--checkpoint", "7")
+    assert done.returncode == 2
+    assert re.search(r"error: checkpoint '7': choose best, last or one of .*55, 60", done.stderr)
+
+
+def test_predict(trained, tmp_path):
+    """The same five classes that the network gives in Python, as a table and as CSV."""
+    source = open_splits(read_config(trained).data).eval
+    files = []
+    for i in range(3):
+        files.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(source[i].image[..., 0]).save(files[-1])
+    table = tmp_path / "table.csv"
+    done = resnet_jax("predict", str(trained), *files, "--csv", str(table))
+    assert done.returncode == 0, done.stderr
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["image"], r["rank"]) for r in rows] == [
+        (f, str(k)) for f in files for k in range(1, 6)
+    ]
+    for name in files:
+        p = [float(r["probability"]) for r in rows if r["image"] == name]
+        assert p == sorted(p, reverse=True) and 0 < sum(p) <= 1 + 1e-5
+    sizes = {len({r["class"] for r in rows if r["image"] == name}) for name in files}
+    assert sizes == {5}
+    assert done.stdout.count("%") == 15
+
+
+def test_resuming_says_so(trained):
+    done = resnet_jax("train", "--workdir", str(trained), *TINY)
+    assert done.returncode == 0
+    assert "resumes behind step 60 of 60" in done.stdout
+
+
+ERRORS = {
+    "command": (["trian"], r"unknown command 'trian': choose from train, eval, predict"),
+    "recipe": (["train", "digit"], r"unknown recipe 'digit': did you mean digits"),
+    "model": (["train", "--model.name", "resnet51"], r"unknown model 'resnet51'.*resnet50"),
+    "field": (["train", "--optim.lrr", "1"], r"--optim.lrr.*--optim.lr "),
+    "choice": (["train", "--optim.name", "adam"], r"adam.*'sgd', 'adamw'"),
+    "value": (["train", "--optim.lr", "-1"], r"optim.lr -1.0: must be positive"),
+    "type": (["train", "--seed", "x"], r"--seed.*'x'"),
+    "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '90ep'"),
+    "no data set": (["train", "--data.name", "imagenot"], r"data.name 'imagenot': choose digits"),
+    "no folder": (["train", "folder", "--data.dir", "/nowhere"], r"'/nowhere': no such folder"),
+    "no run": (["eval", "/nowhere"], r"'/nowhere' is not a run directory: it has no config.json"),
+    "no images": (["predict", "{run}"], r"no image given"),
+    "missing image": (["predict", "{run}", "/nowhere.jpg"], r"/nowhere.jpg: No such file"),
+    "no image": (["predict", "{run}", "{run}/config.json"], r"config.json: not an image"),
+    "weightless": (["predict", "resnet50", "x.jpg"], r"'resnet50' is a network without weights"),
+    "no run named": (["eval"], r"the run directory is missing"),
+    "another run": (["train", "--workdir", "{run}", *TINY, "--seed", "9"], r"seed: 0 -> 9"),
+    "warmup": (["train", "--optim.warmup", "40ep"], r"optim.warmup '40ep' is 899 steps"),
+    "no match": (["models", "alexnet*"], r"no model matches 'alexnet\*'"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_input_is_one_message_and_exit_code_2(case, trained):
+    args, message = ERRORS[case]
+    done = resnet_jax(*(arg.format(run=trained) for arg in args))
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = " ".join(done.stderr.replace("│", " ").split())  # tyro frames and wraps its messages
+    assert re.search(message, said), said
+    assert "Traceback" not in done.stderr
+
+
+def test_devices_that_do_not_divide(tmp_path):
+    args = ("train", "--workdir", str(tmp_path / "run"), *MODEL, "--batch_size", "50")
+    done = resnet_jax(*args, devices=8)
+    assert done.returncode == 2
+    assert "batch_size 50: does not divide over 8 devices" in done.stderr
+
+
+def test_failure_is_exit_code_1(tmp_path):
+    options = (*TINY, "--optim.lr", "1e9", "--checkpoint.every", "1st")
+    done = resnet_jax("train", "--workdir", str(tmp_path / "run"), *options)
+    assert done.returncode == 1
+    assert re.search(r"error: \w+ is not finite at step \d+ \(learning rate", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_no_command():
+    assert resnet_jax("--help").returncode == 0
+    empty = resnet_jax()
+    assert empty.returncode == 2 and empty.stdout.startswith("usage: resnet-jax COMMAND")
+
+
+def test_npz_from_the_command_line(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{s}": rng.integers(0, 256, (16, 8, 8), np.uint8) for s in ("train", "test")}
+    labels = {f"y_{s}": rng.integers(0, 3, 16) for s in ("train", "test")}
+    labels["y_train"][:3] = [0, 1, 2]
+    np.savez(tmp_path / "data.npz", **arrays, **labels)
+    options = (*TINY, "--data.name", "npz", "--data.dir", str(tmp_path / "data.npz"))
+    options += ("--duration", "2st", "--batch_size", "8")
+    done = resnet_jax("train", "--workdir", str(tmp_path / "run"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "of 16" in done.stdout

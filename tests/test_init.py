@@ -1,0 +1,137 @@
+"""Initialisers: variances in closed form, and the same numbers however they are drawn."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from resnet_jax.init import (
+    INITIALIZERS,
+    dense_uniform,
+    kaiming_normal,
+    small_normal,
+    xavier_uniform,
+    zeros,
+)
+
+KERNEL = (3, 3, 64, 96)
+GROUPED = (3, 3, 4, 96)  # 16 groups: a filter sees 4 of the 64 inputs
+DENSE = (512, 100)
+
+
+@pytest.mark.parametrize(
+    ("init", "shape", "variance"),
+    [
+        (kaiming_normal(), KERNEL, 2 / (9 * 96)),
+        (kaiming_normal(), GROUPED, 2 / (9 * 96)),
+        (kaiming_normal(), DENSE, 2 / 100),
+        (xavier_uniform(), KERNEL, 2 / (9 * 64 + 9 * 96)),
+        (xavier_uniform(), GROUPED, 2 / (9 * 4 + 9 * 96)),
+        (xavier_uniform(), DENSE, 2 / 612),
+        (dense_uniform(), DENSE, 1 / (3 * 512)),
+        (small_normal(), KERNEL, 1e-4),
+        (small_normal(0.2), DENSE, 0.04),
+    ],
+)
+def test_mean_and_variance(init, shape, variance):
+    draws = np.asarray(init(jax.random.key(3), shape), np.float64)
+    assert draws.shape == shape
+    n = draws.size
+    assert abs(draws.mean()) < 4 * math.sqrt(variance / n)
+    assert draws.var() == pytest.approx(variance, rel=4 * math.sqrt(2 / n))
+    # Every tap and every channel is drawn: no axis along which the numbers repeat.
+    assert len(np.unique(draws)) > 0.98 * n
+
+
+def test_distributions():
+    for init, shape, bound in (
+        (xavier_uniform(), KERNEL, math.sqrt(6 / (9 * 64 + 9 * 96))),
+        (dense_uniform(), DENSE, 1 / math.sqrt(512)),
+    ):
+        uniform = np.asarray(init(jax.random.key(0), shape))
+        assert 0.999 * bound < uniform.max() <= np.float32(bound)
+        assert 0.999 * bound < -uniform.min() <= np.float32(bound)
+    for init in (kaiming_normal(), small_normal()):
+        draws = np.asarray(init(jax.random.key(0), KERNEL), np.float64)
+        scores = draws / draws.std()
+        assert (scores**4).mean() == pytest.approx(3, abs=0.15)  # uniform: 1.8
+
+
+def test_zeros():
+    assert not np.asarray(zeros()(jax.random.key(0), KERNEL)).any()
+
+
+def test_names():
+    assert list(INITIALIZERS) == ["kaiming_normal", "xavier_uniform", "small_normal", "zeros"]
+    shape = (64, 128)
+    stds = [float(init()(jax.random.key(0), shape).std()) for init in INITIALIZERS.values()]
+    assert stds == pytest.approx([1 / 8, math.sqrt(2 / 192), 0.01, 0], rel=0.05)
+
+
+def test_numbers_are_pinned():
+    """A change here changes what every seed gives, on every machine."""
+    kernel = np.asarray(kaiming_normal()(jax.random.key(0), (3, 3, 2, 4)))
+    first = np.float32([-0.048548546, -0.030369047, -0.06830413, -0.29979992])
+    final = np.float32([-0.13804591, -0.100196555, 0.3043985, -0.19792362])
+    np.testing.assert_array_equal(kernel[0, 0, 0], first)
+    np.testing.assert_array_equal(kernel[2, 2, 1], final)
+
+
+@pytest.mark.parametrize("name", ["kaiming_normal", "xavier_uniform", "small_normal"])
+def test_the_same_numbers_jitted_and_eager(name):
+    init = INITIALIZERS[name]()
+    key, shape = jax.random.key(7), (3, 3, 4, 8)
+    eager = np.asarray(init(key, shape))
+    np.testing.assert_array_equal(eager, init(key, shape))
+    np.testing.assert_array_equal(eager, jax.jit(lambda key: init(key, shape))(key))
+    np.testing.assert_array_equal(eager, init(jax.random.PRNGKey(7), shape))  # an old-style key
+
+
+def test_the_same_numbers_born_sharded():
+    init, shape = kaiming_normal(), (3, 3, 4, 8)
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    for spec in (PartitionSpec(), PartitionSpec(None, None, None, "data")):
+        draw = jax.jit(lambda key: init(key, shape), out_shardings=NamedSharding(mesh, spec))
+        born = draw(jax.random.key(7))
+        assert born.sharding.is_equivalent_to(NamedSharding(mesh, spec), 4)
+        np.testing.assert_array_equal(born, init(jax.random.key(7), shape))
+
+
+def test_every_bit_of_the_key_counts():
+    words = jnp.asarray([[0, 0], [0, 1], [1, 0], [1, 1], [1 << 31, 0], [0, 1 << 31]], jnp.uint32)
+    draws = [small_normal()(jax.random.wrap_key_data(w), (4,)).tolist() for w in words]
+    assert len({tuple(draw) for draw in draws}) == len(draws)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_vmap_over_keys_gives_what_single_calls_give(jit):
+    init, keys = kaiming_normal(), jax.random.split(jax.random.key(1), 3)
+    many = jax.vmap(lambda key: init(key, (3, 3, 2, 4)))
+    together = (jax.jit(many) if jit else many)(keys)
+    np.testing.assert_array_equal(together, [init(key, (3, 3, 2, 4)) for key in keys])
+    assert len({float(draw.sum()) for draw in together}) == 3
+
+
+def test_nothing_is_drawn_for_a_shape(monkeypatch):
+    draws = []
+    philox = np.random.Philox
+    monkeypatch.setattr(np.random, "Philox", lambda seed: draws.append(seed) or philox(seed))
+    out = jax.eval_shape(lambda key: kaiming_normal()(key, KERNEL), jax.random.key(0))
+    assert (out.shape, out.dtype) == (KERNEL, jnp.float32)
+    jax.jit(lambda key: kaiming_normal()(key, KERNEL)).lower(jax.random.key(0))
+    assert draws == []
+    kaiming_normal()(jax.random.key(0), (3, 3, 2, 4)).block_until_ready()
+    assert len(draws) == 1
+
+
+@pytest.mark.parametrize("name", list(INITIALIZERS))
+def test_dtype(name):
+    init = INITIALIZERS[name]()
+    key, shape = jax.random.key(0), (3, 3, 2, 4)
+    assert init(key, shape).dtype == jnp.float32
+    half = init(key, shape, jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, init(key, shape).astype(jnp.bfloat16))

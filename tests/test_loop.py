@@ -1,0 +1,210 @@
+"""`fit`: what it writes, how it resumes, and how it stops."""
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train.loop
+from tests.runs import tiny
+from train.checkpoint import Checkpoints
+from train.config import ConfigError, DataConfig, OptimConfig, RunError
+from train.loop import fit
+from train.metrics import read_metrics
+from train.run import Run, read_config
+
+TIMES = ("seconds", "images_per_sec", "input_wait")
+
+
+def content(workdir: Path) -> tuple[list[dict], list[bytes]]:
+    """The rows of a run without their times, and every array of its last checkpoint."""
+    import jax
+
+    config = read_config(workdir)
+    restored = Checkpoints(workdir / "checkpoints", config.checkpoint).restore(
+        Run(config).new_state()
+    )
+    rows = [
+        {key: value for key, value in row.items() if key not in TIMES}
+        for row in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    ]
+    return rows, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(restored.state)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    fit(tiny(ema_decay=0.9), workdir, quiet=True)
+    return workdir
+
+
+def test_what_a_run_leaves(finished):
+    assert {p.name for p in finished.iterdir()} == {
+        *("config.json", "metrics.jsonl", "checkpoints", "tensorboard", "report")
+    }
+    assert read_config(finished) == tiny(ema_decay=0.9)
+    extras = json.loads((finished / "config.json").read_text())
+    assert extras["class_names"] == [str(i) for i in range(10)]
+    assert extras["versions"]["jax"] and extras["devices"].startswith("8 x ")
+    rows = read_metrics(finished / "metrics.jsonl")
+    assert [r["step"] for r in rows if r["split"] == "train"] == [10, 20, 30, 40, 50, 60]
+    assert [r["step"] for r in rows if r["split"] == "eval"] == [20, 40, 60]
+    assert {r["examples"] for r in rows if r["split"] == "eval"} == {359}
+    assert rows[-1]["loss"] < 2.25 < rows[0]["loss"]
+    first = rows[0]
+    assert first["epoch"] == pytest.approx(10 * 32 / 1438)
+    assert first["lr"] == pytest.approx(0.2 * (1 + np.cos(np.pi * 9 / 60)) / 2)
+    page = (finished / "report" / "index.html").read_text()
+    assert "resnet8_cifar" in page
+
+
+def test_keeps_the_newest_and_the_best(finished):
+    rows = [r for r in read_metrics(finished / "metrics.jsonl") if r["split"] == "eval"]
+    best = max(rows, key=lambda r: r["ema_top1"])["step"]
+    kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
+    assert kept == {55, 60, best}
+
+
+def test_returns_the_best(tmp_path):
+    config = tiny(duration="20st", eval=replace(tiny().eval, every="10st"))
+    row = fit(config, tmp_path, quiet=True)
+    evals = [r for r in read_metrics(tmp_path / "metrics.jsonl") if r["split"] == "eval"]
+    best = max(evals, key=lambda r: (r["top1"], r["step"]))
+    assert (row["step"], row["weights"], row["examples"]) == (best["step"], "raw", 359)
+    assert row["top1"] == best["top1"] and row["loss"] == pytest.approx(best["loss"], rel=1e-6)
+
+
+def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """Sends this process a signal in the middle of a step."""
+    original = train.loop._Trainer._one_step
+
+    def one_step(self, batch):
+        original(self, batch)
+        if self.step == step:
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+
+    monkeypatch.setattr(train.loop._Trainer, "_one_step", one_step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_resumes_exactly(finished, tmp_path, monkeypatch, number):
+    config = tiny(ema_decay=0.9)
+    with monkeypatch.context() as patch:
+        stopping_at(patch, 33, number)
+        with pytest.raises(
+            RunError, match=rf"stopped by {number.name} behind step 33 of 60, saved"
+        ):
+            fit(config, tmp_path, quiet=True)
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    fit(config, tmp_path, quiet=True)
+    assert content(tmp_path) == content(finished)
+
+
+def test_a_finished_run_is_left_alone(finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    row = fit(tiny(ema_decay=0.9), finished, quiet=True)
+    assert (finished / "metrics.jsonl").read_bytes() == before
+    assert row["weights"] == "ema"
+
+
+def test_another_run_is_refused_and_what_differs_is_said(finished):
+    other = tiny(ema_decay=0.9, seed=7, optim=OptimConfig(lr=0.4, lr_batch=32))
+    with pytest.raises(ConfigError, match=r"(?s)another run.*seed: 0 -> 7.*optim.lr: 0.2 -> 0.4"):
+        fit(other, finished, quiet=True)
+
+
+def test_how_it_is_read_may_change(finished):
+    data = replace(tiny().data, threads=2, prefetch=3)
+    fit(tiny(ema_decay=0.9, data=data), finished, quiet=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = tiny(optim=OptimConfig(lr=1e6, lr_batch=32), duration="200st")
+    with pytest.raises(RunError) as caught:
+        fit(config, tmp_path, quiet=True)
+    message = str(caught.value)
+    assert "not finite at step" in message and "learning rate" in message
+    steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+    last = f"the last good checkpoint is step {max(steps)}" if steps else "no checkpoint yet"
+    assert last in message
+    assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def photos(root: Path, count: int = 24) -> Path:
+    """Two classes that can be told apart: red and blue."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for channel, name in ((0, "red"), (2, "blue")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(0, 100, (16, 16, 3), np.uint8)
+                image[..., channel] += 150
+                Image.fromarray(image).save(root / split / name / f"{i:02}.png")
+    return root
+
+
+def test_a_bad_image_ends_the_run_and_loses_nothing(tmp_path):
+    root = photos(tmp_path / "photos")
+    bad = root / "train" / "blue" / "05.png"
+    bad.write_text("no image at all")
+    data = DataConfig(name="folder", dir=str(root), eval_split="val", image_size=16, threads=0)
+    config = tiny(data=data, checkpoint=replace(tiny().checkpoint, every=""), batch_size=8)
+    workdir = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"train/blue/05.png: not an image.*on_bad_image skip"):
+        fit(config, workdir, quiet=True)
+    saved = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
+    assert len(saved) <= 1  # the step it came to, unless it was the first
+
+    skipping = replace(config, data=replace(data, on_bad_image="skip"))
+    row = fit(skipping, tmp_path / "skip", quiet=True)
+    assert row["examples"] == 48 and row["top1"] == 1.0
+    train_rows = [r for r in read_metrics(tmp_path / "skip" / "metrics.jsonl") if "lr" in r]
+    assert train_rows[-1]["skipped"] == 1
+
+
+def test_unreadable_evaluation_images_are_counted(tmp_path):
+    root = photos(tmp_path / "photos")
+    (root / "val" / "red" / "03.png").write_bytes(b"")
+    data = DataConfig(name="folder", dir=str(root), eval_split="val", image_size=16, threads=0)
+    data = replace(data, on_bad_image="skip")
+    row = fit(tiny(data=data, batch_size=8, duration="10st"), tmp_path / "run", quiet=True)
+    assert (row["examples"], row["skipped"]) == (47, 1)
+
+
+def test_what_the_devices_do_not_divide_fails_before_compilation(tmp_path):
+    with pytest.raises(ConfigError, match=r"batch_size 30: does not divide over 8 devices.*24"):
+        fit(tiny(batch_size=30), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        fit(tiny(), tmp_path / "file", quiet=True)
+    with pytest.raises(ConfigError, match="Not a directory"):
+        fit(tiny(), tmp_path / "file" / "below", quiet=True)
+
+
+def test_signals_reach_only_the_main_thread_of_a_run(tmp_path):
+    """A run in another thread has no handlers to set, and trains all the same."""
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            fit(tiny(duration="5st"), tmp_path, quiet=True)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failures

@@ -1,0 +1,341 @@
+"""Every option of every config dataclass changes something (issue 2, must show 8).
+
+`CHANGES` names, for each field, another value and the observation that tells it from the default;
+`test_no_option_is_missing` keeps the table complete.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import train.data.pipeline
+from resnet_jax.spec import ResNetSpec
+from tests.runs import tiny
+from train.checkpoint import Checkpoints
+from train.config import ConfigError, ModelConfig, RunConfig, to_json
+from train.data.pipeline import eval_batches, train_batches
+from train.loop import fit
+from train.mesh import put_batch
+from train.metrics import read_metrics
+from train.optim import make_optimizer, make_schedule
+from train.recipes import all_recipes
+from train.run import Run, make_model
+
+
+def digest(tree: Any) -> str:
+    """A hash of every array in a tree, shapes included."""
+    text = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        text.update(f"{path} {np.shape(leaf)} {np.asarray(leaf).dtype}".encode())
+        text.update(np.asarray(leaf).tobytes())
+    return text.hexdigest()
+
+
+def network(config: RunConfig, workdir) -> str:
+    """What the network makes of a batch in training and in evaluation."""
+    model = make_model(config, 10)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16, 16, 3)), jnp.float32)
+
+    @jax.jit
+    def run(key):
+        variables = model.init(key, images, train=False)
+        keys = {"dropout": key}
+        trained = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=keys)
+        variables = {"params": variables["params"], **trained[1]}
+        return variables, trained, model.apply(variables, images, train=False)
+
+    return digest(run(jax.random.key(0)))
+
+
+def steps(config: RunConfig, workdir) -> str:
+    """The state after two training steps."""
+    run = Run(config)
+    state = run.new_state()
+    batches = train_batches(
+        run.splits.train,
+        config.data,
+        config.augment,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        start=0,
+        stop=2,
+    )
+    for batch in batches:
+        state, _ = run.train_step(state, put_batch(batch, run.mesh))
+    return digest(jax.device_get(state))
+
+
+def updates(config: RunConfig, workdir) -> str:
+    """The optimiser on a small problem, over the whole run's schedule."""
+    total = Run(config).total_steps
+    schedule = make_schedule(config, examples=1438, total_steps=total)
+    tx = make_optimizer(config.optim, schedule)
+    params = {"kernel": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5])}
+    state = tx.init(params)
+    for i in range(3):
+        grads = jax.tree.map(lambda p, i=i: 3 * p + i, params)
+        change, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, change)
+    return digest((params, [schedule(i) for i in range(0, 60, 5)]))
+
+
+def batch(config: RunConfig, workdir) -> str:
+    """The first training batch and the whole evaluation."""
+    splits = Run(config).splits
+    first = next(
+        train_batches(
+            splits.train,
+            config.data,
+            config.augment,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start=0,
+            stop=1,
+        )
+    )
+    size = config.eval.batch_size
+    return digest([first, *eval_batches(splits.eval, config.data, config.eval, batch_size=size)])
+
+
+def names(config: RunConfig, workdir) -> str:
+    """Sizes and classes of the splits."""
+    splits = Run(config).splits
+    return f"{len(splits.train)} {len(splits.eval)} {splits.train.class_names}"
+
+
+def leaves(config: RunConfig, workdir) -> str:
+    """What a whole run leaves: rows and checkpoints."""
+    fit(config, workdir, quiet=True)
+    rows = [(r["step"], r["split"]) for r in read_metrics(workdir / "metrics.jsonl")]
+    kept = sorted(p.name for p in (workdir / "checkpoints").iterdir())
+    return f"{rows} {kept}"
+
+
+def reading(config: RunConfig, workdir) -> str:
+    """How Grain is asked to read: threads, processes and buffers, which change no batch."""
+    asked = []
+
+    def spy(original):
+        def ask(*args, **kwargs):
+            asked.append((args, kwargs))
+            return original(*args, **kwargs)
+
+        return ask
+
+    grain = train.data.pipeline.grain
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ReadOptions", "MultiprocessingOptions"):
+            patch.setattr(grain, name, spy(getattr(grain, name)))
+        patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, _: self)
+        batch(config, workdir)
+    return str(asked)
+
+
+def outcome(config: RunConfig, workdir) -> str:
+    """The error that reading ends in, or that there is none."""
+    try:
+        return batch(config, workdir)
+    except ConfigError as error:
+        return str(error)
+
+
+def cache(config: RunConfig, workdir) -> str:
+    """Whether compiled programs lie in the folder that is named."""
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        from jax.experimental.compilation_cache import compilation_cache
+
+        compilation_cache.reset_cache()
+        named = replace(config, compilation_cache=str(workdir / "programs"))
+        config = named if config.compilation_cache else config
+        fit(config, workdir / "run", quiet=True)
+        return str((workdir / "programs").exists())
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+
+
+def processes(config: RunConfig, workdir) -> str:
+    """What the distributed runtime is asked for (two real processes: test_mesh.py)."""
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.distributed, "initialize", lambda *args: asked.append(args))
+        train.mesh.start_processes(config.mesh)
+    return str(asked)
+
+
+def recipe(config: RunConfig, workdir) -> str:
+    """The title of the report."""
+    fit(config, workdir, quiet=True)
+    return re.search("<title>(.*?)</title>", (workdir / "report" / "index.html").read_text())[1]
+
+
+SHORT = {"duration": "4st", "log_every": "2st", "eval.every": "2st"}
+SYNTHETIC = {"data.name": "synthetic", "data.examples": 40, "data.classes": 7}
+BOTTLENECK = {"model.block": "bottleneck"}
+MESH = {"mesh.coordinator": "localhost:1", "mesh.processes": 2, "mesh.process_id": 0}
+CROP = {"augment.crop": "random_resized"}
+ADAM = {"optim.name": "adamw"}
+STEP = {"optim.schedule": "step"}
+
+# field: (the other value, the observation, what both sides are set to besides)
+CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "recipe": ("mine", recipe, SHORT),
+    "duration": ("30st", updates, {}),
+    "batch_size": (64, batch, {}),
+    "seed": (1, steps, {}),
+    "precision": ("bf16", steps, {}),
+    "ema_decay": (0.9, steps, {}),
+    "norm_group_size": (4, steps, {}),
+    "log_every": ("4st", leaves, SHORT),
+    "compilation_cache": ("there", cache, SHORT),
+    "model.depths": ((1, 2), network, {}),
+    "model.block": ("bottleneck", network, {}),
+    "model.width": (16, network, {}),
+    "model.groups": (2, network, BOTTLENECK),
+    "model.group_width": (128, network, BOTTLENECK),
+    "model.stem": ("deep", network, {}),
+    "model.stride_at": ("1x1", network, BOTTLENECK),
+    "model.shortcut": ("B", network, {}),
+    "model.avg_down": (True, network, {"model.shortcut": "B"}),
+    "model.preact": (True, network, {}),
+    "model.zero_gamma": (False, network, {}),
+    "model.kernel_init": ("xavier_uniform", network, {}),
+    "model.norm_momentum": (0.5, network, {}),
+    "model.norm_epsilon": (0.1, network, {}),
+    "model.drop_path": (0.9, network, {"model.zero_gamma": False}),
+    "model.dropout": (0.5, network, {}),
+    "model.name": ("resnet18", network, {"model.width": None}),
+    "data.name": ("synthetic", names, {}),
+    "data.dir": ("/nowhere", outcome, {"data.name": "cifar10"}),
+    "data.train_split": ("other", outcome, {}),
+    "data.eval_split": ("other", outcome, {}),
+    "data.eval_fraction": (0.5, names, {}),
+    "data.split_seed": (1, batch, {}),
+    "data.image_size": (12, batch, {}),
+    "data.mean": ((0.5,), steps, {}),
+    "data.std": ((0.5,), steps, {}),
+    "data.on_bad_image": ("skip", outcome, {}),
+    "data.max_pixels": (10, outcome, {}),
+    "data.threads": (2, reading, {}),
+    "data.workers": (1, reading, {}),
+    "data.prefetch": (3, reading, {"data.threads": 2}),
+    "data.examples": (50, names, SYNTHETIC),
+    "data.classes": (5, names, SYNTHETIC),
+    "augment.crop": ("none", batch, {}),
+    "augment.area": ((0.1, 0.2), batch, CROP),
+    "augment.aspect": ((3.0, 4.0), batch, CROP),
+    "augment.pad": (3, batch, {}),
+    "augment.flip": (True, batch, {}),
+    "mix.label_smoothing": (0.1, steps, {}),
+    "optim.name": ("adamw", updates, {}),
+    "optim.lr": (0.3, updates, {}),
+    "optim.lr_batch": (64, updates, {}),
+    "optim.momentum": (0.5, updates, {}),
+    "optim.nesterov": (True, updates, {}),
+    "optim.beta2": (0.5, updates, ADAM),
+    "optim.epsilon": (0.1, updates, ADAM),
+    "optim.weight_decay": (0.5, updates, {}),
+    "optim.decay": ("decoupled", updates, {}),
+    "optim.decay_mask": ("all", updates, {}),
+    "optim.clip": (0.1, updates, {}),
+    "optim.schedule": ("constant", updates, {}),
+    "optim.warmup": ("10st", updates, {}),
+    "optim.milestones": (("10st",), updates, STEP),
+    "optim.gamma": (0.5, updates, STEP),
+    "eval.every": ("4st", leaves, SHORT),
+    "eval.batch_size": (64, batch, {}),
+    "eval.crop_fraction": (0.5, batch, {}),
+    "checkpoint.every": ("1st", leaves, {**SHORT, "checkpoint.every": "", "checkpoint.keep": 3}),
+    "checkpoint.keep": (1, leaves, {**SHORT, "checkpoint.every": "1st"}),
+    "checkpoint.best": ("loss", None, {}),
+    "mesh.coordinator": ("localhost:2", processes, MESH),
+    "mesh.processes": (3, processes, MESH),
+    "mesh.process_id": (1, processes, MESH),
+}
+
+
+def test_no_option_is_missing():
+    def paths(cls: Any, where: str = "") -> list[str]:
+        found = []
+        for field in fields(cls):
+            inner = field.default_factory if field.default_factory is not dataclasses.MISSING else 0
+            found += paths(inner, f"{field.name}.") if is_dataclass(inner) else [where + field.name]
+        return found
+
+    assert sorted(CHANGES) == sorted(paths(RunConfig))
+    assert {f.name for f in fields(ResNetSpec)} < {f.name for f in fields(ModelConfig)}
+
+
+def changed(config: RunConfig, path: str, value: Any) -> RunConfig:
+    head, _, name = path.rpartition(".")
+    if not head:
+        return replace(config, **{name: value})
+    return replace(config, **{head: replace(getattr(config, head), **{name: value})})
+
+
+def together(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """Several changes at once: fields of one group are valid only together."""
+    groups: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        head, _, name = path.rpartition(".")
+        groups.setdefault(head, {})[name] = value
+    for head, values in groups.items():
+        inner = replace(getattr(config, head), **values) if head else None
+        config = replace(config, **({head: inner} if head else values))
+    return config
+
+
+@pytest.mark.parametrize("path", [path for path, change in CHANGES.items() if change[1]])
+def test_option_changes_something(path, tmp_path):
+    value, observe, besides = CHANGES[path]
+    base = together(tiny(), besides)
+    other = changed(base, path, value)
+    assert to_json(base) != to_json(other)
+    if observe is outcome and not besides:
+        bad = path == "data.on_bad_image"
+        base, other = (in_folder(c, tmp_path / "photos", bad=bad) for c in (base, other))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert observe(base, tmp_path / "a") != observe(other, tmp_path / "b")
+
+
+def in_folder(config: RunConfig, root: Path, *, bad: bool) -> RunConfig:
+    """The same options over a folder of three splits and two classes, maybe with a bad file."""
+    for shade, split in enumerate(("train", "test", "other")):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (9, 9), shade).save(root / split / name / "0.png")
+    if bad:
+        (root / "train" / "a" / "1.png").write_text("text")
+    return replace(config, data=replace(config.data, name="folder", dir=str(root)))
+
+
+def test_best_is_by_loss_if_asked(tmp_path):
+    """Two evaluations that top-1 and loss judge differently: the one that is kept differs."""
+    kept = {}
+    for best in ("top1", "loss"):
+        config = replace(tiny().checkpoint, best=best, keep=1)
+        checkpoints = Checkpoints(tmp_path / best, config)
+        figures = {1: (0.9, 2.0), 2: (0.5, 1.0), 3: (0.1, 3.0)}
+        state = Run(tiny()).new_state()
+        for step, (top1, loss) in figures.items():
+            checkpoints.save(step, state, {"window": {}, "bad": []}, {"top1": top1, "loss": loss})
+        checkpoints.wait()
+        kept[best] = checkpoints.steps()
+    assert kept == {"top1": [1, 3], "loss": [2, 3]}
+
+
+def test_recipes_only_use_options_that_are_tested():
+    assert all(json.dumps(to_json(config)) for config in all_recipes().values())
