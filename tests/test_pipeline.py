@@ -175,17 +175,10 @@ def test_threads_change_nothing(threads, prefetch):
     assert_same(evaluated(source, 6, data), evaluated(source, 6))
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_workers_change_nothing(threads):
-    data = dataclasses.replace(DATA, threads=threads, workers=2)
+def test_workers_change_nothing():
+    data = dataclasses.replace(DATA, threads=2, workers=2)
     source = noise()
     assert_same(batches(source, 6, 1, 6, data=data), batches(source, 6, 1, 6))
-
-
-def test_workers_evaluate_every_example_once():
-    data = dataclasses.replace(DATA, workers=2)
-    source = noise()
-    assert_same(evaluated(source, 8, data, shard=(1, 2)), evaluated(source, 8, shard=(1, 2)))
 
 
 # --- augmentation --------------------------------------------------------------------------------
@@ -378,6 +371,13 @@ def test_bad_image_is_masked_in_evaluation(tmp_path):
     for i, image in zip(column(found, "index"), column(found, "image"), strict=True):
         expected = eval_image(png(i), 4, 1.0, max_pixels=100) if i >= 0 else np.zeros_like(image)
         np.testing.assert_array_equal(image, expected)
+
+
+def test_workers_evaluate_every_example_once(tmp_path):
+    source = photos(tmp_path, BAD)
+    data = dataclasses.replace(SKIP, workers=2)
+    expected = evaluated(source, 4, SKIP, shard=(1, 2))
+    assert_same(evaluated(source, 4, data, shard=(1, 2)), expected)
 
 
 @pytest.mark.parametrize("gone", [0, 5])

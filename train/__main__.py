@@ -162,12 +162,19 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
+def _without_echoes(kind: type[BaseException], value: BaseException, trace: Any) -> None:
+    """An excepthook: on a full disk TensorStore prints one of these for every array it dropped."""
+    if str(value) != "Event loop is closed":
+        sys.__excepthook__(kind, value, trace)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0 done, 2 bad input or config, 1 anything else."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
+    sys.excepthook = _without_echoes
     try:
         if args[0] not in COMMANDS:
             raise ConfigError(f"unknown command {args[0]!r}: choose from {', '.join(COMMANDS)}")

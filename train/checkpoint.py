@@ -1,7 +1,9 @@
 """Checkpoints of a run, written by Orbax beside the training."""
 
 import contextlib
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +47,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file it touches
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every file it touches,
+        # and on a full disk asyncio repeats the error for every array
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         sign = -1 if config.best == "loss" else 1
 
         def score(metrics: dict[str, float]) -> float:
@@ -100,10 +104,11 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk
             good = [s for s in self.steps() if s != step]
             last = f"the last good one is step {good[-1]}" if good else "there is none before it"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            full = os.strerror(errno.ENOSPC)  # TensorStore says it in the middle of 3 kB
+            reason = full if full in str(error) else f"{type(error).__name__}: {error}"[:300]
             raise RunError(
-                f"a checkpoint could not be written to {self.folder}: {reason}. {last}; "
-                "the same command resumes from it"
+                f"a checkpoint could not be written to {self.folder}: {reason}; {last}, and "
+                "the same command resumes there"
             ) from error
 
     def restore(self, state: TrainState) -> Restored | None:
