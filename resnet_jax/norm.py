@@ -38,6 +38,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, ..., C] -> [B, ..., C] in `dtype`."""
+        x = jnp.asarray(x)
         features = x.shape[-1:]
         scale = self.param("scale", self.scale_init, features, jnp.float32)
         bias = self.param("bias", jax.nn.initializers.zeros, features, jnp.float32)
@@ -48,8 +49,8 @@ class BatchNorm(nn.Module):
             return self._normalise(x, mean.value, var.value, scale, bias)
 
         batch = x.shape[0]
-        group = self.group_size or batch
-        if batch % group:
+        group = batch if self.group_size is None else self.group_size
+        if group < 1 or batch % group:
             raise ValueError(f"group_size {group}: does not divide the batch of {batch} examples")
         grouped = x.reshape(batch // group, group, *x.shape[1:])
         axes = tuple(range(1, grouped.ndim - 1))

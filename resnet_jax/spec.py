@@ -3,10 +3,12 @@
 Nothing here imports JAX.
 """
 
-import typing
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from resnet_jax.fields import check_fields
 
 
 class ConvPlan(NamedTuple):
@@ -81,12 +83,7 @@ class ResNetSpec:
     """Dropout before the classifier."""
 
     def __post_init__(self) -> None:
-        for field, kind in typing.get_type_hints(type(self)).items():
-            choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-            if choices and getattr(self, field) not in choices:
-                raise ValueError(
-                    f"{field} {getattr(self, field)!r}: choose from {', '.join(map(repr, choices))}"
-                )
+        check_fields(self)
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f"depths {self.depths!r}: needs one positive number a stage")
         for field in ("width", "groups", "group_width"):
@@ -95,8 +92,16 @@ class ResNetSpec:
         for field in ("drop_path", "dropout", "norm_momentum"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} {getattr(self, field)}: must be in [0, 1)")
-        if self.norm_epsilon <= 0:
+        if not 0 < self.norm_epsilon < math.inf:
             raise ValueError(f"norm_epsilon {self.norm_epsilon}: must be positive")
+        if self.stem == "deep" and self.width < 2:
+            raise ValueError(f"width {self.width}: a deep stem starts with half of it; at least 2")
+        if self.width * self.group_width < 64:
+            raise ValueError(
+                f"group_width {self.group_width}: leaves a group of width {self.width} nothing"
+            )
+        if self.drop_path and self.shortcut == "none":
+            raise ValueError(f"drop_path {self.drop_path}: shortcut 'none' leaves no other path")
         if self.block == "basic" and (self.groups, self.group_width) != (1, 64):
             raise ValueError(
                 f"groups {self.groups} x {self.group_width}: a basic block has none; "

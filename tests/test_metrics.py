@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from train.config import RunError
-from train.metrics import MetricsLog, NonFinite, Window, means, read_metrics
+from train.metrics import MetricsLog, NonFinite, Window, means, parse_metrics, read_metrics
 
 
 def sums(step: int) -> dict[str, jnp.ndarray]:
@@ -141,6 +141,22 @@ def test_a_whole_last_line_needs_no_end(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == [row(1), row(2)]
 
 
+def test_lines_that_are_no_rows_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    torn = ['{"step": 2, "spl', "12", "null", '{"step": "x", "split": "train"}', '{"split": "a"}']
+    path.write_text("\n".join([json.dumps(row(1)), *torn, "", json.dumps(row(3))]) + "\n")
+    assert parse_metrics(path) == ([row(1), row(3)], 5)
+    path.write_bytes(json.dumps(row(1)).encode() + b"\n\xff\xfe\x00\n")
+    assert parse_metrics(path) == ([row(1)], 1)
+
+
+def test_rows_are_in_order_and_the_last_of_two_counts(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    again = {**row(2), "loss": 9.0}
+    write(path, [row(2), row(3), row(2, "eval"), row(1), again])
+    assert read_metrics(path) == [row(1), again, row(2, "eval"), row(3)]
+
+
 # --- MetricsLog ----------------------------------------------------------------------------------
 
 
@@ -234,3 +250,14 @@ def test_tensorboard_forgets_what_is_behind_the_checkpoint(tmp_path):
     MetricsLog(tmp_path, 5).close()
     starts = [e.step for e in events(tmp_path) if e.session_log.status == SessionLog.START]
     assert starts == [6]  # TensorBoard drops steps from this one on
+
+
+def test_a_row_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log._file.close()
+    log._file = Path("/dev/full").open("a")  # noqa: SIM115 (`log.close` closes it)
+    with pytest.raises(RunError) as error:
+        log.write(row(1))
+    log.close()  # what was not written was said once
+    assert str(tmp_path / "metrics.jsonl") in str(error.value)
+    assert "No space left on device" in str(error.value)

@@ -23,7 +23,8 @@ import train.data.pipeline
 from resnet_jax.spec import ResNetSpec
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
-from train.config import ConfigError, ModelConfig, RunConfig, to_json
+from train.config import ConfigError, ModelConfig, RunConfig
+from train.config_json import to_json
 from train.data.pipeline import eval_batches, train_batches
 from train.loop import fit
 from train.mesh import put_batch

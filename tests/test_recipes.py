@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.zoo import ZOO
-from train.config import ConfigError, DataConfig, RunConfig, to_json, to_steps
+from train.config import ConfigError, DataConfig, RunConfig, to_steps
+from train.config_json import to_json
 from train.data.images import decode
 from train.data.sources import open_splits
 from train.recipes import all_recipes, get_recipe, modules

@@ -1,10 +1,14 @@
-"""train/tables.py, through the command line: `models` and `recipes`."""
+"""train/tables.py, through the command line where there is one of its own."""
+
+from pathlib import Path
 
 import pytest
 
 from resnet_jax.zoo import ZOO
 from train.__main__ import main
+from train.inference import Guess
 from train.recipes import all_recipes, modules
+from train.tables import print_guesses
 
 # He 2016a and 2016b, torchvision and timm
 PARAMETERS = {
@@ -192,6 +196,28 @@ def test_recipes_lists_every_recipe(capsys):
     assert ["cifar10-resnet56", "resnet56_cifar", "cifar10", "64000st", "128", "fp32"] in expected
     for module in modules():  # what is said of them, word for word
         assert module.__doc__.strip() in text
+
+
+def test_guesses_of_each_image(capsys):
+    print_guesses(
+        {
+            Path("photos/a.jpg"): [Guess("cat", 0.8754), Guess("dog", 0.1246)],
+            Path("b.png"): [Guess("dog", 1.0), Guess("cat", 0.0)],
+        }
+    )
+    out = capsys.readouterr().out
+    assert rows(out) == [
+        ["photos/a.jpg", "cat 87.5%", "dog 12.5%"],
+        ["b.png", "dog 100.0%", "cat 0.0%"],
+    ]
+    head = next(line for line in out.splitlines() if "top-" in line)
+    assert head.strip("┃").replace("┃", " ").split() == ["image", "top-1", "top-2"]
+
+
+@pytest.mark.parametrize("name", ["cat [grey].jpg", "a[/].jpg", "[red]", "a:cat:.jpg"])
+def test_names_that_look_like_markup_are_printed_as_they_are(capsys, name):
+    print_guesses({Path(name): [Guess(name, 1.0)]})
+    assert rows(capsys.readouterr().out) == [[name, f"{name} 100.0%"]]
 
 
 def test_help_of_models(capsys):

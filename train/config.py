@@ -5,18 +5,16 @@ Nothing here imports JAX, so a mistake is reported at once.
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import itertools
-import json
 import re
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from resnet_jax.fields import check_fields
 from resnet_jax.spec import ResNetSpec
 from resnet_jax.zoo import get_spec
 
@@ -69,6 +67,13 @@ def _check(where: str, value: Any, good: bool, rule: str) -> None:
         raise ConfigError(f"{where} {value!r}: {rule}")
 
 
+def _check_types(config: Any, where: str) -> None:
+    try:
+        check_fields(config, where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field, which Python itself throws away."""
     docs = {}
@@ -103,6 +108,7 @@ class ModelConfig(_SpecChanges):
     """A name from `resnet-jax models`."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "model.")
         try:
             get_spec(self.name, **self.changes)
         except ValueError as error:
@@ -154,6 +160,7 @@ class DataConfig:
     """Classes of synthetic data."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "data.")
         _check("data.image_size", self.image_size, self.image_size >= 1, "must be at least 1")
         _check("data.threads", self.threads, self.threads >= 0, "must be at least 0")
         _check("data.workers", self.workers, self.workers >= 0, "must be at least 0")
@@ -186,6 +193,7 @@ class AugmentConfig:
     """Mirror left-right with probability 1/2."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "augment.")
         low, high = self.area
         _check("augment.area", self.area, 0 < low <= high <= 1, "needs 0 < low <= high <= 1")
         low, high = self.aspect
@@ -201,6 +209,7 @@ class MixConfig:
     """Share of the target spread evenly over all classes (Szegedy 2016, section 7)."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "mix.")
         value = self.label_smoothing
         _check("mix.label_smoothing", value, 0 <= value < 1, "must be in [0, 1)")
 
@@ -241,6 +250,7 @@ class OptimConfig:
     """The step schedule's factor."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "optim.")
         _check("optim.lr", self.lr, self.lr > 0, "must be positive")
         _check("optim.lr_batch", self.lr_batch, self.lr_batch >= 0, "must be at least 0")
         for name in ("momentum", "beta2"):
@@ -266,6 +276,7 @@ class EvalConfig:
     """Resize the short side to image_size / crop_fraction, then cut out the centre."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "eval.")
         _check_duration("eval.every", self.every)
         _check("eval.batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         value = self.crop_fraction
@@ -284,6 +295,7 @@ class CheckpointConfig:
     """The evaluation figure that decides which one is best."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "checkpoint.")
         _check_duration("checkpoint.every", self.every, off=True)
         _check("checkpoint.keep", self.keep, self.keep >= 1, "must be at least 1")
 
@@ -300,6 +312,7 @@ class MeshConfig:
     """Which of them this is."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "mesh.")
         given = {f.name: getattr(self, f.name) is not None for f in dataclasses.fields(self)}
         if any(given.values()) and not all(given.values()):
             missing = ", ".join(f"mesh.{name}" for name, there in given.items() if not there)
@@ -342,6 +355,7 @@ class RunConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
+        _check_types(self, "")
         _check_duration("duration", self.duration)
         _check_duration("log_every", self.log_every)
         _check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
@@ -351,77 +365,3 @@ class RunConfig:
         if group is not None:
             good = group >= 1 and self.batch_size % group == 0
             _check("norm_group_size", group, good, f"must divide batch_size {self.batch_size}")
-
-
-# Where a run reads and how fast, not what it computes: may differ when a run is resumed.
-_FREE = ("compilation_cache", "data.dir", "data.threads", "data.workers", "data.prefetch", "mesh")
-
-
-def to_json(config: RunConfig) -> dict[str, Any]:
-    """The config as plain nested dicts; fields of the spec that are not set are left out."""
-    tree = json.loads(json.dumps(dataclasses.asdict(config)))
-    tree["model"] = {k: v for k, v in tree["model"].items() if v is not None}
-    return tree
-
-
-def from_json(tree: dict[str, Any]) -> RunConfig:
-    """The inverse of `to_json`.
-
-    Raises:
-      ConfigError: an unknown field (the nearest ones are listed) or a bad value.
-    """
-    return _build(RunConfig, tree, "")
-
-
-def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    for key in tree:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=3, cutoff=0.4) or sorted(hints)
-            raise ConfigError(f"unknown field {where + key!r}: did you mean {', '.join(near)}?")
-    values = {}
-    for key, value in tree.items():
-        if dataclasses.is_dataclass(hints[key]):
-            value = _build(hints[key], value, f"{where}{key}.")
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif not _fits(value, hints[key]):
-            raise ConfigError(f"{where}{key} {value!r}: needs {_spell(hints[key])}")
-        values[key] = value
-    return cls(**values)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        return value in typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, k) for k in typing.get_args(kind))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin or kind)
-
-
-def _spell(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
-    return getattr(kind, "__name__", str(kind))
-
-
-def flatten(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested dicts as {"optim.lr": 0.1, ...}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = flatten(value, f"{where}{key}.") if isinstance(value, dict) else None
-        flat.update({where + key: value} if inner is None else inner)
-    return flat
-
-
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """What would make `new` another run than `old`, one line a field: "optim.lr: 0.1 -> 0.2"."""
-    a, b = flatten(to_json(old)), flatten(to_json(new))
-    free = lambda key: key in _FREE or key.split(".")[0] in _FREE  # noqa: E731
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not free(key)]
-    return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in keys]

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from train.config import ConfigError, RunConfig, differences, from_json, to_json, to_steps
+from train.config import ConfigError, RunConfig, to_steps
+from train.config_json import differences, from_json, to_json
 from train.data.sources import Splits, open_splits
 
 _EXTRAS = ("versions", "commit", "devices", "class_names", "parameters")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def _npz(config: DataConfig) -> Splits:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None
     missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
     if missing:
@@ -184,9 +185,11 @@ def _npz(config: DataConfig) -> Splits:
             f"{path}: no array {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}"
         )
     labels = np.asarray(arrays["y_train"]).ravel()
+    if not labels.size:
+        raise ConfigError(f"{path}: split 'train' has no examples")
     names = arrays.get("class_names")
-    if names is None and labels.size and np.issubdtype(labels.dtype, np.integer):
-        names = np.arange(labels.max() + 1)
+    if names is None and np.issubdtype(labels.dtype, np.integer):
+        names = np.arange(int(labels.max()) + 1)
     class_names = [str(name) for name in (() if names is None else names)]
     return Splits(*(_npz_split(path, arrays, s, class_names) for s in ("train", "test")))
 
@@ -259,7 +262,8 @@ def _read_folder(root: Path, folder: Path, class_names: Sequence[str] | None) ->
     names = list(class_names or classes)
     files, labels = [], []
     for name in classes:
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files_here = (p for p in (folder / name).rglob("*") if p.is_file())
+        found = sorted(p for p in files_here if p.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise ConfigError(f"{folder / name}: no images in it ({', '.join(IMAGE_SUFFIXES)})")
         files += found

@@ -1,0 +1,53 @@
+"""Checks of a dataclass's values against its annotations, for specs and configs alike."""
+
+import types
+import typing
+from typing import Any, Literal
+
+
+def check_fields(instance: Any, where: str = "") -> None:
+    """Raises `ValueError` if a field is not what its annotation says; lists become tuples.
+
+    >>> @dataclasses.dataclass
+    ... class Options:
+    ...     shape: Literal["round", "square"]
+    >>> check_fields(Options("flat"), "drawing.")
+    Traceback (most recent call last):
+    ValueError: drawing.shape 'flat': choose from 'round', 'square'
+    """
+    for name, kind in typing.get_type_hints(type(instance)).items():
+        value = getattr(instance, name)
+        if isinstance(value, list):  # as JSON gives them
+            value = tuple(value)
+            object.__setattr__(instance, name, value)
+        if not _fits(value, kind):
+            raise ValueError(f"{where}{name} {value!r}: {_rule(kind)}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = (args[0],) * len(value) if args[-1] is Ellipsis else args
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind in (int, float):
+        numbers = (int, float) if kind is float else int
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _rule(kind: Any) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return f"choose from {', '.join(map(repr, args))}"
+    if origin in (typing.Union, types.UnionType):
+        return _rule(next(arg for arg in args if arg is not type(None)))
+    if origin is tuple:
+        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+        return f"needs a tuple of {count}{args[0].__name__}"
+    return f"needs {kind.__name__}"

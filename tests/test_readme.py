@@ -1,0 +1,56 @@
+"""The README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_examples_run():
+    rng = np.random.default_rng(0)
+    names = {
+        "batch": {
+            "image": rng.integers(0, 256, (16, 32, 32, 3), np.uint8),
+            "label": rng.integers(0, 10, 16).astype(np.int32),
+            "mask": np.ones(16, np.float32),
+        }
+    }
+    model, step = blocks()
+    # The example's network is a large one; what is shown is the same on a small one.
+    exec(model.replace("resnet50d", "resnet18d").replace("224, 224", "32, 32"), names)
+    assert names["logits"].shape == (2, 10) and names["logits"].dtype == np.float32
+    assert set(names["updates"]) == {"batch_stats"}
+    exec(step, names)
+    assert names["sums"]["count"] == 16 and np.isfinite(names["sums"]["loss"])
+    assert names["state"].step == 1
+    assert jax.tree.leaves(names["state"].params)
+
+
+def test_commands_exist():
+    """Every recipe and command that the README names is there."""
+    from train.__main__ import COMMANDS
+    from train.recipes import all_recipes
+
+    text = (ROOT / "README.md").read_text()
+    used = re.findall(r"resnet-jax (\w+)(?: ([a-z][\w-]+))?", text)
+    assert {command for command, _ in used} <= set(COMMANDS)
+    recipes = {name for command, name in used if command == "train" and name} - {"on"}
+    assert recipes <= set(all_recipes())
+
+
+def test_options_exist():
+    from train.config import RunConfig
+    from train.config_json import flatten, to_json
+
+    text = (ROOT / "README.md").read_text()
+    options = set(re.findall(r"--([a-z_]+(?:\.[a-z_]+)?)", text))
+    known = set(flatten(to_json(RunConfig()))) | {"workdir", "csv", "checkpoint", "help"}
+    spec = {option for option in options if option.startswith("model.")}
+    assert options - spec <= known, options - spec - known

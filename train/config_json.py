@@ -1,0 +1,61 @@
+"""A `RunConfig` as JSON and back, and what tells two of them apart."""
+
+import dataclasses
+import difflib
+import json
+import typing
+from typing import Any
+
+from train.config import ConfigError, RunConfig
+
+# Where a run reads and how fast, not what it computes: may differ when a run is resumed.
+_FREE = ("compilation_cache", "data.dir", "data.threads", "data.workers", "data.prefetch", "mesh")
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """The config as plain nested dicts; fields of the spec that are not set are left out."""
+    tree = json.loads(json.dumps(dataclasses.asdict(config)))
+    tree["model"] = {k: v for k, v in tree["model"].items() if v is not None}
+    return tree
+
+
+def from_json(tree: dict[str, Any]) -> RunConfig:
+    """The inverse of `to_json`.
+
+    Raises:
+      ConfigError: an unknown field (the nearest ones are listed) or a bad value.
+    """
+    return _build(RunConfig, tree, "")
+
+
+def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=3, cutoff=0.4) or sorted(hints)
+            raise ConfigError(f"unknown field {where + key!r}: did you mean {', '.join(near)}?")
+    values = {}
+    for key, value in tree.items():
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}{key} {value!r}: needs an object of options")
+            value = _build(hints[key], value, f"{where}{key}.")
+        values[key] = value
+    return cls(**values)
+
+
+def flatten(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested dicts as {"optim.lr": 0.1, ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flatten(value, f"{where}{key}.") if isinstance(value, dict) else None
+        flat.update({where + key: value} if inner is None else inner)
+    return flat
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What would make `new` another run than `old`, one line a field: "optim.lr: 0.1 -> 0.2"."""
+    a, b = flatten(to_json(old)), flatten(to_json(new))
+    free = lambda key: key in _FREE or key.split(".")[0] in _FREE  # noqa: E731
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not free(key)]
+    return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in keys]
