@@ -15,7 +15,6 @@ from train.data.images import eval_image
 from train.data.pipeline import (
     BadExample,
     HostBatch,
-    channels,
     eval_batches,
     train_batches,
 )
@@ -88,12 +87,12 @@ def test_batch_holds_what_it_says(depth):
 @pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
 def test_one_channel_stays_one_channel(crop):
     source = noise(depth=1, size=6)
-    assert channels(source) == 1
+    assert source.channels == 1
     [batch] = batches(source, 5, 0, 1, augment=AugmentConfig(crop=crop))
     assert batch["image"].shape == (5, 4, 4, 1) and batch["image"].any()
     for batch in evaluated(source, 8):
         assert batch["image"].shape == (8, 4, 4, 1)
-    assert channels(noise()) == 3
+    assert noise().channels == 3
 
 
 def test_no_steps_are_no_batches():
@@ -414,6 +413,7 @@ class Mislabelled:
 
     label: int
     class_names: Sequence[str] = ("ape", "bee", "cat")
+    channels: int = 3
 
     def __len__(self) -> int:
         return 6
@@ -429,7 +429,7 @@ class Mislabelled:
 def test_label_out_of_range_is_named(label):
     source = Mislabelled(label)
     for stream in (lambda: batches(source, 6, 0, 1), lambda: evaluated(source, 4)):
-        with pytest.raises(BadExample) as error:
+        with pytest.raises(ConfigError) as error:
             stream()
         assert str(error.value) == f"split[3]: label {label} is not in 0..2"
 

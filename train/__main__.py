@@ -1,6 +1,5 @@
 """The command line: `resnet-jax COMMAND`, or `python -m train COMMAND`."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,8 +107,9 @@ def evaluate(args: list[str]) -> None:
     workdir, config = _run_dir(names)
     given = _parse("eval DIR", "Evaluate a run.", EvalArgs, EvalArgs(config), options)
     from train.inference import evaluate_run
+    from train.metrics import to_line
 
-    print(json.dumps(evaluate_run(given.config, workdir, given.checkpoint)))
+    print(to_line(evaluate_run(given.config, workdir, given.checkpoint)), end="")
 
 
 def predict(args: list[str]) -> None:

@@ -45,7 +45,7 @@ class Window:
                 self.totals[name] = self.totals.get(name, 0.0) + float(value)
             self.totals["steps"] = self.totals.get("steps", 0) + 1
         self._pending = []
-        return self.totals
+        return dict(self.totals)  # a checkpoint writes it while the next steps are added
 
     def close(self) -> Row:
         """The means of the window, which then starts anew."""
@@ -87,7 +87,7 @@ class MetricsLog:
         with self._named_errors():
             keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
             replacement = self.path.with_suffix(".tmp")
-            replacement.write_text("".join(json.dumps(row) + "\n" for row in keep))
+            replacement.write_text("".join(map(to_line, keep)))
             os.replace(replacement, self.path)
             self._file = self.path.open("a")
             board.mkdir(exist_ok=True)
@@ -107,10 +107,10 @@ class MetricsLog:
         values = [
             Summary.Value(tag=f"{row['split']}/{name}", simple_value=value)
             for name, value in row.items()
-            if name not in ("step", "split")
+            if value is not None and name not in ("step", "split")
         ]
         with self._named_errors():
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(to_line(row))
             self._file.flush()
             os.fsync(self._file.fileno())
             self._add_event(row["step"], summary=Summary(value=values))
@@ -135,6 +135,15 @@ class MetricsLog:
         for file in (self._file, self._board):
             with contextlib.suppress(OSError):  # a full disk was already spoken of
                 file.close()
+
+
+def to_line(row: Row) -> str:
+    """A row as a line of strict JSON: what is not finite becomes null."""
+
+    def strict(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({name: strict(value) for name, value in row.items()}) + "\n"
 
 
 def read_metrics(path: Path) -> list[Row]:

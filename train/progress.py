@@ -29,7 +29,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, emoji=False)
 
     def advance(self, step: int) -> None:
         """The bar's position; costs nothing on the device."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from resnet_jax.summary import Layer, groups, summarise, totals
 from resnet_jax.zoo import ZOO
@@ -114,7 +115,8 @@ def print_guesses(guesses: "Mapping[Path, Sequence[Guess]]") -> None:
     table = Table("image", *(f"top-{k}" for k in range(1, 1 + max(map(len, guesses.values())))))
     table.columns[0].overflow = "fold"
     for path, best in guesses.items():
-        table.add_row(str(path), *(f"{guess.name} {guess.probability:.1%}" for guess in best))
+        cells = (str(path), *(f"{guess.name} {guess.probability:.1%}" for guess in best))
+        table.add_row(*map(Text, cells))  # a class may be called "[red]"
     _console().print(table)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
 from train.data import images
@@ -26,7 +27,7 @@ that was asked for here; -1: none)."""
 
 
 class BadExample(ConfigError):
-    """An example that cannot be used, by name."""
+    """An image that cannot be read, by name."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -38,7 +39,8 @@ def _order(count: int, seed: int, epoch: int) -> grain.MapDataset:
 
 def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The augmentation's randomness: a function of (seed, epoch, index) alone."""
-    return np.random.Generator(np.random.Philox(key=[seed << 32 | epoch, index]))
+    key = np.array([seed << 32 | epoch, index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class _Reader:
                 "`--data.on_bad_image skip` leaves such files out and counts them"
             ) from None
         if not 0 <= label < len(source.class_names):
-            raise BadExample(
+            raise ConfigError(
                 f"{source.name(index)}: label {label} is not in 0..{len(source.class_names) - 1}"
             )
         return pixels, label
@@ -102,13 +104,12 @@ class EvalReader(_Reader):
     """Position in the padded split -> example, centre-cropped; what is not there is masked."""
 
     crop_fraction: float
-    channels: int
 
     def __call__(self, position: int) -> HostBatch:
         """An unreadable example is masked like padding, and reported in `bad`."""
         index = int(position)
         size = self.data.image_size
-        blank = np.zeros((size, size, self.channels), np.uint8)
+        blank = np.zeros((size, size, self.source.channels), np.uint8)
         if index >= len(self.source):
             return _example(blank, 0, -1, -1)
         try:
@@ -135,12 +136,6 @@ def _example(pixels: np.ndarray, label: int, index: int, bad: int) -> HostBatch:
     }
 
 
-def channels(source: Source) -> int:
-    """Channels of the source's images: encoded files become RGB, arrays stay as they are."""
-    image = source[0].image
-    return 3 if isinstance(image, bytes) else image.shape[-1]
-
-
 def _batches(
     reader: TrainReader | EvalReader,
     data: DataConfig,
@@ -159,15 +154,20 @@ def _batches(
         return batch * batch_size + process * rows + row
 
     stream = grain.MapDataset.range(start * rows, stop * rows).map(position).map(reader)
-    ahead = data.prefetch * rows
-    options = grain.ReadOptions(
-        num_threads=min(data.threads, ahead), prefetch_buffer_size=ahead if data.threads else 0
-    )
-    batches = stream.to_iter_dataset(options).batch(rows)
-    if data.workers:
-        workers = grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=data.prefetch)
-        batches = batches.mp_prefetch(workers)
-    yield from batches
+    if not data.workers:
+        yield from stream.to_iter_dataset(_ahead(data, data.prefetch * rows)).batch(rows)
+        return
+    # Grain's worker processes take whole elements in turn: batches, or they would mix examples.
+    batches = stream.batch(rows).to_iter_dataset(_ahead(data, data.prefetch))
+    workers = grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=data.prefetch)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers; we have none
+    yield from batches.mp_prefetch(workers)
+
+
+def _ahead(data: DataConfig, elements: int) -> grain.ReadOptions:
+    threads = min(data.threads, elements)
+    return grain.ReadOptions(threads, prefetch_buffer_size=elements if threads else 0)
 
 
 def train_batches(
@@ -191,7 +191,8 @@ def train_batches(
       `HostBatch` with batch_size / processes rows.
 
     Raises:
-      BadExample: an unreadable image or a label out of range (`data.on_bad_image` "error").
+      BadExample: an unreadable image (`data.on_bad_image` "error").
+      ConfigError: a label out of range.
     """
     reader = TrainReader(source, data, augment, seed)
     return _batches(reader, data, start=start, stop=stop, batch_size=batch_size, shard=shard)
@@ -206,6 +207,6 @@ def eval_batches(
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[HostBatch]:
     """The whole split in order, every example once; the last batch is padded and masked."""
-    reader = EvalReader(source, data, config.crop_fraction, channels(source))
+    reader = EvalReader(source, data, config.crop_fraction)
     stop = -(-len(source) // batch_size)
     return _batches(reader, data, start=0, stop=stop, batch_size=batch_size, shard=shard)

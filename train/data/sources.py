@@ -28,6 +28,11 @@ class Source(Protocol):
     @property
     def class_names(self) -> Sequence[str]: ...
 
+    @property
+    def channels(self) -> int:
+        """Of the images once they are read: encoded ones become RGB."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
@@ -45,6 +50,10 @@ class ArraySource:
     labels: np.ndarray
     class_names: Sequence[str]
     split: str
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[-1]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,6 +73,7 @@ class FolderSource:
     files: Sequence[Path]
     labels: Sequence[int]
     class_names: Sequence[str]
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.files)
@@ -84,6 +94,7 @@ class TfdsSource:
     label_key: str
     class_names: Sequence[str]
     split: str
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.records)
@@ -104,6 +115,7 @@ class SyntheticSource:
     size: int
     class_names: Sequence[str]
     split: str
+    channels: int = 3
 
     def __len__(self) -> int:
         return self.examples
@@ -175,8 +187,8 @@ def _npz(config: DataConfig) -> Splits:
     if not path.is_file():
         raise ConfigError(f"data.dir {str(path)!r}: no such file; npz needs an .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None
     missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
@@ -190,7 +202,7 @@ def _npz(config: DataConfig) -> Splits:
     names = arrays.get("class_names")
     if names is None and np.issubdtype(labels.dtype, np.integer):
         names = np.arange(int(labels.max()) + 1)
-    class_names = [str(name) for name in (() if names is None else names)]
+    class_names = [] if names is None else np.atleast_1d(names).astype(str).tolist()
     return Splits(*(_npz_split(path, arrays, s, class_names) for s in ("train", "test")))
 
 
