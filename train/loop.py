@@ -83,9 +83,6 @@ def _check_lengths(run: Run) -> None:
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
     _ = run.schedule, run.model
-    group, batch_size = run.config.norm_group_size, run.config.batch_size
-    if group and batch_size % group:
-        raise ConfigError(f"norm_group_size {group}: does not divide batch_size {batch_size}")
 
 
 class _Trainer:
@@ -122,19 +119,16 @@ class _Trainer:
             stop=total,
             shard=shard(self.run.mesh),
         )
-        every = {
-            "log": self.run.steps(config.log_every),
-            "eval": self.run.steps(config.eval.every),
-            "save": self.run.steps(config.checkpoint.every) if config.checkpoint.every else total,
-        }
         self._clock.start()
         try:
+            # An evaluation that a bad image cut short left its step saved, but not evaluated.
+            if self.step and self._due(config.eval.every) and self.step not in self.log.evaluated:
+                self._evaluate()
             while self.step < total:
                 with self._clock.waiting():
                     batch = next(batches)
                 self._one_step(batch)
-                due = {name: self.step % max(n, 1) == 0 for name, n in every.items()}
-                self._after_step(due, last=self.step == total, stop=stop)
+                self._after_step(stop)
         except NonFinite as error:
             raise self._explain(error) from None
         except (ConfigError, KeyboardInterrupt):
@@ -153,15 +147,19 @@ class _Trainer:
             self.display.say(f"first step after {time.perf_counter() - STARTED:.1f} s")
         self.display.advance(self.step)
 
-    def _after_step(self, due: dict[str, bool], *, last: bool, stop: Stop) -> None:
-        if due["log"] or last:
+    def _due(self, every: str) -> bool:
+        """Whether something that happens this often, and at the end, happens behind this step."""
+        last = self.step == self.run.total_steps
+        return last or (every != "" and self.step % max(self.run.steps(every), 1) == 0)
+
+    def _after_step(self, stop: Stop) -> None:
+        config = self.run.config
+        if self._due(config.log_every):
             self._log_training()
-        evaluation = None
-        if due["eval"] or last:
-            evaluation = self._evaluate()
-        if evaluation or due["save"] or stop.signal:
+        evaluation = self._evaluate() if self._due(config.eval.every) else None
+        if evaluation or self._due(config.checkpoint.every) or stop.signal:
             self._save(evaluation)
-        if stop.signal and not last:
+        if stop.signal and self.step < self.run.total_steps:
             self.checkpoints.wait()
             raise RunError(
                 f"stopped by {stop.signal} behind step {self.step} of {self.run.total_steps}, "

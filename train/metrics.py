@@ -86,6 +86,7 @@ class MetricsLog:
         board = workdir / "tensorboard"
         with self._named_errors():
             keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
+            self.evaluated = {row["step"] for row in keep if row["split"] == "eval"}
             replacement = self.path.with_suffix(".tmp")
             replacement.write_text("".join(map(to_line, keep)))
             os.replace(replacement, self.path)

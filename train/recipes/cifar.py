@@ -36,7 +36,9 @@ def _recipe(depth: int) -> RunConfig:
             std=(0.2470, 0.2435, 0.2616),
         ),
         augment=AugmentConfig(crop="pad", pad=4),
-        optim=OptimConfig(lr=0.1, lr_batch=128, schedule="step", warmup=warmup, decay_mask="all"),
+        optim=OptimConfig(
+            lr=0.1, lr_batch=128, nesterov=True, schedule="step", warmup=warmup, decay_mask="all"
+        ),
         eval=EvalConfig(every="1ep", crop_fraction=1.0),
         checkpoint=CheckpointConfig(every="100st"),
     )
