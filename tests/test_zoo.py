@@ -91,6 +91,9 @@ def test_defaults_of_the_plain_names():
     assert ZOO["resnet20_cifar"] == ResNetSpec(
         depths=(3, 3, 3), block="basic", width=16, stem="3x3", shortcut="A"
     )
+    assert ZOO["resnetv2_164_cifar"] == ResNetSpec(
+        depths=(18, 18, 18), block="bottleneck", width=16, stem="3x3", shortcut="B", preact=True
+    )
 
 
 def test_get_spec_changes_fields_and_leaves_the_zoo_alone():

@@ -2,8 +2,16 @@
 
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 Row = dict[str, Any]
 
@@ -14,18 +22,14 @@ class Display:
     def __init__(self, total_steps: int, quiet: bool = False) -> None:
         self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self._total = total_steps
-        self._bar: Progress | None = None
+        self._live: Live | None = None
         if self._console.is_terminal and not quiet:
-            self._bar = Progress(
-                TextColumn("{task.completed}/{task.total}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("compiling the first step", total=total_steps)
+            remaining = (TextColumn("ETA"), TimeRemainingColumn())
+            self._bar = Progress(MofNCompleteColumn(), BarColumn(), *remaining)
+            self._task = self._bar.add_task("", total=total_steps)
+            self._status = Text("compiling the first step")
+            self._live = Live(Group(self._bar, self._status), console=self._console)
+            self._live.start()
 
     def say(self, text: str) -> None:
         """One line."""
@@ -33,21 +37,21 @@ class Display:
 
     def advance(self, step: int) -> None:
         """The bar's position; costs nothing on the device."""
-        if self._bar:
+        if self._live:
             self._bar.update(self._task, completed=step)
 
     def row(self, row: Row) -> None:
-        """A row of metrics.jsonl: training rows move into the bar, evaluations stay above it."""
+        """A row of metrics.jsonl: training rows stand under the bar, evaluations stay above it."""
         line = describe(row)
-        if self._bar and row["split"] == "train":
-            self._bar.update(self._task, description=line)
+        if self._live and row["split"] == "train":
+            self._status.plain = line
         else:
             self.say(f"step {row['step']}/{self._total}  {line}")
 
     def close(self) -> None:
         """Takes the bar down; what it showed stays."""
-        if self._bar:
-            self._bar.stop()
+        if self._live:
+            self._live.stop()
 
 
 def describe(row: Row) -> str:
