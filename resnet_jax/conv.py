@@ -49,4 +49,5 @@ def max_pool(x: jax.Array) -> jax.Array:
 def avg_pool_down(x: jax.Array) -> jax.Array:
     """2x2 average-pooling with stride 2; an odd last row or column averages what is there."""
     pad = tuple((0, side % 2) for side in x.shape[1:3])
-    return nn.avg_pool(x, (2, 2), strides=(2, 2), padding=pad, count_include_pad=False)
+    y = nn.avg_pool(x, (2, 2), strides=(2, 2), padding=pad, count_include_pad=False)
+    return y.astype(x.dtype)  # nn.avg_pool divides by counts in float32

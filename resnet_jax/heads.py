@@ -65,5 +65,7 @@ def create_model(
     """
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
+    if norm_group_size is not None and norm_group_size < 1:
+        raise ValueError(f"norm_group_size {norm_group_size}: must be at least 1")
     backbone = ResNet(get_spec(name, **changes), dtype, norm_group_size, freeze_norm)
     return Classifier(backbone, num_classes)
