@@ -8,6 +8,7 @@ from typing import Any, Literal
 def check_fields(instance: Any, where: str = "") -> None:
     """Raises `ValueError` if a field is not what its annotation says; lists become tuples.
 
+    >>> import dataclasses
     >>> @dataclasses.dataclass
     ... class Options:
     ...     shape: Literal["round", "square"]
