@@ -162,10 +162,10 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-def _without_echoes(kind: type[BaseException], value: BaseException, trace: Any) -> None:
-    """An excepthook: on a full disk TensorStore prints one of these for every array it dropped."""
-    if str(value) != "Event loop is closed":
-        sys.__excepthook__(kind, value, trace)
+def _without_echoes(unraisable: Any) -> None:
+    """An unraisablehook: on a full disk TensorStore reports every array it dropped, one by one."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
-    sys.excepthook = _without_echoes
+    sys.unraisablehook = _without_echoes
     try:
         if args[0] not in COMMANDS:
             raise ConfigError(f"unknown command {args[0]!r}: choose from {', '.join(COMMANDS)}")

@@ -159,5 +159,6 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        self.wait()
-        self._manager.close()
+        with self._named_errors(None):
+            self._manager.wait_until_finished()
+            self._manager.close()
