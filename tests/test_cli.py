@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = done.stdout.splitlines()
     assert re.match(r"first step after \d+\.\d s", lines[0])
     assert lines[1].startswith("step 10/60  epoch 0.22  loss ")
-    assert re.search(r"best: step \d+, top-1 .*index.html$", lines[-1])
+    assert re.search(r"best: step \d+ \(EMA weights\), top-1 .*index.html$", lines[-1])
     assert "Traceback" not in done.stderr
     return workdir
 
@@ -75,7 +75,7 @@ def test_predict(trained, tmp_path):
 def test_resuming_says_so(trained):
     done = resnet_jax("train", "--workdir", str(trained), *TINY)
     assert done.returncode == 0
-    assert "resumes behind step 60 of 60" in done.stdout
+    assert "all 60 steps are done" in done.stdout
 
 
 ERRORS = {
@@ -97,6 +97,8 @@ ERRORS = {
     "no run named": (["eval"], r"the run directory is missing"),
     "another run": (["train", "--workdir", "{run}", *TINY, "--seed", "9"], r"seed: 0 -> 9"),
     "warmup": (["train", "--optim.warmup", "40ep"], r"optim.warmup '40ep' is 899 steps"),
+    "no option of eval": (["eval", "{run}", "--optim.lr", "3"], r"eval cannot change optim.lr: "),
+    "no photos named": (["train", "folder"], r"data.dir is not set: data.name 'folder' needs"),
     "no match": (["models", "alexnet*"], r"no model matches 'alexnet\*'"),
 }
 

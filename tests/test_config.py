@@ -115,6 +115,7 @@ EVERY = {
 FREE = {
     "compilation_cache",
     "data.dir",
+    "data.on_bad_image",
     "data.threads",
     "data.workers",
     "data.prefetch",
@@ -407,14 +408,6 @@ def test_value_at_the_edge_of_a_rule_is_allowed(field, value):
 def test_milestones_are_durations(bad):
     message = refusal(OptimConfig, milestones=("50%", bad))
     assert message.startswith(f"optim.milestones {bad!r}") and SHARE in message
-
-
-@pytest.mark.parametrize("name", ["folder", "npz"])
-def test_data_that_needs_a_path_says_so(name):
-    for nothing in (None, ""):
-        message = refusal(DataConfig, name=name, dir=nothing)
-        assert "data.dir" in message and repr(name) in message and "--data.dir PATH" in message
-    assert DataConfig(name=name, dir="somewhere").dir == "somewhere"
 
 
 @pytest.mark.parametrize(

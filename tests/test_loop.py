@@ -16,9 +16,11 @@ import train.loop
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, DataConfig, OptimConfig, RunError
+from train.inference import evaluate_run
 from train.loop import fit
 from train.metrics import read_metrics
 from train.run import Run, read_config
+from train.stop import Stop
 
 TIMES = ("seconds", "images_per_sec", "input_wait")
 
@@ -100,13 +102,43 @@ def test_a_signal_saves_and_the_run_resumes_exactly(finished, tmp_path, monkeypa
     config = tiny(ema_decay=0.9)
     with monkeypatch.context() as patch:
         stopping_at(patch, 33, number)
-        with pytest.raises(
-            RunError, match=rf"stopped by {number.name} behind step 33 of 60, saved"
-        ):
+        with pytest.raises(RunError, match=rf"stopped by {number.name} after step 33 of 60, saved"):
             fit(config, tmp_path, quiet=True)
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     fit(config, tmp_path, quiet=True)
     assert content(tmp_path) == content(finished)
+
+
+def test_a_signal_before_the_first_step(tmp_path):
+    stop = Stop()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        while not stop.signal:
+            time.sleep(0.01)
+        with pytest.raises(RunError, match="stopped by SIGINT after step 0 of 60, nothing to save"):
+            fit(tiny(), tmp_path, quiet=True, stop=stop)
+    row = fit(tiny(duration="60st"), tmp_path, quiet=True)
+    assert row["examples"] == 359
+
+
+def test_changed_data_are_not_another_day_of_the_same_run(tmp_path):
+    root = photos(tmp_path / "photos", count=4)
+    data = DataConfig(name="folder", dir=str(root), eval_split="val", image_size=16, threads=0)
+    config = tiny(data=data, batch_size=8, duration="4st")
+    fit(config, tmp_path / "run", quiet=True)
+    extra = root / "train" / "red" / "more.png"
+    extra.write_bytes((root / "train" / "red" / "00.png").read_bytes())
+    with pytest.raises(ConfigError, match=r"have changed: its examples were .*8.*now has .*9"):
+        fit(config, tmp_path / "run", quiet=True)
+    extra.unlink()
+    for split in ("train", "val"):
+        (root / split / "blue").rename(root / split / "violet")
+    for again in (
+        lambda: fit(config, tmp_path / "run", quiet=True),
+        lambda: evaluate_run(config, tmp_path / "run", "best"),
+    ):
+        with pytest.raises(ConfigError, match=r"class names were \['blue', 'red'\].*'violet'"):
+            again()
 
 
 def test_a_finished_run_is_left_alone(finished):
@@ -159,15 +191,17 @@ def test_a_bad_image_ends_the_run_and_loses_nothing(tmp_path):
     data = DataConfig(name="folder", dir=str(root), eval_split="val", image_size=16, threads=0)
     config = tiny(data=data, checkpoint=replace(tiny().checkpoint, every=""), batch_size=8)
     workdir = tmp_path / "run"
-    with pytest.raises(ConfigError, match=r"train/blue/05.png: not an image.*on_bad_image skip"):
+    with pytest.raises(ConfigError, match=r"train/blue/05.png: not an image.*skip") as caught:
         fit(config, workdir, quiet=True)
-    saved = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
+    saved = [p.name for p in (workdir / "checkpoints").iterdir()]
     assert len(saved) <= 1  # the step it came to, unless it was the first
+    assert all(f"saved, up to step {step}" in str(caught.value) for step in saved)
 
+    # the same run goes on without the file
     skipping = replace(config, data=replace(data, on_bad_image="skip"))
-    row = fit(skipping, tmp_path / "skip", quiet=True)
+    row = fit(skipping, workdir, quiet=True)
     assert row["examples"] == 48 and row["top1"] == 1.0
-    train_rows = [r for r in read_metrics(tmp_path / "skip" / "metrics.jsonl") if "lr" in r]
+    train_rows = [r for r in read_metrics(workdir / "metrics.jsonl") if "lr" in r]
     assert train_rows[-1]["skipped"] == 1
 
 

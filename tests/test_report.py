@@ -314,7 +314,7 @@ def test_summary_numbers(tmp_path):
         "Final top-1": ["62.50%", "EMA 70.00%"],
         "Final top-5": ["92.00%"],
         "Final loss": ["1", "EMA 0.9"],
-        "Best top-1": ["75.00%", "step 2,000"],
+        "Best top-1": ["75.00%", "step 3,000"],
         "Examples evaluated": ["8", "top-1 50.00%, loss 0.5"],
         "Steps": ["4,000", "400 epochs"],
         "Training time": ["1:02:00", "h:mm:ss"],

@@ -525,3 +525,10 @@ def test_a_tfds_set_without_a_label_is_refused(shared_data, tmp_path):
     message = refusal(DataConfig(name="mine", dir=str(tmp_path)))
     assert "'mine'" in message and "needs an image and a label" in message
     assert "'image'" in message.partition("has ")[2]
+
+
+@pytest.mark.parametrize("name", ["folder", "npz"])
+def test_data_that_needs_a_path_says_so(name):
+    for nothing in (None, ""):
+        message = refusal(DataConfig(name=name, dir=nothing))
+        assert "data.dir" in message and repr(name) in message and "--data.dir PATH" in message

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from train.config import ConfigError, RunConfig, RunError
+from train.config_json import differences
 
 USAGE = """\
 usage: resnet-jax COMMAND ...
@@ -74,16 +75,19 @@ def train(args: list[str]) -> None:
     recipe = get_recipe(name)
     start = TrainArgs(recipe, Path("runs") / name)
     given = _parse(f"train {name}", f"Train the recipe {name}.", TrainArgs, start, args)
-    from train.loop import fit
+    from train.stop import Stop
 
-    fit(given.config, given.workdir)
+    with Stop().listening() as stop:
+        from train.loop import fit  # takes a second, in which an interrupt would crash JAX
+
+        fit(given.config, given.workdir, stop=stop)
 
 
 def _split(args: list[str], what: str) -> tuple[list[str], list[str]]:
     """The positional arguments in front, and the options behind them."""
     cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     if not cut and not {"-h", "--help"} & set(args):
-        raise ConfigError(f"{what} is missing; see resnet-jax --help")
+        raise ConfigError(f"{what} is missing: it comes first; see resnet-jax --help")
     return args[:cut], args[cut:]
 
 
@@ -101,11 +105,24 @@ def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
     return Path(names[0]), read_config(Path(names[0]))
 
 
+# What eval and predict may do differently from the training; the rest would mean nothing.
+_APPLICABLE = ("data.", "eval.", "precision")
+
+
+def _check_applicable(command: str, trained: RunConfig, given: RunConfig) -> None:
+    for line in differences(trained, given):
+        if not line.startswith(_APPLICABLE):
+            raise ConfigError(
+                f"{command} cannot change {line}; it can change data.*, eval.*, precision"
+            )
+
+
 def evaluate(args: list[str]) -> None:
     """Evaluates a checkpoint of a run; the last line is one JSON object."""
     names, options = _split(args, "the run directory")
     workdir, config = _run_dir(names)
     given = _parse("eval DIR", "Evaluate a run.", EvalArgs, EvalArgs(config), options)
+    _check_applicable("eval", config, given.config)
     from train.inference import evaluate_run
     from train.metrics import to_line
 
@@ -118,6 +135,7 @@ def predict(args: list[str]) -> None:
     workdir, config = _run_dir(names)
     start = PredictArgs(config)
     given = _parse("predict DIR IMAGE...", "Classify images.", PredictArgs, start, options)
+    _check_applicable("predict", config, given.config)
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
     from train import inference

@@ -173,8 +173,6 @@ class DataConfig:
         for where, values in (("data.mean", self.mean), ("data.std", self.std)):
             _check(where, values, len(values) in (1, 3), "needs one value, or one for each of RGB")
         _check("data.std", self.std, min(self.std) > 0, "must be positive")
-        if self.name in ("folder", "npz") and not self.dir:
-            raise ConfigError(f"data.dir is not set: data.name {self.name!r} needs --data.dir PATH")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,15 @@ from typing import Any
 from train.config import ConfigError, RunConfig
 
 # Where a run reads and how fast, not what it computes: may differ when a run is resumed.
-_FREE = ("compilation_cache", "data.dir", "data.threads", "data.workers", "data.prefetch", "mesh")
+_FREE = (
+    "compilation_cache",
+    "data.dir",
+    "data.on_bad_image",
+    "data.threads",
+    "data.workers",
+    "data.prefetch",
+    "mesh",
+)
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

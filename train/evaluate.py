@@ -49,7 +49,7 @@ def evaluate(run: Run, weights: dict[str, Variables], *, predictions: bool = Fal
       BadExample: an unreadable example (`data.on_bad_image` "error").
     """
     source, config = run.splits.eval, run.config
-    batch_size = round_up(config.eval.batch_size, run.mesh)
+    batch_size = round_up(min(config.eval.batch_size, len(source)), run.mesh)
     windows = {name: Window() for name in weights}
     bad: list[str] = []
     seen: list[dict[str, np.ndarray]] = []
@@ -96,17 +96,18 @@ def as_row(evaluation: Evaluation) -> Row:
     return row
 
 
-def report(run: Run, workdir: Path, weights: Weights) -> Row:
-    """Evaluates a checkpoint's weights and writes `report/index.html` of them.
+def judge(run: Run, weights: Weights, workdir: Path | None = None) -> Row:
+    """Evaluates a checkpoint's weights; with a `workdir`, also writes its `report/index.html`.
 
     Returns:
       `step`, `weights` (their name), `examples`, `loss`, `top1`, `top5`, and `skipped` if any were.
     """
-    evaluation = evaluate(run, {weights.name: weights.variables}, predictions=True)
+    named = {weights.name: weights.variables}
+    evaluation = evaluate(run, named, predictions=workdir is not None)
     row: Row = {"step": weights.step, "weights": weights.name, "examples": evaluation.examples}
     if evaluation.bad:
         row["skipped"] = len(evaluation.bad)
-    if evaluation.predictions is not None:
+    if workdir is not None and evaluation.predictions is not None:
         names = run.splits.train.class_names
         write_report(workdir, evaluation.predictions, names, partial(evaluation.picture, run))
     return {**row, **evaluation.metrics[weights.name]}

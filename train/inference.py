@@ -11,11 +11,11 @@ import numpy as np
 from train.checkpoint import Checkpoints, Weights
 from train.config import ConfigError, RunConfig
 from train.data.images import BadImage, eval_image
-from train.evaluate import report
+from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
 from train.prepare import make_prepare
-from train.run import Run, make_model, read_class_names, use_compilation_cache
+from train.run import Run, check_data, make_model, read_class_names, use_compilation_cache
 
 
 def _weights(config: RunConfig, workdir: Path, which: str) -> Weights:
@@ -24,16 +24,18 @@ def _weights(config: RunConfig, workdir: Path, which: str) -> Weights:
 
 
 def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
-    """Evaluates a checkpoint ("best", "last" or a step) and writes the run's report anew.
+    """Evaluates a checkpoint ("best", "last" or a step).
 
     Returns:
-      What `train.evaluate.report` does.
+      What `train.evaluate.judge` does.
 
     Raises:
-      ConfigError: no such checkpoint; bad data.
+      ConfigError: no such checkpoint; bad data, or data of other classes than the run's.
     """
     use_compilation_cache(config.compilation_cache)
-    return report(Run(config), workdir, _weights(config, workdir, which))
+    run = Run(config)
+    check_data(workdir, run, same_size=False)
+    return judge(run, _weights(config, workdir, which))
 
 
 class Guess(NamedTuple):

@@ -1,12 +1,9 @@
 """`fit`: the one training loop."""
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -15,42 +12,21 @@ from train import STARTED
 from train.checkpoint import Checkpoints, Progress, judged
 from train.config import ConfigError, RunConfig, RunError
 from train.data.pipeline import train_batches
-from train.evaluate import Evaluation, as_row, evaluate, report
+from train.evaluate import Evaluation, as_row, evaluate, judge
 from train.mesh import check_batch_size, put_batch, replicated, shard, start_processes
 from train.metrics import MetricsLog, NonFinite, Row, Window
 from train.progress import Display
-from train.run import Run, check_workdir, use_compilation_cache, write_config
+from train.run import Run, check_data, check_workdir, use_compilation_cache, write_config
+from train.stop import Stop
 
 
-class Stop:
-    """SIGTERM and SIGINT ask for a stop at the next step; a second one is not held back."""
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator["Stop"]:
-        """Handles the signals inside the `with`, and puts back what was there before."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self  # Python delivers signals to the main thread alone
-            return
-        old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
-def fit(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> Row:
+def fit(
+    config: RunConfig, workdir: str | Path, *, quiet: bool = False, stop: Stop | None = None
+) -> Row:
     """Trains a run, or resumes the one in `workdir`, and writes its report.
 
-    The same config and directory again continue behind the newest checkpoint, bit for bit as if
-    nothing had happened.
+    The same config and directory again continue after the newest checkpoint, bit for bit as if
+    nothing had happened. `stop` is for a caller that already listens to signals.
 
     Returns:
       The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
@@ -66,15 +42,16 @@ def fit(config: RunConfig, workdir: str | Path, *, quiet: bool = False) -> Row:
     run = Run(config)
     check_batch_size("batch_size", config.batch_size, run.mesh)
     _check_lengths(run)
+    check_data(workdir, run, same_size=True)
     with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(Stop().listening())
         try:
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
         trainer = _Trainer(run, workdir, Display(run.total_steps, quiet))
         stack.callback(trainer.close)
-        with Stop().listening() as stop:
-            trainer.train(stop)
+        trainer.train(stop)
         return trainer.finish()
 
 
@@ -98,7 +75,12 @@ class _Trainer:
             self.step, self.state = restored.step, restored.state
             self.window = Window(restored.progress["window"])
             self.bad = set(restored.progress["bad"])
-            display.say(f"resumes behind step {self.step} of {run.total_steps}")
+            done = self.step == run.total_steps
+            display.say(
+                f"all {self.step} steps are done"
+                if done
+                else f"resumes after step {self.step} of {run.total_steps}"
+            )
         else:
             parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
             write_config(workdir, run, parameters)
@@ -125,15 +107,18 @@ class _Trainer:
             if self.step and self._due(config.eval.every) and self.step not in self.log.evaluated:
                 self._evaluate()
             while self.step < total:
+                if stop.signal:
+                    self._stop(stop.signal)
                 with self._clock.waiting():
                     batch = next(batches)
                 self._one_step(batch)
-                self._after_step(stop)
+                self._after_step()
         except NonFinite as error:
             raise self._explain(error) from None
-        except (ConfigError, KeyboardInterrupt):
-            self._save(None)  # bad input loses nothing
-            raise
+        except ConfigError as error:  # bad input loses nothing
+            self._save(None)
+            saved = f". What was trained is saved, up to step {self.step}" if self.step else ""
+            raise type(error)(f"{error}{saved}") from None
 
     def _one_step(self, batch: dict[str, Any]) -> None:
         first = self._clock.steps == 0
@@ -148,23 +133,25 @@ class _Trainer:
         self.display.advance(self.step)
 
     def _due(self, every: str) -> bool:
-        """Whether something that happens this often, and at the end, happens behind this step."""
+        """Whether something that happens this often, and at the end, happens after this step."""
         last = self.step == self.run.total_steps
         return last or (every != "" and self.step % max(self.run.steps(every), 1) == 0)
 
-    def _after_step(self, stop: Stop) -> None:
+    def _after_step(self) -> None:
         config = self.run.config
         if self._due(config.log_every):
             self._log_training()
         evaluation = self._evaluate() if self._due(config.eval.every) else None
-        if evaluation or self._due(config.checkpoint.every) or stop.signal:
+        if evaluation or self._due(config.checkpoint.every):
             self._save(evaluation)
-        if stop.signal and self.step < self.run.total_steps:
-            self.checkpoints.wait()
-            raise RunError(
-                f"stopped by {stop.signal} behind step {self.step} of {self.run.total_steps}, "
-                "saved; the same command resumes there"
-            )
+
+    def _stop(self, name: str) -> None:
+        self._save(None)
+        self.checkpoints.wait()
+        saved = "saved; the same command resumes there" if self.step else "nothing to save yet"
+        raise RunError(
+            f"stopped by {name} after step {self.step} of {self.run.total_steps}, {saved}"
+        )
 
     def _log_training(self) -> None:
         row = {
@@ -224,9 +211,10 @@ class _Trainer:
         self.checkpoints.wait()
         best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
         self._warn_of_bad()
-        row = report(self.run, self.workdir, best)
+        row = judge(self.run, best, self.workdir)
+        which = f"step {best.step}" + (" (EMA weights)" if best.name == "ema" else "")
         self.display.say(
-            f"best: step {best.step}, top-1 {row['top1']:.2%} of {row['examples']} examples, "
+            f"best: {which}, top-1 {row['top1']:.2%} of {row['examples']} examples, "
             f"loss {row['loss']:.4f}; report: {self.workdir / 'report' / 'index.html'}"
         )
         return row

@@ -28,6 +28,8 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
 
     peak = optim.lr * config.batch_size / optim.lr_batch if optim.lr_batch else optim.lr
     warmup = steps(optim.warmup)
+    if total_steps == 1 and optim.warmup.endswith("%"):
+        warmup = 0  # a share of one step rounds up to all of it
     if warmup >= total_steps:
         raise ConfigError(
             f"optim.warmup {optim.warmup!r} is {warmup} steps: must be shorter than the run "

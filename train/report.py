@@ -159,14 +159,14 @@ def _final(evals: list[Row], field: str, form: Callable[[float], str]) -> tuple[
 
 
 def _best(evals: list[Row]) -> tuple[str, str]:
-    """The best top-1 of the weights or of their EMA, and the first step that had it."""
+    """The best top-1 of the weights or of their EMA, and the last step that had it."""
     found = [
         (top1, f"step {_number(row['step'])}{note}")
         for field, note in (("top1", ""), ("ema_top1", ", EMA"))
         for row in evals
         for top1 in finite([row], field)
     ]
-    top1, note = max(found, key=lambda pair: pair[0], default=(math.nan, ""))
+    top1, note = max(reversed(found), key=lambda pair: pair[0], default=(math.nan, ""))
     return _share(top1), note
 
 

@@ -15,7 +15,7 @@ from train.config import ConfigError, RunConfig, to_steps
 from train.config_json import differences, from_json, to_json
 from train.data.sources import Splits, open_splits
 
-_EXTRAS = ("versions", "commit", "devices", "class_names", "parameters")
+_EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters")
 
 
 def check_workdir(workdir: Path, config: RunConfig) -> None:
@@ -33,6 +33,28 @@ def check_workdir(workdir: Path, config: RunConfig) -> None:
             f"workdir {str(workdir)!r} holds another run; choose another --workdir, or the same "
             f"options. What differs (there -> now):\n  {lines}"
         )
+
+
+def check_data(workdir: Path, run: "Run", *, same_size: bool) -> None:
+    """Raises `ConfigError` if the data are no longer those that the run in `workdir` began with.
+
+    Args:
+      same_size: the splits must have as many examples too; else only the classes count.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    began = _read(workdir)
+    splits = run.splits
+    now: dict[str, Any] = {"class_names": list(splits.train.class_names)}
+    if same_size:
+        now["examples"] = {"train": len(splits.train), "eval": len(splits.eval)}
+    for name, value in now.items():
+        if value != began[name]:
+            what = name.replace("_", " ")
+            raise ConfigError(
+                f"the data of {str(workdir)!r} have changed: its {what} were {began[name]}, and "
+                f"{run.config.data.name} {run.config.data.dir or ''} now has {value}"
+            )
 
 
 def read_config(workdir: Path) -> RunConfig:
@@ -70,6 +92,7 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
     temporary = workdir / "config.tmp"

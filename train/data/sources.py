@@ -143,6 +143,8 @@ def open_splits(config: DataConfig) -> Splits:
       ConfigError: it is not there, is empty, or is not what it should be.
     """
     opener = {"digits": _digits, "folder": _folder, "npz": _npz, "synthetic": _synthetic}
+    if config.name in ("folder", "npz") and not config.dir:
+        raise ConfigError(f"data.dir is not set: data.name {config.name!r} needs --data.dir PATH")
     splits = opener.get(config.name, _tfds)(config)
     for split, source in zip((config.train_split, config.eval_split), splits, strict=True):
         if not len(source):

@@ -17,7 +17,7 @@ RECIPES = {
         batch_size=32,
         precision="fp32",
         model=ModelConfig(name="resnet18"),
-        data=DataConfig(name="folder", dir=".", eval_split="val", image_size=128),
+        data=DataConfig(name="folder", eval_split="val", image_size=128),
         mix=MixConfig(label_smoothing=0.1),
         optim=OptimConfig(lr=0.05, lr_batch=32, nesterov=True, weight_decay=5e-4, warmup="5%"),
         eval=EvalConfig(every="5ep", batch_size=50),
