@@ -75,8 +75,8 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Steps that were saved whole, ascending."""
-        return sorted(self._manager.all_steps())
+        """Steps that were saved whole, ascending; as the disk has them, not the manager's plans."""
+        return sorted(ocp.utils.checkpoint_steps(self.folder))
 
     def save(
         self, step: int, state: TrainState, progress: Progress, metrics: dict[str, float] | None
@@ -89,20 +89,20 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
         )
-        with self._named_errors(step):
+        with self._named_errors():
             self._manager.save(step, args=items, metrics=metrics)
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk. Raises `RunError` as `save` does."""
-        with self._named_errors(None):
+        with self._named_errors():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _named_errors(self, step: int | None) -> Iterator[None]:
+    def _named_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk
-            good = [s for s in self.steps() if s != step]
+            good = self.steps()
             last = f"the last good one is step {good[-1]}" if good else "there is none before it"
             full = os.strerror(errno.ENOSPC)  # TensorStore says it in the middle of 3 kB
             reason = full if full in str(error) else f"{type(error).__name__}: {error}"[:300]
@@ -159,6 +159,6 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        with self._named_errors(None):
+        with self._named_errors():
             self._manager.wait_until_finished()
             self._manager.close()
