@@ -1,5 +1,6 @@
 """Checkpoints: what survives, and what a disk without room does."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -117,7 +118,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(small_disk, tmp_path):
         while not list(workdir.glob("checkpoints/[1-9]0")):
             time.sleep(0.01)
         room = os.statvfs(small_disk)
-        filler.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 4096))
+        with contextlib.suppress(OSError):  # the run may take the last block first
+            filler.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 4096))
         _, said = child.communicate()
     assert child.returncode == 1
     assert "Traceback" not in said

@@ -27,10 +27,13 @@ def test_ten_kills(tmp_path):
     while kills < KILLS:
         with subprocess.Popen(
             command("train", "digits", "--workdir", str(torn), *options),
-            env=environment(),
-            stdout=subprocess.DEVNULL,
+            env=environment(PYTHONUNBUFFERED="1"),
+            stdout=subprocess.PIPE,
+            text=True,
         ) as child:
-            time.sleep(rng.uniform(1.5, 5))
+            if rng.random() < 0.8:  # else somewhere on the way to the first step
+                next((line for line in child.stdout if line.startswith("first step")), None)
+            time.sleep(rng.uniform(0, 2))
             if child.poll() is None:
                 child.kill()
                 kills += 1
