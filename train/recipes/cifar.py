@@ -4,8 +4,8 @@
 
 TFDS_DIR holds CIFAR-10 in ArrayRecord format (README, "Train on your data"). A shorter
 `--duration` takes the schedule with it: `--duration 3ep` gave a measured top-1 of 71.9 % in 15
-minutes on two busy CPU cores (one seed). One departure from the paper, chosen on that short run: its
-momentum is Nesterov's (`--optim.nesterov False` gave 67.4 %).
+minutes on two busy CPU cores (one seed). One departure from the paper, chosen on that short run:
+the momentum is Nesterov's (`--optim.nesterov False` gave 67.4 %).
 Hardware: one GPU.
 Expected, from the paper's table 6 (not measured here at full length), test error in %:
 20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43 (mean 6.61).
