@@ -10,28 +10,42 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resnet_jax.heads import Classifier, create_model
     from resnet_jax.norm import BatchNorm
+    from resnet_jax.pretrained import Preprocessing, load_pretrained
     from resnet_jax.resnet import ResNet
     from resnet_jax.spec import ResNetSpec
+    from resnet_jax.weights import WeightsError, from_tensors, load_weights, save_weights
     from resnet_jax.zoo import get_spec, list_models
 
 _HOME = {
     "BatchNorm": "norm",
     "Classifier": "heads",
+    "Preprocessing": "pretrained",
     "ResNet": "resnet",
     "ResNetSpec": "spec",
+    "WeightsError": "weights",
     "create_model": "heads",
+    "from_tensors": "weights",
     "get_spec": "zoo",
     "list_models": "zoo",
+    "load_pretrained": "pretrained",
+    "load_weights": "weights",
+    "save_weights": "weights",
 }
 
 __all__ = [
     "BatchNorm",
     "Classifier",
+    "Preprocessing",
     "ResNet",
     "ResNetSpec",
+    "WeightsError",
     "create_model",
+    "from_tensors",
     "get_spec",
     "list_models",
+    "load_pretrained",
+    "load_weights",
+    "save_weights",
 ]
 
 

@@ -4,8 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.init import dense_uniform
+from resnet_jax.layers import Dense
+from resnet_jax.lenet import LeNet
 from resnet_jax.resnet import ResNet
+from resnet_jax.spec import LeNetSpec, Spec
 from resnet_jax.zoo import get_spec
 
 
@@ -15,7 +17,7 @@ class Classifier(nn.Module):
     Parameters: `backbone/...` and `head/{kernel [features, num_classes], bias}`.
     """
 
-    backbone: ResNet
+    backbone: ResNet | LeNet
     num_classes: int
 
     @nn.compact
@@ -25,12 +27,25 @@ class Classifier(nn.Module):
         With `pre_logits` the pooled features, float32 [B, backbone.spec.features], instead.
         """
         spec = self.backbone.spec
-        last = self.backbone(images, train=train)[f"c{len(spec.depths) + 1}"]
+        *_, last = self.backbone(images, train=train).values()
         x = last.astype(jnp.float32).mean((1, 2))
         if pre_logits:
             return x
         x = nn.Dropout(spec.dropout, deterministic=not train, name="dropout")(x)
-        return nn.Dense(self.num_classes, kernel_init=dense_uniform(), name="head")(x)
+        return Dense(self.num_classes, spec.drop_connect, name="head")(x, train=train)
+
+
+def classifier(
+    spec: Spec,
+    num_classes: int,
+    dtype: jnp.dtype = jnp.float32,
+    norm_group_size: int | None = None,
+    freeze_norm: bool = False,
+) -> Classifier:
+    """The network of a spec; the arguments are `create_model`'s."""
+    if isinstance(spec, LeNetSpec):
+        return Classifier(LeNet(spec, dtype), num_classes)
+    return Classifier(ResNet(spec, dtype, norm_group_size, freeze_norm), num_classes)
 
 
 def create_model(
@@ -50,7 +65,7 @@ def create_model(
       dtype: of activations; parameters, statistics and logits stay float32.
       norm_group_size: see `BatchNorm.group_size`.
       freeze_norm: BatchNorm uses its running statistics in training too, and leaves them alone.
-      **changes: fields of `ResNetSpec`.
+      **changes: fields of `ResNetSpec` (lenet5: of `LeNetSpec`).
 
     Raises:
       ValueError: unknown name, field or value.
@@ -67,5 +82,8 @@ def create_model(
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
     if norm_group_size is not None and norm_group_size < 1:
         raise ValueError(f"norm_group_size {norm_group_size}: must be at least 1")
-    backbone = ResNet(get_spec(name, **changes), dtype, norm_group_size, freeze_norm)
-    return Classifier(backbone, num_classes)
+    spec = get_spec(name, **changes)
+    if getattr(spec, "norm", None) != "batch" and (norm_group_size or freeze_norm):
+        given = f"norm_group_size {norm_group_size}" if norm_group_size else "freeze_norm"
+        raise ValueError(f"{given}: {name} has no BatchNorm")
+    return classifier(spec, num_classes, dtype, norm_group_size, freeze_norm)

@@ -1,8 +1,65 @@
-"""Small layers without parameters."""
+"""Small layers: attention over channels, regularisers, the classifier's dense layer."""
+
+import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from resnet_jax.init import Initializer, dense_uniform, kaiming_normal
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "leaky_relu": nn.leaky_relu,
+    "elu": nn.elu,
+    "selu": nn.selu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
+    "hard_swish": nn.hard_swish,
+}
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate that sees all of them (Hu 2018, arXiv:1709.01507).
+
+    The bottleneck has `ratio * C` channels, rounded to a multiple of 8 as in timm.
+    Parameters: `fc1/{kernel, bias}`, `fc2/{kernel, bias}`.
+    """
+
+    ratio: float = 1 / 16
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        channels = x.shape[-1]
+        squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
+        gate = x.astype(jnp.float32).mean((1, 2), keepdims=True)
+        gate = nn.relu(nn.Dense(squeezed, kernel_init=kaiming_normal(), name="fc1")(gate))
+        gate = nn.Dense(channels, kernel_init=kaiming_normal(), name="fc2")(gate)
+        return x * nn.sigmoid(gate).astype(x.dtype)
+
+
+class EfficientChannelAttention(nn.Module):
+    """Gates each channel by a convolution over its neighbours (Wang 2020, arXiv:1910.03151, 3.2).
+
+    Parameters: `kernel` float32 [k, 1, 1], with k = |(log2(C) + 1) / 2| made odd, at least 3.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        size = int((math.log2(x.shape[-1]) + 1) / 2)
+        size = max(size + 1 - size % 2, 3)
+        kernel = self.param("kernel", dense_uniform(), (size, 1, 1), jnp.float32)
+        means = x.astype(jnp.float32).mean((1, 2))[..., None]
+        pad = (size // 2, size // 2)
+        numbers = ("NWC", "WIO", "NWC")
+        gate = lax.conv_general_dilated(means, kernel, (1,), (pad,), dimension_numbers=numbers)
+        return x * nn.sigmoid(gate[:, None, None, :, 0]).astype(x.dtype)
 
 
 class DropPath(nn.Module):
@@ -24,6 +81,95 @@ class DropPath(nn.Module):
         shape = (x.shape[0], *(1,) * (x.ndim - 1))
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
         return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+
+class DropBlock(nn.Module):
+    """Zeroes squares of a map, in all channels, and scales up what is left of the example.
+
+    Ghiasi 2018, arXiv:1810.12890, algorithm 1: centres are drawn where a whole square fits, as
+    often as drops a share `rate` of the map. `size` is cut to the map. Draws from the `dropout`
+    stream.
+    """
+
+    rate: float
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        if not train or self.rate == 0:
+            return x
+        batch, *sides, _ = x.shape
+        square = [min(self.size, side) for side in sides]
+        inner = [side - s + 1 for side, s in zip(sides, square, strict=True)]
+        chance = min(1.0, self.rate * math.prod(sides) / math.prod(square) / math.prod(inner))
+        shape = (batch, *inner, 1)
+        hit = jax.random.bernoulli(self.make_rng("dropout"), chance, shape).astype(jnp.float32)
+        pad = [(s - 1, s - 1) for s in square]
+        kept = 1 - nn.max_pool(hit, tuple(square), padding=pad)
+        share = kept.mean((1, 2, 3), keepdims=True)
+        return (x * (kept / jnp.maximum(share, 1 / math.prod(sides)))).astype(x.dtype)
+
+
+class FractionalMaxPool(nn.Module):
+    """3x3 max pooling at pseudorandom positions, sqrt(2) apart on average (Graham 2014, section 2).
+
+    Overlapping windows (arXiv:1412.6071); each example draws its own offsets from the `dropout`
+    stream in training, and evaluation uses the middle one. The positions are those of torch's
+    FractionalMaxPool2d.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, floor(H / sqrt 2), floor(W / sqrt 2), C]."""
+        if min(x.shape[1:3]) < 5:
+            raise ValueError(f"fractional max pooling needs 5x5 pixels, and the map is {x.shape}")
+        shape = (x.shape[0], 2)
+        middle = jnp.full(shape, 0.5)
+        offsets = jax.random.uniform(self.make_rng("dropout"), shape) if train else middle
+        return jax.vmap(_fractional_max)(x, offsets)
+
+
+def _fractional_max(x: jax.Array, offsets: jax.Array) -> jax.Array:
+    """[H, W, C] and the two offsets in [0, 1) -> [H', W', C]."""
+    for axis in (0, 1):
+        side = x.shape[axis]
+        out = int(side / math.sqrt(2))
+        step = (side - 3) / (out - 1)
+        start = jnp.floor((jnp.arange(out) + offsets[axis]) * step) - jnp.floor(
+            offsets[axis] * step
+        )
+        start = start.astype(jnp.int32).at[-1].set(side - 3)
+        windows = [jnp.take(x, start + i, axis) for i in range(3)]
+        x = jnp.maximum(jnp.maximum(windows[0], windows[1]), windows[2])
+    return x
+
+
+class Dense(nn.Module):
+    """The classifier's dense layer, in float32.
+
+    With `drop_connect`, each weight is left out of a training step with that chance and the others
+    are scaled up (Wan 2013, "Regularization of Neural Networks using DropConnect"). The batch
+    shares one mask: the paper's mask for each example would be B times the size of the layer.
+
+    Parameters: `kernel` float32 [features_in, features], `bias`.
+    """
+
+    features: int
+    drop_connect: float = 0.0
+    kernel_init: Initializer = dense_uniform()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, features_in] -> [B, features]."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        if train and self.drop_connect:
+            keep = 1 - self.drop_connect
+            kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+            kernel = jnp.where(kept, kernel / keep, 0)
+        return x @ kernel + bias
 
 
 def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:

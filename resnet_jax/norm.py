@@ -1,4 +1,4 @@
-"""BatchNorm with explicit, mutable running statistics."""
+"""BatchNorm with explicit, mutable running statistics, and GroupNorm without any."""
 
 import flax.linen as nn
 import jax
@@ -75,3 +75,33 @@ class BatchNorm(nn.Module):
     ) -> jax.Array:
         factor = scale * lax.rsqrt(var + self.epsilon)
         return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Normalises each example over space and groups of channels (Wu 2018, arXiv:1803.08494).
+
+    Parameters `scale`, `bias` float32 [C]; statistics are float32. `train` changes nothing: it is
+    here so that either norm fits where the other does.
+
+    Raises:
+      ValueError: the channels are not a multiple of `groups`.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    scale_init: Initializer = jax.nn.initializers.ones
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, ..., C] -> [B, ..., C] in `dtype`."""
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"groups {self.groups}: does not divide {channels} channels")
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+        bias = self.param("bias", jax.nn.initializers.zeros, (channels,), jnp.float32)
+        wide = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        centred = wide - wide.mean((1, 3), keepdims=True)
+        var = jnp.square(centred).mean((1, 3), keepdims=True)
+        y = (centred * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return (y * scale + bias).astype(self.dtype)

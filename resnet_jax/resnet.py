@@ -7,10 +7,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.conv import Conv, avg_pool_down, max_pool
+from resnet_jax.conv import Conv, anti_alias, avg_pool_down, avg_pool_same, max_pool
 from resnet_jax.init import INITIALIZERS
-from resnet_jax.layers import DropPath, pad_shortcut
-from resnet_jax.norm import BatchNorm
+from resnet_jax.layers import (
+    ACTIVATIONS,
+    DropBlock,
+    DropPath,
+    EfficientChannelAttention,
+    FractionalMaxPool,
+    SqueezeExcite,
+    pad_shortcut,
+)
+from resnet_jax.norm import BatchNorm, GroupNorm
 from resnet_jax.spec import BlockPlan, ConvPlan, ResNetSpec
 
 Layer = Any  # a module's constructor with its options filled in
@@ -19,9 +27,9 @@ Layer = Any  # a module's constructor with its options filled in
 class Block(nn.Module):
     """One residual block of any kind; what it is made of is `plan`, the order of layers `spec`.
 
-    v1: conv-norm-relu ... conv-norm, add, relu (He 2016a, figure 2).
-    v2: norm-relu-conv ..., add (He 2016b, figure 1b); a projection starts behind the first
-    norm-relu, which both paths then share.
+    v1: conv-norm-act ... conv-norm, add, act (He 2016a, figure 2).
+    v2: norm-act-conv ..., add (He 2016b, figure 1b); a projection starts behind the first
+    norm-act, which both paths then share.
     """
 
     spec: ResNetSpec
@@ -33,29 +41,40 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, plan.features]."""
-        preact, shortcut = self.spec.preact, x
-        y = x
-        for i, plan in enumerate(self.plan.convs, start=1):
-            if preact:
-                y = nn.relu(self.norm(name=f"norm{i}")(y, train=train))
-                if i == 1 and self.plan.shortcut == "conv":
-                    shortcut = y
-            last = i == len(self.plan.convs)
-            # A plain network has nothing beside the branch: at zero it would pass no signal.
-            zero = last and self.spec.zero_gamma and self.plan.shortcut != "none"
-            y = self._conv(plan, f"conv{i}", zero=zero and preact)(y)
-            if not preact:
-                scale_init = nn.initializers.zeros if zero else nn.initializers.ones
-                y = self.norm(scale_init=scale_init, name=f"norm{i}")(y, train=train)
-                y = y if last else nn.relu(y)
+        spec, convs = self.spec, self.plan.convs
+        act, preact = ACTIVATIONS[spec.activation], spec.preact
+        y = shortcut = x
+        if preact:
+            y = act(self.norm(name="norm1")(y, train=train))
+            shortcut = y if self.plan.shortcut == "conv" else x
+        # A plain network has nothing beside the branch: at zero it would pass no signal.
+        zero = spec.zero_gamma and self.plan.shortcut != "none"
+        for i, plan in enumerate(convs, start=1):
+            last = i == len(convs)
+            y = _conv(self.conv, plan, f"conv{i}", zero=zero and preact and last)(y)
+            if last:
+                break
+            y = self.norm(name=f"norm{i + preact}")(y, train=train)
+            if plan.kernel == 3:
+                rate, size = self.plan.drop_block, spec.drop_block_size
+                y = DropBlock(rate, size, name="drop_block")(y, train=train)
+            y = act(y)
+            if plan.blur:
+                y = anti_alias(y, spec.anti_alias, plan.blur)
+            if i == len(convs) - 1:
+                dropout = nn.Dropout(spec.block_dropout, deterministic=not train, name="dropout")
+                y = dropout(y)
+        if not preact:
+            scale_init = nn.initializers.zeros if zero else nn.initializers.ones
+            y = self.norm(scale_init=scale_init, name=f"norm{len(convs)}")(y, train=train)
+        if spec.attention == "se":
+            y = SqueezeExcite(spec.se_ratio, name="se")(y)
+        elif spec.attention == "eca":
+            y = EfficientChannelAttention(name="eca")(y)
         if self.plan.shortcut != "none":
             y = DropPath(self.drop_path, name="drop_path")(y, train=train)
             y = y + self._shortcut(shortcut, train)
-        return y if preact else nn.relu(y)
-
-    def _conv(self, plan: ConvPlan, name: str, zero: bool = False) -> nn.Module:
-        options = {"kernel_init": nn.initializers.zeros} if zero else {}
-        return self.conv(plan.features, plan.kernel, plan.stride, plan.groups, name=name, **options)
+        return y if preact else act(y)
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         plan = self.plan
@@ -63,11 +82,25 @@ class Block(nn.Module):
             return pad_shortcut(x, plan.features, plan.stride)
         if plan.shortcut == "identity":
             return x
-        stride = plan.stride
-        if self.spec.avg_down and stride == 2:
-            x, stride = avg_pool_down(x), 1
-        x = self._conv(ConvPlan(1, plan.features, stride), "shortcut_conv")(x)
+        if self.spec.avg_down and plan.stride == 2:
+            x = avg_pool_down(x)
+        elif self.spec.avg_down and plan.dilation > 1:
+            x = avg_pool_same(x)
+        x = _conv(self.conv, plan.projection, "shortcut_conv")(x)
         return x if self.spec.preact else self.norm(name="shortcut_norm")(x, train=train)
+
+
+def _conv(conv: Layer, plan: ConvPlan, name: str, *, zero: bool = False) -> nn.Module:
+    options = {"kernel_init": nn.initializers.zeros} if zero else {}
+    return conv(
+        plan.features,
+        plan.kernel,
+        plan.stride,
+        plan.groups,
+        dilation=plan.dilation,
+        name=name,
+        **options,
+    )
 
 
 class Stage(nn.Module):
@@ -105,28 +138,20 @@ class ResNet(nn.Module):
         """Float images [B, H, W, C] -> the pyramid {"c1": the stem, "c2": the first stage, ...}.
 
         c1 is at half size (CIFAR stems: full size), and every later level at half of the one
-        before it (CIFAR: c2 too is at full size). The last level of a v2 network is behind its
-        closing norm and relu, ready to be pooled.
+        before it (CIFAR: c2 too is at full size), down to `output_stride`. The last level of a v2
+        network is behind its closing norm and activation, ready to be pooled.
         """
         spec = self.spec
-        conv = partial(Conv, kernel_init=INITIALIZERS[spec.kernel_init](), dtype=self.dtype)
-        norm = partial(
-            BatchNorm,
-            momentum=spec.norm_momentum,
-            epsilon=spec.norm_epsilon,
-            group_size=self.norm_group_size,
-            frozen=self.freeze_norm,
-            dtype=self.dtype,
-        )
+        act = ACTIVATIONS[spec.activation]
+        conv, norm = self._conv_layer(), self._norm_layer()
         x = images.astype(self.dtype)
         stem = spec.stem_convs()
         for i, plan in enumerate(stem, start=1):
-            x = conv(plan.features, plan.kernel, plan.stride, name=f"stem_conv{i}")(x)
+            x = _conv(conv, plan, f"stem_conv{i}")(x)
             if not (spec.preact and i == len(stem)):  # v2's first block brings its own
-                x = nn.relu(norm(name=f"stem_norm{i}")(x, train=train))
+                x = act(norm(name=f"stem_norm{i}")(x, train=train))
         pyramid = {"c1": x}
-        if spec.stem_pool:
-            x = max_pool(x)
+        x = self._pool(x, conv, norm, train)
 
         plans = tuple(spec.blocks())
         last = max(len(plans) - 1, 1)
@@ -142,5 +167,46 @@ class ResNet(nn.Module):
             )(x, train=train)
             pyramid[f"c{s + 1}"] = x
         if spec.preact:
-            pyramid[f"c{len(spec.depths) + 1}"] = nn.relu(norm(name="norm")(x, train=train))
+            pyramid[f"c{len(spec.depths) + 1}"] = act(norm(name="norm")(x, train=train))
         return pyramid
+
+    def _conv_layer(self) -> Layer:
+        return partial(
+            Conv,
+            standardize=self.spec.weight_standardization,
+            kernel_init=INITIALIZERS[self.spec.kernel_init](),
+            dtype=self.dtype,
+        )
+
+    def _norm_layer(self) -> Layer:
+        spec = self.spec
+        if spec.norm == "group":
+            return partial(
+                GroupNorm, groups=spec.norm_groups, epsilon=spec.norm_epsilon, dtype=self.dtype
+            )
+        return partial(
+            BatchNorm,
+            momentum=spec.norm_momentum,
+            epsilon=spec.norm_epsilon,
+            group_size=self.norm_group_size,
+            frozen=self.freeze_norm,
+            dtype=self.dtype,
+        )
+
+    def _pool(self, x: jax.Array, conv: Layer, norm: Layer, train: bool) -> jax.Array:
+        """What stands between the stem and the first stage; halves the map (fractional: less)."""
+        pool, kind = self.spec.pool, self.spec.anti_alias
+        if pool == "none":
+            return x
+        if pool == "fractional":
+            return FractionalMaxPool(name="stem_pool")(x, train=train)
+        if pool == "conv":
+            plan = ConvPlan(3, x.shape[-1], 2 if kind == "none" else 1)
+            x = _conv(conv, plan, "stem_pool_conv")(x)
+            x = x if kind == "none" else anti_alias(x, kind, 2)
+            return ACTIVATIONS[self.spec.activation](norm(name="stem_pool_norm")(x, train=train))
+        if kind == "avg":
+            return anti_alias(x, kind, 2)
+        if kind == "blur":
+            return anti_alias(max_pool(x, 1, zero_pad=pool == "zero_max"), kind, 2)
+        return max_pool(x, zero_pad=pool == "zero_max")

@@ -3,21 +3,29 @@
 Nothing here imports JAX.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from resnet_jax.fields import check_fields
+from resnet_jax.spec_rules import check_rules, check_shares
+
+Block = Literal["basic", "bottleneck"]
+Activation = Literal[
+    "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_swish"
+]
 
 
 class ConvPlan(NamedTuple):
-    """One convolution: square kernel, padded symmetrically by `kernel // 2`."""
+    """One convolution: square kernel, padded symmetrically by `dilation * (kernel // 2)`."""
 
     kernel: int
     features: int
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
+    blur: int = 0
+    """Stride of the anti-aliasing behind it, in place of its own; 0: none."""
 
 
 class BlockPlan(NamedTuple):
@@ -26,8 +34,13 @@ class BlockPlan(NamedTuple):
     stage: int
     width: int
     stride: int
+    dilation: int
+    """Of the stage's 3x3 convolutions; the stage's first one keeps that of the stage before."""
     convs: tuple[ConvPlan, ...]
     shortcut: Literal["identity", "pad", "conv", "none"]
+    projection: ConvPlan
+    """The convolution of a "conv" shortcut."""
+    drop_block: float
 
     @property
     def features(self) -> int:
@@ -41,114 +54,173 @@ class ResNetSpec:
 
     Sources: He 2016a, "Deep Residual Learning" (arXiv:1512.03385); He 2016b, "Identity Mappings"
     (arXiv:1603.05027); Goyal 2017 (arXiv:1706.02677) for `zero_gamma`; He 2019, "Bag of Tricks"
-    (arXiv:1812.01187) section 4 for the B, C and D variants; Huang 2016 (arXiv:1603.09382) for
-    `drop_path`.
+    (arXiv:1812.01187) section 4 for the B, C and D variants; each option names its own.
 
     Raises `ValueError` for a value that is not one of a field's choices, or that cannot be built.
     """
 
     depths: tuple[int, ...]
     """Residual blocks in each stage; every stage after the first halves the map."""
-    block: Literal["basic", "bottleneck"] = "bottleneck"
+    block: Block = "bottleneck"
     """Residual branch: two 3x3 convolutions, or 1x1, 3x3, 1x1."""
+    stage_blocks: tuple[Block, ...] = ()
+    """The block of each stage, where they differ."""
     width: int = 64
     """Width of the first stage; it doubles with every stage."""
+    stage_widths: tuple[int, ...] = ()
+    """The width of each stage, where it does not double."""
     groups: int = 1
-    """Groups of the bottleneck's 3x3 convolution (cardinality)."""
+    """Groups of the bottleneck's 3x3 convolution (cardinality; Xie 2017, arXiv:1611.05431)."""
     group_width: int = 64
     """Width of one of those groups in a network of width 64."""
-    stem: Literal["7x7", "deep", "3x3"] = "7x7"
-    """7x7/2 and pooling, three 3x3 and pooling (C), or one 3x3 at full size (CIFAR)."""
+    reduce_first: int = 1
+    """A branch's first convolution is narrower by this factor (SENet-154: 2)."""
+    stem: Literal["7x7", "deep", "tiered", "3x3"] = "7x7"
+    """7x7/2, three 3x3 (C), the same in growing widths (timm's t), or one 3x3/1 (CIFAR)."""
+    stem_width: int | None = None
+    """Channels that the stem ends with; None: `width`."""
+    stem_pool: Literal["auto", "max", "zero_max", "conv", "fractional", "none"] = "auto"
+    """Behind the stem: 3x3/2 max pooling (zero_max: padded with zeros, as BiT), a 3x3/2 convolution
+    (ResNet-RS), fractional max pooling (Graham 2014), none; auto: max, or none behind a 3x3."""
     stride_at: Literal["1x1", "3x3"] = "3x3"
     """The bottleneck's convolution that strides: the first 1x1 (v1) or the 3x3 (v1.5, B)."""
     shortcut: Literal["A", "B", "C", "none"] = "B"
     """He 2016a, 3.3: A zero-padding, B projections where the shape changes, C everywhere."""
+    shortcut_kernel: int = 1
+    """Kernel of a projection that strides (SENet-154: 3)."""
     avg_down: bool = False
     """Projections average-pool and then convolve without a stride (D)."""
+    anti_alias: Literal["none", "avg", "blur"] = "none"
+    """Strided convolutions and pools run at stride 1, with a 2x2 average or a binomial blur that
+    strides behind them (Zhang 2019, arXiv:1904.11486)."""
     preact: bool = False
     """Norm and activation come before each convolution (v2)."""
+    activation: Activation = "relu"
+    """The non-linearity, in the stem too."""
+    attention: Literal["none", "se", "eca"] = "none"
+    """At the end of a branch: squeeze-excite (Hu 2018, arXiv:1709.01507) or efficient channel
+    attention (Wang 2020, arXiv:1910.03151)."""
+    se_ratio: float = 1 / 16
+    """Squeeze-excite's bottleneck, as a share of its channels."""
+    norm: Literal["batch", "group"] = "batch"
+    """BatchNorm, or GroupNorm (Wu 2018, arXiv:1803.08494)."""
+    norm_groups: int = 32
+    """Groups of GroupNorm."""
+    norm_momentum: float = 0.9
+    """Share of the running statistics that a step keeps (torch's momentum is 1 minus this)."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance under the square root."""
+    weight_standardization: bool = False
+    """Kernels are used with mean 0 and variance 1 per output (Qiao 2019, arXiv:1903.10520)."""
+    output_stride: Literal[32, 16, 8] = 32
+    """At 8 or 16, stages that would stride beyond it dilate (Chen 2017, arXiv:1706.05587)."""
     zero_gamma: bool = True
     """Every residual branch starts as zero: its last norm's scale (v2: its last kernel)."""
     kernel_init: Literal["kaiming_normal", "xavier_uniform", "small_normal", "zeros"] = (
         "kaiming_normal"
     )
     """Initialiser of the convolutions."""
-    norm_momentum: float = 0.9
-    """Share of the running statistics that a step keeps (torch's momentum is 1 minus this)."""
-    norm_epsilon: float = 1e-5
-    """Added to the variance under the square root."""
     drop_path: float = 0.0
-    """Stochastic depth: chance to skip the last block; grows linearly from 0 at the first."""
+    """Stochastic depth (Huang 2016, arXiv:1603.09382): chance to skip the last block; grows
+    linearly from 0 at the first."""
+    drop_block: float = 0.0
+    """DropBlock (Ghiasi 2018, arXiv:1810.12890): share of the last stage's maps that is dropped in
+    squares; a quarter of it in the stage before."""
+    drop_block_size: int = 7
+    """Side of those squares, in pixels of the map."""
+    block_dropout: float = 0.0
+    """Dropout before a branch's last convolution (Zagoruyko 2016, arXiv:1605.07146, 2.4)."""
     dropout: float = 0.0
     """Dropout before the classifier."""
+    drop_connect: float = 0.0
+    """DropConnect (Wan 2013): chance of each weight of the classifier to be left out of a step."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths {self.depths!r}: needs one positive number a stage")
-        for field in ("width", "groups", "group_width"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} {getattr(self, field)}: must be at least 1")
-        for field in ("drop_path", "dropout", "norm_momentum"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"{field} {getattr(self, field)}: must be in [0, 1)")
-        if not 0 < self.norm_epsilon < math.inf:
-            raise ValueError(f"norm_epsilon {self.norm_epsilon}: must be positive")
-        if self.stem == "deep" and self.width < 2:
-            raise ValueError(f"width {self.width}: a deep stem starts with half of it; at least 2")
-        if self.width * self.group_width < 64:
-            raise ValueError(
-                f"group_width {self.group_width}: leaves a group of width {self.width} nothing"
-            )
-        if self.drop_path and self.shortcut == "none":
-            raise ValueError(f"drop_path {self.drop_path}: shortcut 'none' leaves no other path")
-        if self.block == "basic" and (self.groups, self.group_width) != (1, 64):
-            raise ValueError(
-                f"groups {self.groups} x {self.group_width}: a basic block has none; "
-                "block 'bottleneck' has"
-            )
-        if self.block == "basic" and self.stride_at == "1x1":
-            raise ValueError("stride_at '1x1': a basic block has no 1x1; choose '3x3'")
-        if self.avg_down and self.shortcut not in ("B", "C"):
-            raise ValueError(f"avg_down: shortcut {self.shortcut!r} has no projection; 'B', 'C' do")
-
-    def stem_convs(self) -> tuple[ConvPlan, ...]:
-        """The stem's convolutions; the deep one is half as wide until its last."""
-        half = self.width // 2
-        return {
-            "7x7": (ConvPlan(7, self.width, 2),),
-            "deep": (ConvPlan(3, half, 2), ConvPlan(3, half), ConvPlan(3, self.width)),
-            "3x3": (ConvPlan(3, self.width),),
-        }[self.stem]
+        check_rules(self)
 
     @property
-    def stem_pool(self) -> bool:
-        """Whether a 3x3/2 max-pooling follows the stem."""
-        return self.stem != "3x3"
+    def stem_features(self) -> int:
+        """Channels of the stem's output."""
+        return self.width if self.stem_width is None else self.stem_width
 
-    def branch(self, width: int, stride: int) -> tuple[ConvPlan, ...]:
-        """The convolutions on the residual path of a block."""
-        if self.block == "basic":
-            return ConvPlan(3, width, stride), ConvPlan(3, width)
+    def stage_width(self, stage: int) -> int:
+        """Width of a stage, counted from 0."""
+        return self.stage_widths[stage] if self.stage_widths else self.width * 2**stage
+
+    def stage_block(self, stage: int) -> Block:
+        """Kind of a stage's blocks; stages count from 0."""
+        return self.stage_blocks[stage] if self.stage_blocks else self.block
+
+    def stem_convs(self) -> tuple[ConvPlan, ...]:
+        """The stem's convolutions; those of several are narrower until the last."""
+        width = self.stem_features
+        first = {"deep": width // 2, "tiered": 3 * width // 8}.get(self.stem, width)
+        if self.stem in ("deep", "tiered"):
+            return ConvPlan(3, first, 2), ConvPlan(3, width // 2), ConvPlan(3, width)
+        return (ConvPlan(7, width, 2) if self.stem == "7x7" else ConvPlan(3, width),)
+
+    @property
+    def pool(self) -> Literal["max", "zero_max", "conv", "fractional", "none"]:
+        """What follows the stem: `stem_pool` with "auto" decided."""
+        if self.stem_pool == "auto":
+            return "none" if self.stem == "3x3" else "max"
+        return self.stem_pool
+
+    def branch(self, stage: int, stride: int, dilations: tuple[int, int]) -> tuple[ConvPlan, ...]:
+        """The convolutions on the residual path of a block.
+
+        Args:
+          stage: counts from 0.
+          stride: of the block.
+          dilations: of the block's first and of its later 3x3 convolutions.
+        """
+        width, (first, rest) = self.stage_width(stage), dilations
+        blurs = self.anti_alias != "none" and (stride == 2 or first != rest)
+        s3, blur = (1, stride) if blurs else (stride, 0)
+        if self.stage_block(stage) == "basic":
+            inner = width // self.reduce_first
+            return ConvPlan(3, inner, s3, 1, first, blur), ConvPlan(3, width, dilation=rest)
         inner = width * self.group_width // 64 * self.groups
-        s1, s3 = (stride, 1) if self.stride_at == "1x1" else (1, stride)
+        s1, s3 = (s3, 1) if self.stride_at == "1x1" else (1, s3)
         return (
-            ConvPlan(1, inner, s1),
-            ConvPlan(3, inner, s3, self.groups),
+            ConvPlan(1, inner // self.reduce_first, s1),
+            ConvPlan(3, inner, s3, self.groups, first, blur),
             ConvPlan(1, 4 * width),
         )
 
     def blocks(self) -> Iterator[BlockPlan]:
         """Every residual block in order; `stage` counts from 1."""
-        features = self.stem_convs()[-1].features
-        for stage, depth in enumerate(self.depths, start=1):
-            width = self.width * 2 ** (stage - 1)
-            for index in range(depth):
-                stride = 2 if stage > 1 and index == 0 else 1
-                convs = self.branch(width, stride)
+        features = self.stem_features
+        reached = (1 if self.stem == "3x3" else 2) * (1 if self.pool == "none" else 2)
+        before = dilation = 1
+        for stage, depth in enumerate(self.depths):
+            stride = 2 if stage else 1
+            if self.output_stride < 32 and reached * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            reached *= stride
+            for _ in range(depth):
+                convs = self.branch(stage, stride, (before, dilation))
                 reshapes = stride != 1 or features != convs[-1].features
-                yield BlockPlan(stage, width, stride, convs, self._shortcut(reshapes))
-                features = convs[-1].features
+                yield BlockPlan(
+                    stage=stage + 1,
+                    width=self.stage_width(stage),
+                    stride=stride,
+                    dilation=dilation,
+                    convs=convs,
+                    shortcut=self._shortcut(reshapes),
+                    projection=self._projection(convs[-1].features, stride, before, dilation),
+                    drop_block=self.drop_block * self._drop_block_share(stage),
+                )
+                features, stride, before = convs[-1].features, 1, dilation
+
+    def _drop_block_share(self, stage: int) -> float:
+        return {1: 1.0, 2: 0.25}.get(len(self.depths) - stage, 0.0)
+
+    def _projection(self, features: int, stride: int, before: int, dilation: int) -> ConvPlan:
+        if self.avg_down or (stride == 1 and dilation == 1) or self.shortcut_kernel == 1:
+            return ConvPlan(1, features, 1 if self.avg_down else stride)
+        return ConvPlan(self.shortcut_kernel, features, stride, dilation=before)
 
     def _shortcut(self, reshapes: bool) -> Literal["identity", "pad", "conv", "none"]:
         if self.shortcut == "none":
@@ -159,10 +231,38 @@ class ResNetSpec:
 
     @property
     def image_size(self) -> int:
-        """Side, in pixels, of the images that the source trains on."""
+        """Side, in pixels, of the images that networks with such a stem are made for."""
         return 32 if self.stem == "3x3" else 224
 
     @property
     def features(self) -> int:
         """Channels of the backbone's last map."""
-        return self.branch(self.width * 2 ** (len(self.depths) - 1), 1)[-1].features
+        last = len(self.depths) - 1
+        return (1 if self.stage_block(last) == "basic" else 4) * self.stage_width(last)
+
+
+@dataclass(frozen=True)
+class LeNetSpec:
+    """LeNet-5 (LeCun 1998, section II.B), the baseline.
+
+    Raises `ValueError` for a value that is not one of a field's choices.
+    """
+
+    activation: Activation = "tanh"
+    """The non-linearity."""
+    pool: Literal["avg", "max"] = "avg"
+    """How maps are halved."""
+    dropout: float = 0.0
+    """Dropout before the classifier."""
+    drop_connect: float = 0.0
+    """DropConnect on the classifier; see `ResNetSpec`."""
+
+    image_size = 32
+    features = 84
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_shares(self, ("dropout", "drop_connect"))
+
+
+Spec = ResNetSpec | LeNetSpec

@@ -10,10 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.conv import Conv
-from resnet_jax.heads import Classifier
-from resnet_jax.norm import BatchNorm
-from resnet_jax.resnet import ResNet
-from resnet_jax.spec import ResNetSpec
+from resnet_jax.heads import classifier
+from resnet_jax.layers import Dense, EfficientChannelAttention
+from resnet_jax.norm import BatchNorm, GroupNorm
+from resnet_jax.spec import ResNetSpec, Spec
+
+KINDS = {
+    BatchNorm: "norm",
+    GroupNorm: "norm",
+    Dense: "dense",
+    nn.Dense: "dense",
+    EfficientChannelAttention: "attention",
+    Conv: "conv",
+    nn.Conv: "conv",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Layer:
 
     path: str
     kind: str
-    """"7x7/2, groups 32", "norm" or "dense"."""
+    """"7x7/2, groups 32", "norm", "attention" or "dense"."""
     output: tuple[int, ...]
     """[H, W, C], or [K] for the head."""
     parameters: int
@@ -33,9 +43,7 @@ class Layer:
     repeats: int
 
 
-def summarise(
-    spec: ResNetSpec, num_classes: int = 1000, image_size: int | None = None
-) -> list[Layer]:
+def summarise(spec: Spec, num_classes: int = 1000, image_size: int | None = None) -> list[Layer]:
     """The layers of a classifier in the order they run, for images [image_size, image_size, 3].
 
     All blocks of a stage but the first are identical, so only two of each are traced.
@@ -45,8 +53,10 @@ def summarise(
     25557032
     """
     size = spec.image_size if image_size is None else image_size
-    short = replace(spec, depths=tuple(min(depth, 2) for depth in spec.depths))
-    model = Classifier(ResNet(short), num_classes)
+    short = spec
+    if isinstance(spec, ResNetSpec):
+        short = replace(spec, depths=tuple(min(depth, 2) for depth in spec.depths))
+    model = classifier(short, num_classes)
     layers: list[Layer] = []
 
     def record(
@@ -57,7 +67,7 @@ def summarise(
     ) -> Any:
         result = call(*args, **kwargs)
         module = context.module
-        if context.method_name == "__call__" and isinstance(module, Conv | BatchNorm | nn.Dense):
+        if context.method_name == "__call__" and type(module) in KINDS:
             layers.append(_layer(module, result.shape[1:], spec))
         return result
 
@@ -69,18 +79,20 @@ def summarise(
     return layers
 
 
-def _layer(module: nn.Module, output: tuple[int, ...], spec: ResNetSpec) -> Layer:
+def _layer(module: nn.Module, output: tuple[int, ...], spec: Spec) -> Layer:
     variables = module.variables
     params = variables["params"]
     kernel = params["kernel"].shape if "kernel" in params else (0,)
-    kind = {BatchNorm: "norm", nn.Dense: "dense"}.get(type(module), "")
-    if isinstance(module, Conv):
-        kind = f"{module.kernel_size}x{module.kernel_size}"
-        kind += f"/{module.stride}" if module.stride > 1 else ""
-        kind += f", groups {module.groups}" if module.groups > 1 else ""
+    kind = KINDS[type(module)]
+    if isinstance(module, Conv | nn.Conv):
+        kind = f"{kernel[0]}x{kernel[0]}"
+        if isinstance(module, Conv):
+            kind += f"/{module.stride}" if module.stride > 1 else ""
+            kind += f", groups {module.groups}" if module.groups > 1 else ""
+            kind += f", dilation {module.dilation}" if module.dilation > 1 else ""
     path = "/".join(module.path)
     repeats = 1
-    if "/block2/" in path:
+    if "/block2/" in path and isinstance(spec, ResNetSpec):
         stage = int(path.split("stage")[1][0])
         repeats = spec.depths[stage - 1] - 1
     return Layer(

@@ -1,0 +1,44 @@
+"""LeNet-5, the baseline that a residual network is measured against."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.init import xavier_uniform
+from resnet_jax.layers import ACTIVATIONS
+from resnet_jax.spec import LeNetSpec
+
+
+class LeNet(nn.Module):
+    """The layers C1 to F6 of LeNet-5 (LeCun 1998, "Gradient-Based Learning", section II.B).
+
+    As it is usually built today: C3 sees every map of S2, subsampling has no weights of its own,
+    and the classifier is a dense layer. Images of 32x32 leave one pixel; a larger image gives a
+    map, as the paper's section VII runs it over a line of digits.
+    """
+
+    spec: LeNetSpec
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """[B, H, W, C] -> {"c1": [B, H/2 - 2, ., 6], "c2": [B, ., ., 16], "c3": [B, ., ., 84]}."""
+        if min(images.shape[1:3]) < 32:
+            raise ValueError(f"LeNet-5 needs images of 32x32 or more, not {images.shape[1:3]}")
+        act = ACTIVATIONS[self.spec.activation]
+        pool = nn.avg_pool if self.spec.pool == "avg" else nn.max_pool
+
+        def conv(features: int, kernel: int, name: str) -> nn.Conv:
+            return nn.Conv(
+                features,
+                (kernel, kernel),
+                padding="VALID",
+                kernel_init=xavier_uniform(),
+                dtype=self.dtype,
+                name=name,
+            )
+
+        c1 = pool(act(conv(6, 5, "conv1")(images)), (2, 2), (2, 2))
+        c2 = pool(act(conv(16, 5, "conv2")(c1)), (2, 2), (2, 2))
+        c5 = act(conv(120, 5, "conv3")(c2))
+        return {"c1": c1, "c2": c2, "c3": act(conv(84, 1, "conv4")(c5))}

@@ -1,0 +1,122 @@
+"""Published weights by name: timm's, from the Hugging Face hub or a folder of your own."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from resnet_jax import zoo
+from resnet_jax.fields import check_fields
+from resnet_jax.spec import ResNetSpec
+from resnet_jax.weights import Variables, WeightsError, load_weights
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What has to be done to an image before a network with published weights sees it.
+
+    Raises `ValueError` for a value that is not one of a field's choices.
+    """
+
+    size: int = 224
+    """Side of the square view, in pixels."""
+    crop_fraction: float = 0.875
+    """The short side is resized to size / crop_fraction, then the centre is cut out."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """The filter of that resize, antialiased as PIL's are."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of each channel, pixels scaled to 0..1."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Standard deviation of each channel, likewise."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "preprocessing ")
+
+
+def load_pretrained(
+    name: str,
+    tag: str,
+    num_classes: int | None = None,
+    *,
+    head: Literal["keep", "reset"] = "keep",
+) -> tuple[Variables, Preprocessing]:
+    """The weights that timm publishes as `name.tag`, and the images that they expect.
+
+    Looked for in `$RESNET_JAX_WEIGHTS` (default ~/.cache/resnet-jax/weights), in a folder called
+    `name.tag` that holds model.safetensors and config.json; then in the cache of the Hugging Face
+    hub, and on it (`pip install 'resnet-jax[hub]'`).
+
+    Args:
+      name: one of `list_models()` that timm has.
+      tag: of the weights, such as "a1_in1k".
+      num_classes: outputs of the head; None: as many as were published.
+      head: see `load_weights`.
+
+    Raises:
+      WeightsError: the files are neither here nor to be had (the message says which file belongs
+        where), or do not fit.
+      ValueError: unknown name.
+    """
+    zoo.get_spec(name)
+    weights, config = (
+        _find(f"{name}.{tag}", file) for file in ("model.safetensors", "config.json")
+    )
+    preprocessing, published = read_config(config, name)
+    variables = load_weights(weights, name, num_classes or published, head=head)
+    return variables, preprocessing
+
+
+def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
+    """The preprocessing and the number of classes in the config.json beside timm's weights.
+
+    Raises:
+      WeightsError: not such a file, or it asks for what is not supported.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        given = content.get("pretrained_cfg", content)
+        fallback = default_preprocessing(name)
+        preprocessing = Preprocessing(
+            size=given["input_size"][-1],
+            crop_fraction=given.get("crop_pct", fallback.crop_fraction),
+            interpolation=given.get("interpolation", fallback.interpolation),
+            mean=given.get("mean", fallback.mean),
+            std=given.get("std", fallback.std),
+        )
+        classes = content.get("num_classes", given.get("num_classes", zoo.num_classes(name)))
+        return preprocessing, int(classes)
+    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not the config.json of timm's weights ({error!r})") from error
+
+
+def default_preprocessing(name: str) -> Preprocessing:
+    """What the weights of a network expect if nothing beside them says so.
+
+    torchvision's: bilinear, 0.875, ImageNet's mean; timm's v2 networks take -1..1 instead.
+    """
+    spec, size = zoo.get_spec(name), zoo.image_size(name)
+    if isinstance(spec, ResNetSpec) and spec.preact and spec.image_size == 224:
+        return Preprocessing(size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return Preprocessing(size=size)
+
+
+def _find(repository: str, file: str) -> Path:
+    root = Path(os.environ.get("RESNET_JAX_WEIGHTS", "~/.cache/resnet-jax/weights")).expanduser()
+    own = root / repository / file
+    if own.is_file():
+        return own
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(f"timm/{repository}", file))
+    except ImportError:
+        reason = "huggingface_hub is not installed: pip install 'resnet-jax[hub]'"
+    except Exception as error:  # offline, no such repository, full disk: each has its own type
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    raise WeightsError(
+        f"timm/{repository} cannot be fetched from the Hugging Face hub ({reason}). "
+        f"Put its {file} at {own}"
+    )

@@ -1,0 +1,102 @@
+"""The rules of a `ResNetSpec` that its annotations cannot say.
+
+Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnet_jax.spec import ResNetSpec
+
+_COUNTS = (
+    "width",
+    "groups",
+    "group_width",
+    "reduce_first",
+    "stem_width",
+    "shortcut_kernel",
+    "norm_groups",
+    "drop_block_size",
+)
+_SHARES = ("drop_path", "drop_block", "block_dropout", "dropout", "drop_connect", "norm_momentum")
+
+
+def check_shares(spec: Any, names: tuple[str, ...]) -> None:
+    """Raises `ValueError` unless each of these fields is in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(spec, name) < 1:
+            raise ValueError(f"{name} {getattr(spec, name)}: must be in [0, 1)")
+
+
+def check_rules(spec: ResNetSpec) -> None:
+    """Raises `ValueError` for values, or combinations of values, that cannot be built."""
+    if not spec.depths or min(spec.depths) < 1:
+        raise ValueError(f"depths {spec.depths!r}: needs one positive number a stage")
+    for field in _COUNTS:
+        value = getattr(spec, field)
+        if value is not None and value < 1:
+            raise ValueError(f"{field} {value}: must be at least 1")
+    check_shares(spec, _SHARES)
+    for field in ("stage_blocks", "stage_widths"):
+        given = len(getattr(spec, field))
+        if given not in (0, len(spec.depths)):
+            raise ValueError(
+                f"{field} {getattr(spec, field)!r}: needs one for each of "
+                f"{len(spec.depths)} stages, or none"
+            )
+    if not 0 < spec.se_ratio <= 1:
+        raise ValueError(f"se_ratio {spec.se_ratio}: must be in (0, 1]")
+    if min(spec.stage_widths, default=1) < 1:
+        raise ValueError(f"stage_widths {spec.stage_widths}: each must be at least 1")
+    if spec.shortcut_kernel % 2 == 0:
+        raise ValueError(f"shortcut_kernel {spec.shortcut_kernel}: must be odd")
+    _check_combinations(spec)
+
+
+def _check_combinations(spec: ResNetSpec) -> None:
+    if not 0 < spec.norm_epsilon < math.inf:
+        raise ValueError(f"norm_epsilon {spec.norm_epsilon}: must be positive")
+    least = {"deep": 2, "tiered": 3}.get(spec.stem, 1)
+    if spec.stem_features < least:
+        raise ValueError(
+            f"{'width' if spec.stem_width is None else 'stem_width'} {spec.stem_features}: "
+            f"a {spec.stem} stem starts with a part of it; at least {least}"
+        )
+    widths = [spec.stage_width(stage) for stage in range(len(spec.depths))]
+    if min(widths) * spec.group_width < 64:
+        raise ValueError(
+            f"group_width {spec.group_width}: leaves a group of width {min(widths)} nothing"
+        )
+    if spec.drop_path and spec.shortcut == "none":
+        raise ValueError(f"drop_path {spec.drop_path}: shortcut 'none' leaves no other path")
+    kinds = {spec.stage_block(stage) for stage in range(len(spec.depths))}
+    if "basic" in kinds and (spec.groups, spec.group_width) != (1, 64):
+        raise ValueError(
+            f"groups {spec.groups} x {spec.group_width}: a basic block has none; "
+            "block 'bottleneck' has"
+        )
+    if "basic" in kinds and spec.stride_at == "1x1":
+        raise ValueError("stride_at '1x1': a basic block has no 1x1; choose '3x3'")
+    if spec.avg_down and spec.shortcut not in ("B", "C"):
+        raise ValueError(f"avg_down: shortcut {spec.shortcut!r} has no projection; 'B', 'C' do")
+    _check_groups(spec)
+
+
+def _check_groups(spec: ResNetSpec) -> None:
+    convs = [*spec.stem_convs(), *(conv for block in spec.blocks() for conv in block.convs)]
+    for conv, before in zip(convs[1:], convs, strict=False):
+        if before.features % conv.groups:
+            raise ValueError(
+                f"reduce_first {spec.reduce_first}: leaves {before.features} channels, which "
+                f"{conv.groups} groups do not divide"
+            )
+    if spec.norm == "group":
+        for conv in convs:
+            if conv.features % spec.norm_groups:
+                raise ValueError(
+                    f"norm_groups {spec.norm_groups}: does not divide the {conv.features} "
+                    "channels of a norm"
+                )

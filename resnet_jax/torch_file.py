@@ -1,0 +1,236 @@
+"""Torch checkpoints (.pth, .pt, .th, .bin) as NumPy arrays, safely, with or without torch.
+
+A checkpoint is a pickle, and a pickle may call anything it can name. What is read here names
+tensors and plain containers only: `torch.load(weights_only=True)` sees to it where torch is
+installed, and the reader below everywhere else.
+"""
+
+import io
+import os
+import pickle
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any
+
+import numpy as np
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what a file of torch < 1.6 begins with
+
+STORAGES = {  # the numbers in the file, and as they are returned
+    "DoubleStorage": ("f8", "f8"),
+    "FloatStorage": ("f4", "f4"),
+    "HalfStorage": ("f2", "f2"),
+    "BFloat16Storage": ("u2", "f4"),  # NumPy has no bfloat16
+    "LongStorage": ("i8", "i8"),
+    "IntStorage": ("i4", "i4"),
+    "ShortStorage": ("i2", "i2"),
+    "CharStorage": ("i1", "i1"),
+    "ByteStorage": ("u1", "u1"),
+    "BoolStorage": ("u1", "?"),
+}
+# Only C types: a pickle can also set the attributes of what it names, and of these it cannot
+# (of the lambdas below it can, to no effect beyond itself).
+CONTAINERS = {
+    "collections.OrderedDict": OrderedDict,  # and not dict: state_dicts have a `_metadata`
+    "collections.Counter": dict,  # the milestones of a schedule
+    "torch.Size": tuple,
+    "builtins.set": set,
+}
+
+
+class UnsafeFile(ValueError):
+    """The pickle names something else than tensors and plain containers."""
+
+
+def read_torch(path: str | os.PathLike) -> Any:
+    """The object in a torch checkpoint; its tensors become NumPy arrays.
+
+    Bfloat16 becomes float32, parameters are arrays like any other, and dicts of every kind
+    are plain dicts. Tensors that share storage in the file share memory in the result.
+
+    Raises `UnsafeFile` for a pickle that names anything but tensors and plain containers,
+    `FileNotFoundError`, and `ValueError` for all else: no torch file, cut short, damaged.
+    """
+    try:
+        import torch
+    except ImportError:
+        return read_without_torch(path)
+    # Torch's errors are of many kinds and many lines: what it refuses, the reader below refuses
+    # by name, or reads if it is a pickle protocol that torch has no reader for.
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of such protocols
+        return _plain(torch.load(path, map_location="cpu", weights_only=True, mmap=False), {})
+    return read_without_torch(path)
+
+
+def read_without_torch(path: str | os.PathLike) -> Any:
+    """`read_torch` by the reader of this module, whether torch is installed or not."""
+    try:
+        with open(path, "rb") as file:
+            return _plain(_read(file), {})
+    except FileNotFoundError:
+        raise
+    except ValueError as error:
+        kind = UnsafeFile if isinstance(error, UnsafeFile) else ValueError
+        raise kind(f"{os.fspath(path)}: {error}") from None
+    except Exception as error:  # whatever pickle and zipfile stumble over
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{os.fspath(path)}: cut short, damaged or unreadable ({why})") from error
+
+
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """`value` in plain dicts, lists, tuples and sets, with torch's tensors as arrays."""
+    if id(value) in known:  # what is shared stays shared
+        return known[id(value)]
+    plain: Any
+    if isinstance(value, dict):
+        plain = {_plain(k, known): _plain(v, known) for k, v in dict.items(value)}
+    elif isinstance(value, (tuple, list, set)):
+        kind = next(kind for kind in (tuple, list, set) if isinstance(value, kind))
+        plain = kind(_plain(item, known) for item in value)
+    elif value is None or isinstance(value, (int, float, complex, str, bytes, np.ndarray)):
+        plain = value
+    elif hasattr(value, "detach"):
+        tensor = value.detach()
+        plain = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    else:
+        raise ValueError(f"holds a {type(value).__name__}, no tensor and no plain container")
+    known[id(value)] = plain
+    return plain
+
+
+def _read(file: IO[bytes]) -> Any:
+    head = file.read(512)
+    file.seek(0)
+    if head.startswith(b"PK\3\4"):
+        return _read_zip(file)
+    if head[257:262] == b"ustar":
+        raise ValueError("of torch < 0.1.10 (a tar archive), too old; save it anew with torch")
+    if head.startswith(b"\x80"):
+        return _read_legacy(file)
+    raise ValueError(f"no torch file: it {f'starts with {head[:16]!r}' if head else 'is empty'}")
+
+
+def _read_zip(file: IO[bytes]) -> Any:
+    """The format since torch 1.6: NAME/data.pkl, and a record NAME/data/KEY of each storage."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError(f"no torch file: a zip archive with {len(roots)} */data.pkl, not one")
+        root, order = roots[0], "little"
+        if f"{root}byteorder" in names:
+            order = archive.read(f"{root}byteorder").decode()
+        if order not in ("little", "big"):
+            raise ValueError(f"byteorder {order!r}: little or big")
+
+        def storage(kind: str, key: str, numel: int) -> np.ndarray:
+            stored, held = map(np.dtype, STORAGES[kind])
+            record, nbytes = archive.getinfo(f"{root}data/{key}"), numel * stored.itemsize
+            if record.file_size != nbytes:
+                raise ValueError(f"data/{key} has {record.file_size} bytes instead of {nbytes}")
+            array = np.zeros(numel, held)
+            _fill(array, kind, archive.read(record), order)
+            return array
+
+        return _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), storage).load()
+
+
+def _read_legacy(file: IO[bytes]) -> Any:
+    """The format before torch 1.6: five pickles, then the count and numbers of each storage."""
+    size = os.fstat(file.fileno()).st_size
+
+    def storage(kind: str, key: str, numel: int) -> np.ndarray:
+        stored, held = map(np.dtype, STORAGES[kind])
+        if numel * stored.itemsize > size:
+            raise ValueError(f"cut short: storage {key} alone is longer than the file")
+        return np.zeros(numel, held)  # filled below, when all are known
+
+    if _Unpickler(file, storage).load() != MAGIC or _Unpickler(file, storage).load() != PROTOCOL:
+        raise ValueError("no torch file: a pickle that begins otherwise")
+    _Unpickler(file, storage).load()  # sizes of C's types where it was written; unused
+    unpickler = _Unpickler(file, storage)
+    value = unpickler.load()
+    keys = _Unpickler(file, storage).load()
+    if set(keys) != set(unpickler.storages):
+        raise ValueError("damaged: its list of storages is not that of its tensors")
+    for key in keys:
+        kind, array = unpickler.storages[key]
+        count, nbytes = file.read(8), array.size * np.dtype(STORAGES[kind][0]).itemsize
+        raw = file.read(nbytes)
+        if count != array.size.to_bytes(8, "little") or len(raw) != nbytes:
+            raise ValueError(f"cut short or damaged in storage {key}")
+        _fill(array, kind, raw, "little")
+    return value
+
+
+def _fill(array: np.ndarray, kind: str, raw: bytes, order: Any) -> None:
+    numbers = np.frombuffer(raw, np.dtype(STORAGES[kind][0]).newbyteorder(order))
+    if kind == "BFloat16Storage":  # the upper half of a float32
+        array.view("u4")[:] = numbers.astype("u4") << 16
+    else:
+        array[:] = numbers
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles tensors and plain containers; anything else raises `UnsafeFile` by name.
+
+    `allocate(kind, key, numel)` gives the 1-D array of a storage, at its first mention.
+    """
+
+    def __init__(self, file: IO[bytes], allocate: Callable[[str, str, int], np.ndarray]):
+        super().__init__(file, encoding="utf-8")  # of the strings of Python 2
+        self._allocate = allocate
+        self.storages: dict[str, tuple[str, np.ndarray]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module
+        match module, name:
+            case "torch", _ if name in STORAGES:
+                return name
+            case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
+                return lambda *args: _tensor(*args)
+            case "torch._utils", "_rebuild_parameter":
+                return lambda data, *_: data
+            case _ if f"{module}.{name}" in CONTAINERS:
+                return CONTAINERS[f"{module}.{name}"]
+        printed = f"{module}.{name}".encode("unicode_escape").decode()
+        raise UnsafeFile(
+            f"refuses to load {printed}: a checkpoint holds tensors and plain containers only"
+        )
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        """The 1-D array of ("storage", type, key, device, numel), or of a view of that."""
+        match pid:
+            case ("storage", str(kind), str(key), _, int(numel), *view) if kind in STORAGES:
+                pass
+            case _:
+                raise ValueError("damaged: it refers to something that is no storage")
+        if key not in self.storages:
+            self.storages[key] = kind, self._allocate(kind, key, numel)
+        kept, storage = self.storages[key]
+        if (kept, storage.size) != (kind, numel):
+            raise ValueError(f"damaged: storage {key} has two types or sizes")
+        match view:
+            case [] | [None]:
+                return storage
+            case [(_, int(start), int(count))] if 0 <= start <= start + count <= numel:
+                return storage[start : start + count]
+        raise ValueError(f"damaged: a view reaches beyond storage {key} of {numel}")
+
+
+def _tensor(storage: np.ndarray, start: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+    """A view of its storage; NumPy would not see an overflow, so the bounds are checked."""
+    if len(size) != len(stride) or min(start, *size, *stride, 0) < 0:
+        raise ValueError(f"damaged: a tensor of size {size}, strides {stride}, at {start}")
+    if 0 in size:
+        return np.zeros(size, storage.dtype)
+    last = start + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if last >= storage.size:
+        tensor = f"a tensor of size {size}, strides {stride}, at {start}"
+        raise ValueError(f"damaged: {tensor}, reaches beyond its storage of {storage.size}")
+    strides = [step * storage.itemsize for step in stride]
+    return np.ndarray(size, storage.dtype, storage.data, start * storage.itemsize, strides)

@@ -1,0 +1,69 @@
+"""Every name of torchvision and timm gives their numbers. Needs neither."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import create_model, from_tensors
+from resnet_jax.weights import torch_shapes
+from resnet_jax.zoo import ZOO, image_size
+from tests.parity.fill import fill, images
+from tests.parity.goldens import JSON, LEFT_OUT, NPZ, sample, size
+
+GOLDENS = json.loads(JSON.read_text())["networks"]
+COVERED = [key for key in GOLDENS if key.split("/")[1] not in LEFT_OUT]
+
+
+def error(got, wanted) -> float:
+    """Largest difference, relative to the largest value."""
+    return float(np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.fixture(scope="module")
+def goldens():
+    return np.load(NPZ)
+
+
+@pytest.mark.parametrize("key", COVERED)
+def test_same_numbers(key, goldens):
+    name = key.split("/")[1]
+    model = create_model(name)
+    x = jnp.asarray(images(*size(name)))
+    tensors = {tensor: fill(tensor, shape) for tensor, shape in torch_shapes(name).items()}
+    variables = from_tensors(tensors, name)
+    del tensors
+    # Not jitted: compiling a network takes a minute, running its layers one by one a second.
+    levels = model.backbone.apply(
+        {kind: tree.get("backbone", {}) for kind, tree in variables.items()}, x, train=False
+    )
+    assert [list(level.shape[1:]) for level in levels.values()] == GOLDENS[key]["pyramid"]
+    for level, wanted in zip(levels.values(), goldens[f"{key}/pyramid"], strict=True):
+        assert error(sample(np.asarray(level)), wanted) < 1e-4
+    logits = model.apply(variables, x, train=False)[0]
+    assert error(logits, goldens[f"{key}/logits"]) < 1e-4
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert parameters == GOLDENS[key]["parameters"]
+
+
+@pytest.mark.parametrize("key", [key for key in COVERED if "image_size" in GOLDENS[key]])
+def test_same_image_size(key):
+    assert image_size(key.split("/")[1]) == GOLDENS[key]["image_size"]
+
+
+def test_nothing_is_left_out_but_what_is_said():
+    missing = {key.split("/")[1] for key in GOLDENS} - set(ZOO)
+    assert missing == set(LEFT_OUT)
+
+
+def test_the_comparison_notices_small_mistakes(goldens):
+    """What ports get wrong shifts the logits by more than the tolerance."""
+    name = "resnet50d"
+    tensors = {tensor: fill(tensor, shape) for tensor, shape in torch_shapes(name).items()}
+    variables = from_tensors(tensors, name)
+    x = jnp.asarray(images(*size(name)))
+    for mistake in ({"norm_epsilon": 1e-3}, {"activation": "leaky_relu"}, {"avg_down": False}):
+        logits = create_model(name, **mistake).apply(variables, x, train=False)[0]
+        assert error(logits, goldens[f"timm/{name}/logits"]) > 3e-4, mistake
