@@ -6,13 +6,14 @@ import jax.numpy as jnp
 
 from resnet_jax.layers import Dense
 from resnet_jax.lenet import LeNet
+from resnet_jax.norm import at_least_float32
 from resnet_jax.resnet import ResNet
 from resnet_jax.spec import LeNetSpec, Spec
 from resnet_jax.zoo import get_spec
 
 
 class Classifier(nn.Module):
-    """Global average pooling, dropout and one dense layer, all in float32.
+    """Global average pooling, dropout and one dense layer, in float32 (float64 behind float64).
 
     Parameters: `backbone/...` and `head/{kernel [features, num_classes], bias}`.
     """
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
         """
         spec = self.backbone.spec
         *_, last = self.backbone(images, train=train).values()
-        x = last.astype(jnp.float32).mean((1, 2))
+        x = last.astype(at_least_float32(last.dtype)).mean((1, 2))
         if pre_logits:
             return x
         x = nn.Dropout(spec.dropout, deterministic=not train, name="dropout")(x)

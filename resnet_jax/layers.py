@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, dense_uniform, kaiming_normal
+from resnet_jax.norm import at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -37,7 +38,7 @@ class SqueezeExcite(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
         squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
-        gate = x.astype(jnp.float32).mean((1, 2), keepdims=True)
+        gate = x.astype(at_least_float32(x.dtype)).mean((1, 2), keepdims=True)
         gate = nn.relu(nn.Dense(squeezed, kernel_init=kaiming_normal(), name="fc1")(gate))
         gate = nn.Dense(channels, kernel_init=kaiming_normal(), name="fc2")(gate)
         return x * nn.sigmoid(gate).astype(x.dtype)
@@ -55,10 +56,12 @@ class EfficientChannelAttention(nn.Module):
         size = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(size + 1 - size % 2, 3)
         kernel = self.param("kernel", dense_uniform(), (size, 1, 1), jnp.float32)
-        means = x.astype(jnp.float32).mean((1, 2))[..., None]
+        means = x.astype(at_least_float32(x.dtype)).mean((1, 2))[..., None]
         pad = (size // 2, size // 2)
         numbers = ("NWC", "WIO", "NWC")
-        gate = lax.conv_general_dilated(means, kernel, (1,), (pad,), dimension_numbers=numbers)
+        gate = lax.conv_general_dilated(
+            means, kernel.astype(means.dtype), (1,), (pad,), dimension_numbers=numbers
+        )
         return x * nn.sigmoid(gate[:, None, None, :, 0]).astype(x.dtype)
 
 

@@ -8,11 +8,16 @@ from jax import lax
 from resnet_jax.init import Initializer
 
 
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    """What sums over a map are taken in: float32, or float64 for those who compute in it."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
     Parameters `scale`, `bias` and variables `batch_stats/{mean, var}` are float32 [C]; statistics
-    are computed in float32 whatever `dtype` is, and the result is returned in `dtype`.
+    are computed in float32, or in `dtype` if that is wider, and the result is returned in `dtype`.
 
     Training normalises by the batch's mean and biased variance, and moves the running averages:
     `running = momentum * running + (1 - momentum) * batch`, with the *unbiased* variance of the
@@ -55,7 +60,7 @@ class BatchNorm(nn.Module):
         grouped = x.reshape(batch // group, group, *x.shape[1:])
         axes = tuple(range(1, grouped.ndim - 1))
         # Two passes: E[x^2] - E[x]^2 in float32 loses the variance of a map whose mean is large.
-        wide = grouped.astype(jnp.float32)
+        wide = grouped.astype(at_least_float32(x.dtype))
         batch_mean = wide.mean(axes, keepdims=True)
         batch_var = jnp.square(wide - batch_mean).mean(axes, keepdims=True)
         if not self.is_initializing():
@@ -74,14 +79,14 @@ class BatchNorm(nn.Module):
         self, x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> jax.Array:
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+        return ((x.astype(at_least_float32(x.dtype)) - mean) * factor + bias).astype(self.dtype)
 
 
 class GroupNorm(nn.Module):
     """Normalises each example over space and groups of channels (Wu 2018, arXiv:1803.08494).
 
-    Parameters `scale`, `bias` float32 [C]; statistics are float32. `train` changes nothing: it is
-    here so that either norm fits where the other does.
+    Parameters `scale`, `bias` float32 [C]; statistics are as wide as BatchNorm's. `train` changes
+    nothing: it is here so that either norm fits where the other does.
 
     Raises:
       ValueError: the channels are not a multiple of `groups`.
@@ -100,7 +105,8 @@ class GroupNorm(nn.Module):
             raise ValueError(f"groups {self.groups}: does not divide {channels} channels")
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", jax.nn.initializers.zeros, (channels,), jnp.float32)
-        wide = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        wide = x.astype(at_least_float32(x.dtype))
+        wide = wide.reshape(x.shape[0], -1, self.groups, channels // self.groups)
         centred = wide - wide.mean((1, 3), keepdims=True)
         var = jnp.square(centred).mean((1, 3), keepdims=True)
         y = (centred * lax.rsqrt(var + self.epsilon)).reshape(x.shape)

@@ -13,7 +13,9 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any
+from operator import index
+from types import SimpleNamespace
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -53,6 +55,7 @@ def read_torch(path: str | os.PathLike) -> Any:
 
     Raises `UnsafeFile` for a pickle that names anything but tensors and plain containers,
     `FileNotFoundError`, and `ValueError` for all else: no torch file, cut short, damaged.
+    Where torch is installed, it reads the file, and some kinds more (complex numbers, bytes).
     """
     try:
         import torch
@@ -75,10 +78,15 @@ def read_without_torch(path: str | os.PathLike) -> Any:
         raise
     except ValueError as error:
         kind = UnsafeFile if isinstance(error, UnsafeFile) else ValueError
-        raise kind(f"{os.fspath(path)}: {error}") from None
+        raise kind(f"{os.fspath(path)}: {_printable(error)}") from None
     except Exception as error:  # whatever pickle and zipfile stumble over
-        why = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {_printable(error)}"
         raise ValueError(f"{os.fspath(path)}: cut short, damaged or unreadable ({why})") from error
+
+
+def _printable(error: Exception) -> str:
+    """Its text in one line; parts of that are from the file, with whatever is in it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
@@ -168,21 +176,35 @@ def _read_legacy(file: IO[bytes]) -> Any:
 
 
 def _fill(array: np.ndarray, kind: str, raw: bytes, order: Any) -> None:
-    numbers = np.frombuffer(raw, np.dtype(STORAGES[kind][0]).newbyteorder(order))
+    dtype = np.dtype(STORAGES[kind][0]).newbyteorder(order)
+    numbers = np.frombuffer(raw, dtype, array.size)  # or an error
     if kind == "BFloat16Storage":  # the upper half of a float32
         array.view("u4")[:] = numbers.astype("u4") << 16
     else:
         array[:] = numbers
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
     """Unpickles tensors and plain containers; anything else raises `UnsafeFile` by name.
 
+    It derives from the unpickler in Python: that in C takes an index into its memo for the
+    memo's size, so that one damaged byte may ask for all of the machine's memory.
     `allocate(kind, key, numel)` gives the 1-D array of a storage, at its first mention.
     """
 
+    # A bytearray asks for memory likewise, and no checkpoint has any.
+    dispatch: ClassVar = pickle._Unpickler.dispatch.copy()
+    del dispatch[pickle.BYTEARRAY8[0]]
+
     def __init__(self, file: IO[bytes], allocate: Callable[[str, str, int], np.ndarray]):
-        super().__init__(file, encoding="utf-8")  # of the strings of Python 2
+        def readline() -> bytes:  # a name that is cut short is not a foreign name
+            line = file.readline()
+            if not line.endswith(b"\n"):
+                raise EOFError("within a line")
+            return line
+
+        whole: Any = SimpleNamespace(read=file.read, readline=readline)
+        super().__init__(whole, encoding="utf-8")  # of the strings of Python 2
         self._allocate = allocate
         self.storages: dict[str, tuple[str, np.ndarray]] = {}
 
@@ -197,10 +219,8 @@ class _Unpickler(pickle.Unpickler):
                 return lambda data, *_: data
             case _ if f"{module}.{name}" in CONTAINERS:
                 return CONTAINERS[f"{module}.{name}"]
-        printed = f"{module}.{name}".encode("unicode_escape").decode()
-        raise UnsafeFile(
-            f"refuses to load {printed}: a checkpoint holds tensors and plain containers only"
-        )
+        why = "a checkpoint holds tensors and plain containers only"
+        raise UnsafeFile(f"refuses to load {module}.{name}: {why}")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         """The 1-D array of ("storage", type, key, device, numel), or of a view of that."""
@@ -223,7 +243,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: np.ndarray, start: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-    """A view of its storage; NumPy would not see an overflow, so the bounds are checked."""
+    """A view of its storage.
+
+    The bounds are checked in Python's integers, because those of NumPy overflow.
+    """
+    start, size, stride = index(start), tuple(map(index, size)), tuple(map(index, stride))
+    if type(storage) is not np.ndarray:  # an OrderedDict may have a size, too
+        raise ValueError("damaged: a tensor without a storage")
     if len(size) != len(stride) or min(start, *size, *stride, 0) < 0:
         raise ValueError(f"damaged: a tensor of size {size}, strides {stride}, at {start}")
     if 0 in size:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -209,9 +210,14 @@ def _unwrap(path: Path, content: Any) -> Tensors:
     return content
 
 
-def _shapes(name: str, num_classes: int, changes: Mapping[str, object]) -> Any:
+def _shapes(name: str, num_classes: int, changes: Mapping[str, Any]) -> Any:
     """The variables' shapes, without computing anything."""
-    model = create_model(name, num_classes, **changes)  # type: ignore[arg-type]
+    return _traced(name, num_classes, tuple(changes.items()))
+
+
+@lru_cache(maxsize=4)  # tracing 420 layers takes seconds, and whoever loads a file often saves one
+def _traced(name: str, num_classes: int, changes: tuple[tuple[str, Any], ...]) -> Any:
+    model = create_model(name, num_classes, **dict(changes))
     size = 64 if zoo.ZOO[name].image_size == 224 else 32
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     shapes = jax.eval_shape(lambda key, x: model.init(key, x, train=False), _key(), images)

@@ -210,17 +210,30 @@ ZOO: dict[str, Spec] = {
 }
 
 # Side of the images that timm's default weights of a name were trained on, where it is not 224.
-IMAGE_SIZES: dict[str, int] = {}
+IMAGE_SIZES = {
+    **dict.fromkeys(("resnet10t", "resnet14t"), 176),
+    **dict.fromkeys(("resnet26t", "resnet101d", "resnet152d", "resnet200d"), 256),
+    **dict.fromkeys(("seresnet152d", "seresnet200d", "seresnet269d"), 256),
+    **dict.fromkeys(("ecaresnet26t", "ecaresnet50t", "ecaresnet200d"), 256),
+    "ecaresnet269d": 320,
+    "seresnextaa101d_32x8d": 288,
+    "seresnextaa201d_32x8d": 384,
+    **{"resnetrs50": 160, "resnetrs101": 192, "resnetrs350": 288, "resnetrs420": 320},
+    **{f"resnetrs{n}": 256 for n in (152, 200, 270)},
+    "test_resnet": 160,
+    **{f"resnetv2_{n}_bit": 448 for n in ("50x3", "101x1", "101x3")},
+    "resnetv2_152x4_bit": 480,
+}
 
 
 def image_size(name: str) -> int:
     """Side, in pixels, of the images that a network's first published weights were trained on."""
-    return IMAGE_SIZES.get(name, ZOO[name].image_size)
+    return IMAGE_SIZES.get(name, get_spec(name).image_size)
 
 
 def num_classes(name: str) -> int:
     """Classes of the data that a network was made for: ImageNet's or CIFAR-10's."""
-    return 10 if ZOO[name].image_size == 32 else 1000
+    return 10 if get_spec(name).image_size == 32 else 1000
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -14,7 +14,7 @@ def pytest_terminal_summary(terminalreporter):
         return
     networks = json.loads(JSON.read_text())["networks"]
     terminalreporter.section("parity")
-    for file in dict.fromkeys(row["file"] for row in networks.values()):
+    for file in dict.fromkeys(row["file"] for row in networks.values() if row["file"]):
         keys = [key for key, row in networks.items() if row["file"] == file]
         names = [key.split("/")[1] for key in keys if key in passed]
         terminalreporter.line(f"{file}: {len(names)} of {len(keys)}: {', '.join(names)}")

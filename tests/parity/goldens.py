@@ -7,10 +7,11 @@ which needs both, and torch (CONTRIBUTING says how to install them). About four 
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from resnet_jax.spec import Activation
 from resnet_jax.zoo import ZOO
 
 FOLDER = Path(__file__).parent.parent / "goldens"
@@ -22,6 +23,31 @@ LEFT_OUT = {
     "ecaresnet101d_pruned": "pruned: each layer has a width of its own",
     "resnetv2_50d_evos": "the EvoNorm experiment",
     "resnetv2_50d_frn": "the filter-response-norm experiment",
+}
+
+# What timm can do with any name, by its option and ours.
+ACTIVATIONS = get_args(Activation)
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    **{
+        f"{name} at {stride}": (name, {"output_stride": stride}, {"output_stride": stride})
+        for name, stride in [
+            ("resnet18", 8),
+            ("resnet50d", 16),
+            ("resnet50d", 8),
+            ("resnext50_32x4d", 8),
+            ("resnetblur50", 8),
+            ("resnetaa50", 16),
+            ("senet154", 8),
+            ("resnetv2_18d", 8),
+            ("resnetv2_50", 8),
+            ("resnetv2_50x1_bit", 16),
+        ]
+    },
+    **{
+        f"test_resnet with {act}": ("test_resnet", {"act_layer": act}, {"activation": act})
+        for act in ACTIVATIONS
+    },
+    "resnetv2_50 with gelu": ("resnetv2_50", {"act_layer": "gelu"}, {"activation": "gelu"}),
 }
 
 
@@ -41,9 +67,7 @@ def sample(level: np.ndarray) -> np.ndarray:
 
 def make() -> None:
     """Writes the goldens."""
-    import timm
     import torch
-    import torchvision
 
     from tests.parity import torch_reference as reference
     from tests.parity.fill import images
@@ -53,26 +77,31 @@ def make() -> None:
         "timm resnet.py": ("timm", reference.timm_names("resnet")),
         "timm resnetv2.py": ("timm", reference.timm_names("resnetv2")),
     }
+    wanted = {
+        f"{source}/{name}": (file, name, {})
+        for file, (source, names) in sources.items()
+        for name in names
+    }
+    wanted |= {f"timm/{key}": ("", name, options) for key, (name, options, _) in VARIANTS.items()}
     arrays: dict[str, np.ndarray] = {}
     networks: dict[str, dict[str, Any]] = {}
-    for file, (source, names) in sources.items():
-        for name in names:
-            networks[f"{source}/{name}"] = {"file": file}
-            if name in LEFT_OUT:
-                continue
-            model = reference.create(name, source)
-            x = reference.nchw(images(*size(name)))
-            with torch.no_grad():
-                arrays[f"{source}/{name}/logits"] = model(x)[0].numpy()
-                levels = reference.pyramid(model, x)
-            arrays[f"{source}/{name}/pyramid"] = np.stack([sample(level) for level in levels])
-            networks[f"{source}/{name}"] |= {
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "pyramid": [list(level.shape[1:]) for level in levels],
-            }
-            if source == "timm":
-                networks[f"timm/{name}"]["image_size"] = model.default_cfg["input_size"][-1]
-    versions = {package.__name__: package.__version__ for package in (torch, torchvision, timm)}
+    for key, (file, name, options) in wanted.items():
+        networks[key] = {"file": file}
+        if name in LEFT_OUT:
+            continue
+        model = reference.create(name, key.split("/")[0], **options)
+        x = reference.nchw(images(*size(name)))
+        with torch.no_grad():
+            arrays[f"{key}/logits"] = model(x)[0].numpy()
+            levels = reference.pyramid(model, x)
+        arrays[f"{key}/pyramid"] = np.stack([sample(level) for level in levels])
+        networks[key] |= {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "pyramid": [list(level.shape[1:]) for level in levels],
+        }
+        if key.startswith("timm/"):
+            networks[key]["image_size"] = model.default_cfg["input_size"][-1]
+    versions = {package.__name__: package.__version__ for package in reference.PACKAGES}
     rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(row)}" for key, row in networks.items())
     JSON.write_text(f'{{"versions": {json.dumps(versions)},\n "networks": {{\n{rows}\n}}}}\n')
     np.savez_compressed(NPZ, **arrays)

@@ -15,6 +15,7 @@ import torchvision  # noqa: E402
 
 from tests.parity.fill import fill  # noqa: E402
 
+PACKAGES = (torch, torchvision, timm)
 TORCHVISION = [
     name
     for name in torchvision.models.list_models(module=torchvision.models)
