@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocessing:
     """What has to be done to an image before a network with published weights sees it.
 
-    Raises `ValueError` for a value that is not one of a field's choices.
+    Raises `ValueError` for a value that is not one of a field's choices, or out of range.
     """
 
     size: int = 224
@@ -34,6 +35,17 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check_fields(self, "preprocessing ")
+        rules = {
+            "size": (self.size >= 1, "must be at least 1"),
+            "crop_fraction": (0 < self.crop_fraction <= 1, "must be in (0, 1]"),
+            "mean": (len(self.mean) in (1, 3), "needs one value, or one for each of RGB"),
+            "std": (len(self.std) in (1, 3), "needs one value, or one for each of RGB"),
+        }
+        for name, (good, rule) in rules.items():
+            if not good:
+                raise ValueError(f"preprocessing {name} {getattr(self, name)!r}: {rule}")
+        if min(self.std) <= 0:
+            raise ValueError(f"preprocessing std {self.std!r}: must be positive")
 
 
 def load_pretrained(
@@ -65,8 +77,12 @@ def load_pretrained(
         _find(f"{name}.{tag}", file) for file in ("model.safetensors", "config.json")
     )
     preprocessing, published = read_config(config, name)
-    variables = load_weights(weights, name, num_classes or published, head=head)
-    return variables, preprocessing
+    if num_classes is None and published < 1:
+        raise WeightsError(
+            f"{config}: published without a head; head='reset' with num_classes=... starts one"
+        )
+    classes = published if num_classes is None else num_classes
+    return load_weights(weights, name, classes, head=head), preprocessing
 
 
 def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
@@ -87,7 +103,7 @@ def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
             std=given.get("std", fallback.std),
         )
         classes = content.get("num_classes", given.get("num_classes", zoo.num_classes(name)))
-        return preprocessing, int(classes)
+        return preprocessing, index(classes)
     except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not the config.json of timm's weights ({error!r})") from error
 
@@ -109,9 +125,10 @@ def _find(repository: str, file: str) -> Path:
     if own.is_file():
         return own
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-        return Path(hf_hub_download(f"timm/{repository}", file))
+        kept = try_to_load_from_cache(f"timm/{repository}", file)
+        return Path(kept if isinstance(kept, str) else hf_hub_download(f"timm/{repository}", file))
     except ImportError:
         reason = "huggingface_hub is not installed: pip install 'resnet-jax[hub]'"
     except Exception as error:  # offline, no such repository, full disk: each has its own type

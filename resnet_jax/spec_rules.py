@@ -93,6 +93,14 @@ def _check_groups(spec: ResNetSpec) -> None:
                 f"reduce_first {spec.reduce_first}: leaves {before.features} channels, which "
                 f"{conv.groups} groups do not divide"
             )
+    features = spec.stem_features
+    for block in spec.blocks():
+        if block.shortcut == "pad" and block.features < features:
+            raise ValueError(
+                f"shortcut 'A': cannot narrow {features} channels to {block.features}; "
+                "'B' and 'C' can"
+            )
+        features = block.features
     if spec.norm == "group":
         for conv in convs:
             if conv.features % spec.norm_groups:

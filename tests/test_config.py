@@ -22,6 +22,7 @@ from train.config import (
     ConfigError,
     DataConfig,
     EvalConfig,
+    InitConfig,
     MeshConfig,
     MixConfig,
     ModelConfig,
@@ -49,20 +50,40 @@ EVERY = {
     "model.name": ("resnet34", "resnet18"),
     "model.depths": ([1, 2], [1, 2, 3]),
     "model.block": ("bottleneck", "basic"),
+    "model.stage_blocks": (["bottleneck", "bottleneck"], []),
     "model.width": (32, 16),
-    "model.groups": (1, 32),
+    "model.stage_widths": ([32, 48], []),
+    "model.groups": (1, 2),
     "model.group_width": (64, 128),
+    "model.reduce_first": (2, 1),
     "model.stem": ("deep", "3x3"),
+    "model.stem_width": (24, 32),
+    "model.stem_pool": ("conv", "none"),
     "model.stride_at": ("1x1", "3x3"),
     "model.shortcut": ("C", "B"),
+    "model.shortcut_kernel": (3, 5),
     "model.avg_down": (True, False),
+    "model.anti_alias": ("blur", "avg"),
     "model.preact": (True, False),
+    "model.activation": ("gelu", "relu"),
+    "model.attention": ("se", "eca"),
+    "model.se_ratio": (0.5, 0.25),
+    "model.norm": ("group", "batch"),
+    "model.norm_groups": (4, 2),
+    "model.weight_standardization": (True, False),
+    "model.output_stride": (16, 8),
     "model.zero_gamma": (False, True),
     "model.kernel_init": ("xavier_uniform", "zeros"),
     "model.norm_momentum": (0.5, 0.25),
     "model.norm_epsilon": (0.5, 0.25),
     "model.drop_path": (0.5, 0.25),
+    "model.drop_block": (0.5, 0.25),
+    "model.drop_block_size": (3, 5),
+    "model.block_dropout": (0.5, 0.25),
     "model.dropout": (0.5, 0.25),
+    "model.drop_connect": (0.5, 0.25),
+    "init.weights": ("a.npz", "resnet50.a1_in1k"),
+    "init.head": ("keep", "reset"),
     "data.name": ("npz", "folder"),
     "data.dir": ("/data", "/elsewhere"),
     "data.train_split": ("a", "b"),
@@ -103,6 +124,7 @@ EVERY = {
     "eval.every": ("3st", "4st"),
     "eval.batch_size": (3, 4),
     "eval.crop_fraction": (0.5, 0.25),
+    "eval.interpolation": ("bicubic", "bilinear"),
     "checkpoint.every": ("3st", "4st"),
     "checkpoint.keep": (3, 4),
     "checkpoint.best": ("loss", "top1"),
@@ -273,7 +295,7 @@ def literals() -> list:
     found = []
     sections = {"": RunConfig, "model.": ModelConfig, "data.": DataConfig, "mix.": MixConfig}
     sections |= {"augment.": AugmentConfig, "optim.": OptimConfig, "eval.": EvalConfig}
-    sections |= {"checkpoint.": CheckpointConfig, "mesh.": MeshConfig}
+    sections |= {"checkpoint.": CheckpointConfig, "mesh.": MeshConfig, "init.": InitConfig}
     for section, cls in sections.items():
         for name, kind in typing.get_type_hints(cls).items():
             options = [kind, *typing.get_args(kind)]
@@ -288,11 +310,15 @@ def literals() -> list:
 def test_the_fields_with_choices_are_found():
     assert [param.id for param in literals()] == [
         "precision",
-        *("model." + f for f in ("block", "stem", "stride_at", "shortcut", "kernel_init")),
+        *("model." + f for f in ("block", "stem", "stem_pool", "stride_at", "shortcut")),
+        *("model." + f for f in ("anti_alias", "activation", "attention", "norm")),
+        *("model." + f for f in ("output_stride", "kernel_init")),
         "data.on_bad_image",
         "augment.crop",
         *("optim." + f for f in ("name", "decay", "decay_mask", "schedule")),
+        "eval.interpolation",
         "checkpoint.best",
+        "init.head",
     ]
 
 
@@ -379,6 +405,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.warmup", ["", "5", "5 %", "-5%"], ["0st", "5%", "5ep"], SHARE),
     ("eval.every", ["", "5%", "often"], ["1ep", "100st"], "'90ep', '500st'"),
     ("eval.batch_size", [0], [1], "must be at least 1"),
+    ("init.weights", [""], ["missing.pth", None], "needs a file, or NAME.TAG"),
     ("eval.crop_fraction", [0.0, 1.01], [1.0, 0.01], "(0, 1]"),
     ("checkpoint.every", ["5%", "x"], ["", "1ep"], "'90ep', '500st' or '' (off)"),
     ("checkpoint.keep", [0], [1], "must be at least 1"),
@@ -519,6 +546,8 @@ def test_a_changed_field_is_named_unless_it_is_free(field):
     base = {"model.block": "bottleneck", "model.shortcut": "C"}
     if field == "model.block":  # a basic block has no 1x1
         base = {"model.stride_at": "3x3"}
+    if field == "model.depths":
+        base |= {"model.stage_blocks": [], "model.stage_widths": []}
     old, new = (from_json(every({**base, field: v})) for v in (value, other))
     expected = [] if field in FREE else [f"{field}: {value!r} -> {other!r}"]
     assert differences(old, new) == expected

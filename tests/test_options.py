@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import train.data.pipeline
+from resnet_jax import save_weights
 from resnet_jax.spec import ResNetSpec
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
@@ -182,9 +183,19 @@ def recipe(config: RunConfig, workdir) -> str:
     return re.search("<title>(.*?)</title>", (workdir / "report" / "index.html").read_text())[1]
 
 
+def start(config: RunConfig, workdir) -> str:
+    """The state before the first step; "given" stands for a file of weights."""
+    if config.init.weights:
+        file, model = workdir / "given.npz", config.model
+        save_weights(Run(tiny(seed=5)).new_state().variables, file, model.name, **model.changes)
+        config = changed(config, "init.weights", str(file))
+    return digest(jax.device_get(Run(config).new_state()))
+
+
 SHORT = {"duration": "4st", "log_every": "2st", "eval.every": "2st"}
 SYNTHETIC = {"data.name": "synthetic", "data.examples": 40, "data.classes": 7}
 BOTTLENECK = {"model.block": "bottleneck"}
+OPEN = {"model.zero_gamma": False}  # branches that are not zero at first
 MESH = {"mesh.coordinator": "localhost:1", "mesh.processes": 2, "mesh.process_id": 0}
 CROP = {"augment.crop": "random_resized"}
 ADAM = {"optim.name": "adamw"}
@@ -203,21 +214,41 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "compilation_cache": ("there", cache, SHORT),
     "model.depths": ((1, 2), network, {}),
     "model.block": ("bottleneck", network, {}),
+    "model.stage_blocks": (("basic", "bottleneck"), network, {}),
     "model.width": (16, network, {}),
+    "model.stage_widths": ((8, 12), network, {}),
     "model.groups": (2, network, BOTTLENECK),
     "model.group_width": (128, network, BOTTLENECK),
+    "model.reduce_first": (2, network, {}),
     "model.stem": ("deep", network, {}),
+    "model.stem_width": (16, network, {"model.shortcut": "B"}),
+    "model.stem_pool": ("max", network, {}),
     "model.stride_at": ("1x1", network, BOTTLENECK),
     "model.shortcut": ("B", network, {}),
+    "model.shortcut_kernel": (3, network, {"model.shortcut": "B"}),
     "model.avg_down": (True, network, {"model.shortcut": "B"}),
+    "model.anti_alias": ("blur", network, {}),
     "model.preact": (True, network, {}),
+    "model.activation": ("tanh", network, {}),
+    "model.attention": ("se", network, {}),
+    "model.se_ratio": (0.5, network, {"model.attention": "se", "model.width": 32}),
+    "model.norm": ("group", network, {"model.norm_groups": 4}),
+    "model.norm_groups": (4, network, {"model.norm": "group", "model.norm_groups": 2}),
+    "model.weight_standardization": (True, network, {}),
+    "model.output_stride": (8, network, {"model.depths": (1, 1, 1, 1, 1)}),
     "model.zero_gamma": (False, network, {}),
     "model.kernel_init": ("xavier_uniform", network, {}),
     "model.norm_momentum": (0.5, network, {}),
     "model.norm_epsilon": (0.1, network, {}),
-    "model.drop_path": (0.9, network, {"model.zero_gamma": False}),
+    "model.drop_path": (0.9, network, OPEN),
+    "model.drop_block": (0.5, network, OPEN),
+    "model.drop_block_size": (3, network, {**OPEN, "model.drop_block": 0.5}),
+    "model.block_dropout": (0.5, network, OPEN),
     "model.dropout": (0.5, network, {}),
+    "model.drop_connect": (0.5, network, {}),
     "model.name": ("resnet18", network, {"model.width": None}),
+    "init.weights": ("given", start, {}),
+    "init.head": ("keep", start, {"init.weights": "given"}),
     "data.name": ("synthetic", names, {}),
     "data.dir": ("/nowhere", outcome, {"data.name": "cifar10"}),
     "data.train_split": ("other", outcome, {}),
@@ -258,6 +289,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "eval.every": ("4st", leaves, SHORT),
     "eval.batch_size": (64, batch, {}),
     "eval.crop_fraction": (0.5, batch, {}),
+    "eval.interpolation": ("bicubic", batch, {"eval.crop_fraction": 0.5}),
     "checkpoint.every": ("1st", leaves, {**SHORT, "checkpoint.every": "", "checkpoint.keep": 3}),
     "checkpoint.keep": (1, leaves, {**SHORT, "checkpoint.every": "1st"}),
     "checkpoint.best": ("loss", None, {}),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.zoo import ZOO
+from resnet_jax.zoo import IMAGE_SIZES, ZOO
 from train.__main__ import main
 from train.inference import Guess
 from train.recipes import all_recipes, modules
@@ -56,8 +56,9 @@ def test_models_lists_every_network(capsys):
     table = {row[0]: row[1:] for row in rows(text)}
     assert list(table) == list(ZOO)
     for name, (image, classes, parameters, _, _) in table.items():
-        cifar = name.endswith("_cifar")
-        assert (image, classes) == (("32", "10") if cifar else ("224", "1000"))
+        small = name.endswith("_cifar") or name == "lenet5"
+        size = 32 if small else IMAGE_SIZES.get(name, 224)
+        assert (image, classes) == (str(size), "10" if small else "1000")
         if name in PARAMETERS:
             assert parameters == f"{PARAMETERS[name]:,}"
     assert set(PARAMETERS) <= set(table)
@@ -65,6 +66,13 @@ def test_models_lists_every_network(capsys):
     sources = {"resnet50": "He 2019, B", "resnet50_v1": "He 2016a", "resnet34c": "He 2019, C"}
     sources |= {"resnet18d": "He 2019, D", "resnetv2_101": "He 2016b", "resnet18": "He 2016a"}
     sources |= {"plain34": "He 2016a, plain", "resnetv2_1001_cifar": "He 2016b"}
+    sources |= {"lenet5": "LeCun 1998", "resnetrs50": "Bello 2021", "resnet50_gn": "Wu 2018"}
+    sources |= {"resnext50_32x4d": "Xie 2017", "resnext50d_32x4d": "Xie 2017; He 2019, D"}
+    sources |= {"wide_resnet50_2": "Zagoruyko 2016", "wrn28_10_cifar": "Zagoruyko 2016"}
+    sources |= {"seresnet18": "Hu 2018", "senet154": "Hu 2018", "resnetblur50": "Zhang 2019"}
+    sources |= {"ecaresnet26t": "Wang 2020; timm", "resnetaa50d": "Zhang 2019; He 2019, D"}
+    sources |= {"resnet50t": "timm", "resnet50s": "timm", "test_resnet": "timm"}
+    sources |= {"resnetv2_50x1_bit": "Kolesnikov 2020", "resnext29_8x64d_cifar": "Xie 2017"}
     assert {name: table[name][4] for name in sources} == sources
     assert "multiply-adds" in text
 
@@ -184,6 +192,25 @@ def test_variants_show_where_they_differ(capsys):
     assert v2["stage1/block2"]["layers"] == ["norm", "3x3, 64, norm", "3x3, 64"]
     cifar = blocks(answer(capsys, "models", "resnet20_cifar"))
     assert cifar["stage2/block1"]["layers"] == ["3x3/2, 32, norm", "3x3, 32, norm"]  # shortcut A
+
+
+def test_attention_stands_behind_the_branch(capsys):
+    se = blocks(answer(capsys, "models", "seresnet50"))
+    assert se["stage2/block1"]["layers"] == [
+        "1x1, 128, norm",
+        "3x3/2, 128, norm",
+        "1x1, 512, norm, squeeze-excite 32",
+        "1x1/2, 512 (shortcut), norm",
+    ]
+    assert se["stage2/block2..4"]["output"] == "28 x 28 x 512"
+    assert se["stage2/block2..4"]["layers"][-1] == "1x1, 512, norm, squeeze-excite 32"
+    assert se["head"]["layers"] == ["average pool, dense 1000"]
+    eca = blocks(answer(capsys, "models", "ecaresnet50d"))
+    assert eca["stage1/block2..3"]["layers"][-1] == "1x1, 256, norm, channel attention 5"
+    next_ = blocks(answer(capsys, "models", "resnext50_32x4d"))
+    assert next_["stage1/block1"]["layers"][1] == "3x3, groups 32, 128, norm"
+    lenet = blocks(answer(capsys, "models", "lenet5"))
+    assert lenet["conv1"]["layers"] == ["5x5, 6"] and lenet["total"]["parameters"] == 62_006
 
 
 def test_recipes_lists_every_recipe(capsys):

@@ -8,8 +8,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from resnet_jax.zoo import ZOO, list_models
+from train.arguments import parse, split
 from train.config import ConfigError, RunConfig, RunError
 from train.config_json import differences
+from train.weights import published
+from train.weights_cli import convert
+from train.weights_cli import predict as predict_by_file
 
 USAGE = """\
 usage: resnet-jax COMMAND ...
@@ -17,7 +22,10 @@ usage: resnet-jax COMMAND ...
   train [RECIPE] [--workdir DIR] [--optim.lr 0.2 ...]   train, or resume the run in DIR
                                                         (RECIPE: digits; DIR: runs/RECIPE)
   eval DIR [--checkpoint best|last|STEP]                evaluate a run; prints one JSON object
-  predict DIR IMAGE... [--csv FILE]                     top-5 classes of each image
+  predict DIR IMAGE... [--csv FILE]                     top-5 classes of each image, by a run,
+  predict NAME IMAGE... --weights FILE                  by a network and a file of its weights,
+  predict NAME.TAG IMAGE...                             or by those that timm publishes
+  convert SRC DST [--model NAME]                        weights of a file or a run to another file
   models [PATTERN]                                      the networks; one name: stage by stage
   recipes                                               the recipes
 
@@ -25,17 +33,6 @@ usage: resnet-jax COMMAND ...
 """
 
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
-
-
-def _parse(command: str, description: str, kind: Any, default: Any, args: Sequence[str]) -> Any:
-    return tyro.cli(
-        kind,
-        default=default,
-        args=list(args),
-        prog=f"resnet-jax {command}",
-        description=description,
-        config=(tyro.conf.FlagConversionOff,),
-    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def train(args: list[str]) -> None:
     name = args.pop(0) if args and not args[0].startswith("-") else "digits"
     recipe = get_recipe(name)
     start = TrainArgs(recipe, Path("runs") / name)
-    given = _parse(f"train {name}", f"Train the recipe {name}.", TrainArgs, start, args)
+    given = parse(f"train {name}", f"Train the recipe {name}.", TrainArgs, start, args)
     from train.stop import Stop
 
     with Stop().listening() as stop:
@@ -83,16 +80,7 @@ def train(args: list[str]) -> None:
         fit(given.config, given.workdir, stop=stop)
 
 
-def _split(args: list[str], what: str) -> tuple[list[str], list[str]]:
-    """The positional arguments in front, and the options behind them."""
-    cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-    if not cut and not {"-h", "--help"} & set(args):
-        raise ConfigError(f"{what} is missing: it comes first; see resnet-jax --help")
-    return args[:cut], args[cut:]
-
-
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
-    from resnet_jax.zoo import ZOO
     from train.recipes import get_recipe
     from train.run import read_config
 
@@ -119,9 +107,9 @@ def _check_applicable(command: str, trained: RunConfig, given: RunConfig) -> Non
 
 def evaluate(args: list[str]) -> None:
     """Evaluates a checkpoint of a run; the last line is one JSON object."""
-    names, options = _split(args, "the run directory")
+    names, options = split(args, "the run directory")
     workdir, config = _run_dir(names)
-    given = _parse("eval DIR", "Evaluate a run.", EvalArgs, EvalArgs(config), options)
+    given = parse("eval DIR", "Evaluate a run.", EvalArgs, EvalArgs(config), options)
     _check_applicable("eval", config, given.config)
     from train.inference import evaluate_run
     from train.metrics import to_line
@@ -131,10 +119,12 @@ def evaluate(args: list[str]) -> None:
 
 def predict(args: list[str]) -> None:
     """The five most probable classes of each image."""
-    names, options = _split(args, "the run directory")
+    names, options = split(args, "the run directory, or the network,")
+    if names and (names[0] in ZOO or published(names[0])):
+        return predict_by_file(names, options)
     workdir, config = _run_dir(names)
     start = PredictArgs(config)
-    given = _parse("predict DIR IMAGE...", "Classify images.", PredictArgs, start, options)
+    given = parse("predict DIR IMAGE...", "Classify images.", PredictArgs, start, options)
     _check_applicable("predict", config, given.config)
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
@@ -150,7 +140,6 @@ def predict(args: list[str]) -> None:
 
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
-    from resnet_jax.zoo import ZOO, list_models
     from train.tables import print_model, print_models
 
     pattern = args[0] if args else "*"
@@ -175,6 +164,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "convert": convert,
     "models": models,
     "recipes": recipes,
 }

@@ -176,6 +176,21 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """Where weights come from. torchvision's expect the default data.mean and data.std."""
+
+    weights: str | None = None
+    """A file that resnet_jax.load_weights reads, or NAME.TAG of timm's published weights, such as
+    resnet50.a1_in1k; None: random."""
+    head: Literal["keep", "reset"] = "reset"
+    """reset: a new classifier for the data's classes; keep: the file's, which has as many."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "init.")
+        _check("init.weights", self.weights, self.weights != "", "needs a file, or NAME.TAG")
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """What is done to a training image on the host."""
 
@@ -272,6 +287,8 @@ class EvalConfig:
     """Global batch; the last one is padded, so any number sees every example once."""
     crop_fraction: float = 0.875
     """Resize the short side to image_size / crop_fraction, then cut out the centre."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """The filter of that resize, antialiased as Pillow's are; published weights expect theirs."""
 
     def __post_init__(self) -> None:
         _check_types(self, "eval.")
@@ -344,6 +361,7 @@ class RunConfig:
     compilation_cache: str | None = None
     """Of compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': off."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)

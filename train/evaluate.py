@@ -34,7 +34,7 @@ class Evaluation:
     def picture(self, run: Run, i: int) -> np.ndarray:
         """Example `i` of the predictions as the network saw it: uint8 [H, W, C]."""
         source = run.splits.eval
-        reader = EvalReader(source, run.config.data, run.config.eval.crop_fraction)
+        reader = EvalReader(source, run.config.data, run.config.eval)
         return reader.transform(source[self.indices[i]].image)
 
 

@@ -43,6 +43,8 @@ def fit(
     check_batch_size("batch_size", config.batch_size, run.mesh)
     _check_lengths(run)
     check_data(workdir, run, same_size=True)
+    if not _resumes(workdir):
+        _ = run.given  # what is wrong with a file shows before anything is compiled or written
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop().listening())
         try:
@@ -62,13 +64,18 @@ def _check_lengths(run: Run) -> None:
     _ = run.schedule, run.model
 
 
+def _resumes(workdir: Path) -> bool:
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 class _Trainer:
     """What `fit` holds while it runs."""
 
     def __init__(self, run: Run, workdir: Path, display: Display) -> None:
         self.run, self.workdir, self.display = run, workdir, display
         self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
-        self.state = run.new_state()
+        resumes = _resumes(workdir)
+        self.state = run.new_state(resumes=resumes)
         self.step, self.window, self.bad = 0, Window(), set[int]()
         restored = self.checkpoints.restore(self.state)
         if restored:
@@ -82,6 +89,8 @@ class _Trainer:
                 else f"resumes after step {self.step} of {run.total_steps}"
             )
         else:
+            if resumes:  # what looked like a checkpoint is none
+                self.state = run.new_state()
             parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
             write_config(workdir, run, parameters)
         self.log = MetricsLog(workdir, self.step)

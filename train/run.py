@@ -208,11 +208,29 @@ class Run:
 
         return make_eval_step(self.model, Classify(), self.prepare, self.mesh)
 
-    def new_state(self) -> Any:
-        """The state before the first step."""
+    @cached_property
+    def given(self) -> Any:
+        """The variables of `init.weights`, in the network's shapes; None: it starts at random.
+
+        Raises:
+          ConfigError: there are none, or they do not fit.
+        """
+        from train.weights import initial
+
+        init, names = self.config.init, self.splits.train.class_names
+        return initial(init, self.config.model, len(names)) if init.weights else None
+
+    def new_state(self, *, resumes: bool = False) -> Any:
+        """The state before the first step; a run that `resumes` needs only its shapes, no file."""
         from train.state import create_state, init_variables
 
         variables = init_variables(self.model, self.config.data.image_size, self.config.seed)
+        if not resumes and self.given is not None:
+            fresh = variables["params"]["head"]
+            variables = {key: self.given[key] for key in variables}
+            if self.config.init.head == "reset":
+                variables["params"] = {**variables["params"], "head": fresh}
+            self.__dict__.pop("given")  # gigabytes, for a large network
         return create_state(variables, self.tx, self.mesh, ema=bool(self.config.ema_decay))
 
 

@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from resnet_jax.spec import LeNetSpec, ResNetSpec
 from resnet_jax.summary import Layer, groups, summarise, totals
-from resnet_jax.zoo import ZOO
+from resnet_jax.zoo import ZOO, image_size, num_classes
 from train.recipes import modules
 
 if TYPE_CHECKING:
+    from resnet_jax import Preprocessing
     from train.inference import Guess
 
 
@@ -23,8 +25,8 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=120, highlight=False)
 
 
-def _classes(name: str) -> int:
-    return 1000 if ZOO[name].stem_pool else 10
+def _layers(name: str) -> list[Layer]:
+    return summarise(ZOO[name], num_classes(name), image_size(name))
 
 
 def print_models(names: list[str]) -> None:
@@ -33,11 +35,11 @@ def print_models(names: list[str]) -> None:
     for column in table.columns[1:5]:
         column.justify = "right"
     for name in names:
-        parameters, multiply_adds, _ = totals(summarise(ZOO[name], _classes(name)))
+        parameters, multiply_adds, _ = totals(_layers(name))
         table.add_row(
             name,
-            str(ZOO[name].image_size),
-            str(_classes(name)),
+            str(image_size(name)),
+            str(num_classes(name)),
             f"{parameters:,}",
             f"{multiply_adds / 1e9:.3f}",
             _source(name),
@@ -50,23 +52,46 @@ def print_models(names: list[str]) -> None:
 
 
 def _source(name: str) -> str:
+    """Who published the network, or each thing that tells it from a plain ResNet."""
     spec = ZOO[name]
-    if spec.shortcut == "none":
-        return "He 2016a, plain"
-    if spec.preact:
-        return "He 2016b"
-    if spec.avg_down:
-        return "He 2019, D"
-    if spec.stem == "deep":
-        return "He 2019, C"
-    if spec.block == "bottleneck" and spec.stride_at == "3x3":
-        return "He 2019, B"
-    return "He 2016a"
+    if isinstance(spec, LeNetSpec):
+        return "LeCun 1998"
+    whole = {
+        "He 2016a, plain": spec.shortcut == "none",
+        "Kolesnikov 2020": spec.weight_standardization,
+        "Bello 2021": spec.stem_pool == "conv",
+        "Hu 2018": spec.reduce_first > 1,  # SENet-154
+        "timm": bool(spec.stage_blocks),
+    }
+    for source, of_it in whole.items():
+        if of_it:
+            return source
+    parts = {
+        "He 2016b": spec.preact and not _is_wide(spec),
+        "Xie 2017": spec.groups > 1,
+        "Zagoruyko 2016": _is_wide(spec),
+        "Hu 2018": spec.attention == "se",
+        "Wang 2020": spec.attention == "eca",
+        "Zhang 2019": spec.anti_alias != "none",
+        "Wu 2018": spec.norm == "group",
+        "timm": spec.stem == "tiered" or (spec.stem == "deep" and spec.stem_width is not None),
+        "He 2019, D": spec.avg_down and spec.stem != "tiered",
+        "He 2019, C": spec.stem == "deep" and spec.stem_width is None and not spec.avg_down,
+    }
+    v1 = spec.block == "basic" or spec.stride_at == "1x1"
+    plain = "He 2016a" if v1 or spec.image_size == 32 else "He 2019, B"
+    return "; ".join(source for source, used in parts.items() if used) or plain
+
+
+def _is_wide(spec: ResNetSpec) -> bool:
+    """Wide ResNets: a wider 3x3 in each bottleneck, or on 32x32 wider stages than stem."""
+    wider = spec.image_size == 32 and spec.stem_features < spec.width
+    return wider or (spec.groups == 1 and spec.group_width > 64)
 
 
 def print_model(name: str) -> None:
     """One network as the papers draw it: block by block, each with its layers and their repeats."""
-    layers = summarise(ZOO[name], _classes(name))
+    layers = _layers(name)
     table = Table(
         "block", "layers", "output", "parameters", "MFLOPs", "BatchNorm state", title=name
     )
@@ -74,10 +99,11 @@ def print_model(name: str) -> None:
         column.justify = "right"
     for block, members in groups(layers):
         parameters, multiply_adds, statistics = totals(members)
+        maps = [layer.output for layer in members if "/se/" not in layer.path]
         table.add_row(
             _range(block, members[0].repeats),
             "\n".join(_lines(members)),
-            " x ".join(map(str, members[-1].output)),
+            " x ".join(map(str, maps[-1])),
             f"{parameters:,}",
             f"{multiply_adds / 1e6:.1f}",
             f"{statistics:,}",
@@ -98,7 +124,12 @@ def _lines(members: list[Layer]) -> list[str]:
     """One line a convolution with the norm behind it (or, in v2, one for the norm before it)."""
     lines: list[str] = []
     for layer in members:
-        if layer.kind == "dense":
+        if "/se/" in layer.path:
+            if layer.path.endswith("fc1"):
+                lines[-1] += f", squeeze-excite {layer.output[-1]}"
+        elif layer.kind == "attention":
+            lines[-1] += f", channel attention {layer.parameters}"
+        elif layer.kind == "dense":
             lines.append(f"average pool, dense {layer.output[-1]}")
         elif layer.kind != "norm":
             mark = " (shortcut)" if "shortcut" in layer.path else ""
@@ -108,6 +139,15 @@ def _lines(members: list[Layer]) -> list[str]:
         else:
             lines.append("norm")
     return lines
+
+
+def print_view(view: "Preprocessing") -> None:
+    """What is done to an image before the network sees it, in a line."""
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (view.mean, view.std))
+    print(
+        f"images: {view.size} pixels, crop_fraction {view.crop_fraction:g}, {view.interpolation}, "
+        f"mean {mean}, std {std}"
+    )
 
 
 def print_guesses(guesses: "Mapping[Path, Sequence[Guess]]") -> None:

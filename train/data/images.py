@@ -11,7 +11,7 @@ import io
 import math
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -92,21 +92,27 @@ def train_image(
 
 
 def eval_image(
-    image: bytes | np.ndarray, size: int, crop_fraction: float, *, max_pixels: int
+    image: bytes | np.ndarray,
+    size: int,
+    crop_fraction: float,
+    *,
+    max_pixels: int,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> np.ndarray:
     """The view that is evaluated: short side resized, then the centre, to uint8 [size, size, C].
 
     The short side becomes floor(size / crop_fraction), with `crop_fraction` in (0, 1] (timm's
-    `crop_pct`; 224 / 0.875 is the usual 256); filter and rounding are those of torchvision's
-    Resize and CenterCrop on PIL images, so that published accuracies can be reproduced. JPEG is
-    decoded at full size for the same reason. An array that is already right is returned as it
-    is, not copied. Raises BadImage, see `decode`.
+    `crop_pct`; 224 / 0.875 is the usual 256); filters, antialiased both, and rounding are those of
+    torchvision's Resize and CenterCrop on PIL images, so that published accuracies can be
+    reproduced. JPEG is decoded at full size for the same reason. An array that is already right is
+    returned as it is, not copied. Raises BadImage, see `decode`.
     """
     pixels = _as_pixels(image, max_pixels)
     # A strip of 1 x 10000 would first be resized to gigabytes, for a centre that sees none of it.
     reach = 8 * min(pixels.shape[:2])
     pixels = _centre(pixels, min(pixels.shape[0], reach), min(pixels.shape[1], reach))
-    pixels = _resize_short_side(pixels, math.floor(size / crop_fraction))
+    short = math.floor(size / crop_fraction)
+    pixels = _resize_short_side(pixels, short, Image.Resampling[interpolation.upper()])
     return np.ascontiguousarray(_centre(pixels, size, size))
 
 
@@ -126,14 +132,14 @@ def _centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels[top : top + height, left : left + width]
 
 
-def _resize_short_side(pixels: np.ndarray, short: int) -> np.ndarray:
+def _resize_short_side(pixels: np.ndarray, short: int, method: Image.Resampling) -> np.ndarray:
     height, width = pixels.shape[:2]
     side = min(height, width)
     if side == short:
         return pixels
     height, width = int(short * height / side), int(short * width / side)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    resized = picture.resize((width, height), method)
     return np.asarray(resized).reshape(height, width, pixels.shape[2])
 
 

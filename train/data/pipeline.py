@@ -103,7 +103,7 @@ class TrainReader(_Reader):
 class EvalReader(_Reader):
     """Position in the padded split -> example, centre-cropped; what is not there is masked."""
 
-    crop_fraction: float
+    config: EvalConfig
 
     def __call__(self, position: int) -> HostBatch:
         """An unreadable example is masked like padding, and reported in `bad`."""
@@ -122,8 +122,13 @@ class EvalReader(_Reader):
 
     def transform(self, image: bytes | np.ndarray) -> np.ndarray:
         """What evaluation does to an image: uint8 [image_size, image_size, C]."""
-        size, limit = self.data.image_size, self.data.max_pixels
-        return images.eval_image(image, size, self.crop_fraction, max_pixels=limit)
+        return images.eval_image(
+            image,
+            self.data.image_size,
+            self.config.crop_fraction,
+            max_pixels=self.data.max_pixels,
+            interpolation=self.config.interpolation,
+        )
 
 
 def _example(pixels: np.ndarray, label: int, index: int, bad: int) -> HostBatch:
@@ -207,6 +212,6 @@ def eval_batches(
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[HostBatch]:
     """The whole split in order, every example once; the last batch is padded and masked."""
-    reader = EvalReader(source, data, config.crop_fraction)
+    reader = EvalReader(source, data, config)
     stop = -(-len(source) // batch_size)
     return _batches(reader, data, start=0, stop=stop, batch_size=batch_size, shard=shard)

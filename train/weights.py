@@ -1,0 +1,150 @@
+"""Weights that a person names: a file, or NAME.TAG of those that timm publishes.
+
+What goes wrong with them is bad input, a `ConfigError`. JAX is imported where it is needed.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resnet_jax.zoo import ZOO
+from train.config import ConfigError, InitConfig, ModelConfig, RunConfig
+
+if TYPE_CHECKING:
+    from resnet_jax import Preprocessing
+
+Variables = dict[str, Any]
+
+_SUFFIXES = {"safetensors", "npz", "pth", "pt", "th", "bin"}
+_HEADS = ("fc.bias", "head.fc.bias", "params/head/bias")  # torch's names, timm's for v2, ours
+
+
+def published(given: str) -> tuple[str, str] | None:
+    """The parts of "resnet50.a1_in1k"; None for anything else, such as a file or a folder.
+
+    >>> published("resnet50.a1_in1k")
+    ('resnet50', 'a1_in1k')
+    >>> published("resnet50.pth")
+    """
+    name, _, tag = given.partition(".")
+    if name not in ZOO or not re.fullmatch(r"\w+", tag) or tag in _SUFFIXES:
+        return None
+    return None if Path(given).exists() else (name, tag)
+
+
+@contextlib.contextmanager
+def _as_config_error() -> Iterator[None]:
+    from resnet_jax import WeightsError
+    from resnet_jax.torch_file import UnsafeFile
+
+    try:
+        yield
+    except (WeightsError, UnsafeFile, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def load(given: str, name: str) -> Variables:
+    """The variables of the network `name` from a file or NAME.TAG, whatever their classes.
+
+    Raises:
+      ConfigError: missing, unreadable, unsafe, or the weights of another network.
+    """
+    tensors = _tensors(given)
+    return _fit(given, tensors, name, _classes(tensors))
+
+
+def load_published(name: str, tag: str, **options: Any) -> "tuple[Variables, Preprocessing]":
+    """`resnet_jax.load_pretrained` for the command line. Raises `ConfigError`."""
+    from resnet_jax import load_pretrained
+
+    with _as_config_error():
+        return load_pretrained(name, tag, **options)
+
+
+def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables:
+    """The variables that a run starts from; with `init.head` "reset", the head is still to be made.
+
+    Raises:
+      ConfigError: see `load`; or the head that is to be kept has another number of classes.
+    """
+    given = str(init.weights)
+    reset = {"num_classes": num_classes, "head": "reset"}  # timm publishes some without a head
+    tensors = _tensors(given, **(reset if init.head == "reset" else {}))
+    found = _classes(tensors)
+    if init.head == "keep" and found not in (None, num_classes):
+        raise ConfigError(
+            f"init.head 'keep': the head in {given} has {found} classes and the data "
+            f"{num_classes}; 'reset' starts a new one"
+        )
+    return _fit(given, tensors, model.name, num_classes, head=init.head, **model.changes)
+
+
+def _tensors(given: str, **options: Any) -> dict[str, np.ndarray]:
+    """By torch's names or by ours; `options` are for what is published."""
+    from resnet_jax.weights import read_tensors
+
+    if found := published(given):
+        from flax.traverse_util import flatten_dict
+
+        variables, _ = load_published(*found, **options)
+        return flatten_dict(variables, sep="/")
+    with _as_config_error():
+        return read_tensors(given)
+
+
+def _classes(tensors: Mapping[str, np.ndarray]) -> int | None:
+    """Outputs of the head; None if there is none."""
+    return next((len(tensors[key]) for key in _HEADS if key in tensors), None)
+
+
+def _fit(
+    given: str,
+    tensors: Mapping[str, np.ndarray],
+    name: str,
+    num_classes: int | None,
+    **options: Any,
+) -> Variables:
+    from resnet_jax import WeightsError, from_tensors
+
+    try:
+        return from_tensors(tensors, name, num_classes, **options)
+    except WeightsError as error:
+        raise ConfigError(f"{given}: {error}") from None
+
+
+def preprocessing(file: Path, name: str) -> "Preprocessing":
+    """What the network `name` expects of images, with the weights in `file`.
+
+    As the config.json beside it says: timm's, or that of the run whose directory it lies in.
+    Without one, what torchvision's and timm's weights of this name usually expect.
+
+    Raises:
+      ConfigError: a config.json that is neither.
+    """
+    from resnet_jax import pretrained
+    from train.run import read_config
+
+    config = file.with_name("config.json")
+    if (file.parent / "checkpoints").is_dir() and config.is_file():
+        return of_run(read_config(file.parent))
+    if not config.is_file():
+        return pretrained.default_preprocessing(name)
+    with _as_config_error():
+        return pretrained.read_config(config, name)[0]
+
+
+def of_run(config: RunConfig) -> "Preprocessing":
+    """What a run does to the images that it evaluates."""
+    from resnet_jax import Preprocessing
+
+    return Preprocessing(
+        size=config.data.image_size,
+        crop_fraction=config.eval.crop_fraction,
+        interpolation=config.eval.interpolation,
+        mean=config.data.mean,
+        std=config.data.std,
+    )

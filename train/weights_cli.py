@@ -1,0 +1,169 @@
+"""The commands on weights outside a run: `predict NAME` and `convert`."""
+
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from train import arguments
+from train.config import ConfigError, ModelConfig
+from train.weights import Variables, load, load_published, preprocessing, published
+
+if TYPE_CHECKING:
+    from resnet_jax import Preprocessing
+
+
+@dataclass(frozen=True)
+class PredictArgs:
+    """Options of `predict NAME`."""
+
+    weights: Path | None = None
+    """A file of torchvision's, timm's or our own: .pth, .safetensors, .npz."""
+    classes: Path | None = None
+    """Names of the classes, one a line; None: ImageNet's where there are 1000, else numbers."""
+    csv: Path | None = None
+    """Also write the rows to this file."""
+    precision: Literal["bf16", "fp32"] = "fp32"
+    """What activations are computed in."""
+    size: int | None = None
+    """Side of the square images that the network sees, in pixels. None, here and below: as the
+    config.json beside the weights says, or else as is usual for NAME."""
+    crop_fraction: float | None = None
+    """Resize the short side to size / crop_fraction, then cut out the centre."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """The filter of that resize."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, pixels scaled to 0..1."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, likewise."""
+
+
+@dataclass(frozen=True)
+class ConvertArgs:
+    """Options of `convert`."""
+
+    model: str | None = None
+    """The network that the file's weights are of, from `resnet-jax models`; a run knows its own."""
+    checkpoint: str = "best"
+    """Of a run: best, last, or a step."""
+
+
+def predict(names: list[str], options: list[str]) -> None:
+    """The five most probable classes of each image; `names`: NAME or NAME.TAG, then the images."""
+    usage = "predict NAME IMAGE..."
+    given = arguments.parse(usage, "Classify images.", PredictArgs, PredictArgs(), options)
+    if len(names) < 2:
+        raise ConfigError(f"no image given: resnet-jax {usage} --weights FILE")
+    variables, view = _find(names[0], given.weights)
+    view = _override(view, given)
+    class_names = _class_names(given.classes, variables["params"]["head"]["bias"].shape[0])
+
+    import jax.numpy as jnp
+
+    from resnet_jax import create_model
+    from train import inference
+    from train.run import use_compilation_cache
+    from train.tables import print_guesses, print_view
+
+    use_compilation_cache(None)
+    dtype = jnp.bfloat16 if given.precision == "bf16" else jnp.float32
+    model = create_model(names[0].partition(".")[0], len(class_names), dtype=dtype)
+    files = [Path(name) for name in names[1:]]
+    guesses = inference.classify(model, variables, class_names, view, files)
+    print_view(view)
+    print_guesses(guesses)
+    if given.csv:
+        inference.write_csv(guesses, given.csv)
+
+
+def _find(name: str, file: Path | None) -> "tuple[Variables, Preprocessing]":
+    """The weights of NAME in a file, or those of NAME.TAG, and the images that they expect."""
+    if tagged := published(name):
+        if file is not None:
+            raise ConfigError(f"--weights {file}: {name!r} names its weights already")
+        return load_published(*tagged)
+    if file is None:
+        raise ConfigError(
+            f"{name!r} is a network without weights: name the directory of a run instead, or add "
+            f"--weights FILE, or a tag of those that timm publishes, as in {name}.a1_in1k"
+        )
+    return load(str(file), name), preprocessing(file, name)
+
+
+def _override(view: "Preprocessing", given: PredictArgs) -> "Preprocessing":
+    """With what the command line says instead; raises `ConfigError`."""
+    names = [field.name for field in fields(view)]
+    said = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    try:
+        return replace(view, **said)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _class_names(file: Path | None, count: int) -> list[str]:
+    """A file's lines; or ImageNet's names, where there are as many classes; or numbers."""
+    if file is None:
+        if count != 1000:
+            return [f"class {i}" for i in range(count)]
+        # In the order of the labels, as torchvision.models._meta._IMAGENET_CATEGORIES has them
+        text = resources.files("train").joinpath("imagenet_classes.txt").read_text()
+        return text.splitlines()
+    try:
+        names = file.read_text(encoding="utf-8").rstrip().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not a text file") from None
+    if len(names) != count:
+        raise ConfigError(f"{file}: {len(names)} names for {count} classes")
+    return names
+
+
+def convert(args: list[str]) -> None:
+    """Weights from any format that is read, or from a run, to torch's names or ours."""
+    names, options = arguments.split(args, "SRC, a file of weights or a run directory,")
+    usage = "convert SRC DST"
+    start = ConvertArgs()
+    given = arguments.parse(usage, "Weights between formats.", ConvertArgs, start, options)
+    if len(names) != 2:
+        raise ConfigError(f"convert takes two names, not {len(names)}: resnet-jax {usage}")
+    source, target = map(Path, names)
+    if source.resolve() == target.resolve():
+        raise ConfigError(f"{target}: is the file that is read")
+    if source.is_dir():
+        variables, model = _of_run(source, given)
+    elif given.model is None:
+        raise ConfigError(f"--model is missing: the network that the weights in {source} are of")
+    else:
+        model = ModelConfig(name=given.model)
+        variables = load(str(source), model.name)
+    _save(variables, target, model)
+
+
+def _of_run(workdir: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig]:
+    from train.inference import read_weights
+    from train.run import read_config
+
+    config = read_config(workdir)
+    if given.model not in (None, config.model.name):
+        raise ConfigError(f"--model {given.model}: the run in {workdir} is a {config.model.name}")
+    return read_weights(config, workdir, given.checkpoint).variables, config.model
+
+
+def _save(variables: Variables, target: Path, model: ModelConfig) -> None:
+    import jax
+
+    from resnet_jax import save_weights
+
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: there is no directory {target.parent}")
+    try:
+        save_weights(variables, target, model.name, **model.changes)
+    except ValueError as error:  # another suffix
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror}") from None
+    tensors = jax.tree.leaves(variables)
+    parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    size = target.stat().st_size
+    print(f"{target}: {len(tensors)} tensors, {parameters:,} parameters, {size:,} bytes")
