@@ -7,6 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import resnet_jax
+from resnet_jax import from_tensors, load_weights, save_weights
+from resnet_jax.weights import torch_shapes
+from tests.parity.fill import fill
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -16,7 +21,7 @@ def blocks() -> list[str]:
 
 def test_examples_run():
     names: dict = {}
-    model, step = blocks()
+    model, _, step = blocks()
     # The example's network is a large one; what is shown is the same on a small one.
     exec(model.replace("resnet50d", "resnet18d").replace("224, 224", "32, 32"), names)
     assert names["logits"].shape == (2, 10) and names["logits"].dtype == np.float32
@@ -26,6 +31,25 @@ def test_examples_run():
     assert names["sums"]["count"] == 16 and np.isfinite(names["sums"]["loss"])
     assert names["state"].step == 1
     assert jax.tree.leaves(names["state"].params)
+
+
+def test_example_on_weights_runs(tmp_path, monkeypatch):
+    """On a small network, with files where the example has published ones."""
+    name, folder = "test_resnet", tmp_path / "test_resnet.a1_in1k"
+    tensors = {key: fill(key, shape) for key, shape in torch_shapes(name).items()}
+    variables = from_tensors(tensors, name)
+    folder.mkdir()
+    save_weights(variables, folder / "model.safetensors", name)
+    (folder / "config.json").write_text('{"input_size": [3, 160, 160], "num_classes": 1000}')
+    monkeypatch.setenv("RESNET_JAX_WEIGHTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    code = blocks()[1].replace("resnet50.pth", str(folder / "model.safetensors"))
+    names: dict = {"resnet_jax": resnet_jax}
+    exec(code.replace('"resnet50"', f'"{name}"'), names)
+    assert names["preprocessing"].size == 160
+    assert jax.tree.all(jax.tree.map(np.array_equal, names["variables"], variables))
+    again = load_weights(tmp_path / "resnet50.safetensors", name)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
 
 
 def test_commands_exist():
