@@ -91,10 +91,10 @@ def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
     Raises:
       WeightsError: not such a file, or it asks for what is not supported.
     """
+    fallback = default_preprocessing(name)
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         given = content.get("pretrained_cfg", content)
-        fallback = default_preprocessing(name)
         preprocessing = Preprocessing(
             size=given["input_size"][-1],
             crop_fraction=given.get("crop_pct", fallback.crop_fraction),
@@ -104,7 +104,7 @@ def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
         )
         classes = content.get("num_classes", given.get("num_classes", zoo.num_classes(name)))
         return preprocessing, index(classes)
-    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+    except (OSError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not the config.json of timm's weights ({error!r})") from error
 
 
@@ -120,8 +120,8 @@ def default_preprocessing(name: str) -> Preprocessing:
 
 
 def _find(repository: str, file: str) -> Path:
-    root = Path(os.environ.get("RESNET_JAX_WEIGHTS", "~/.cache/resnet-jax/weights")).expanduser()
-    own = root / repository / file
+    root = Path(os.environ.get("RESNET_JAX_WEIGHTS") or "~/.cache/resnet-jax/weights")
+    own = root.expanduser() / repository / file
     if own.is_file():
         return own
     try:

@@ -2,33 +2,26 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import zoo
-from resnet_jax.heads import create_model
-from resnet_jax.spec import LeNetSpec, ResNetSpec, Spec
-from resnet_jax.torch_file import read_torch
+from resnet_jax.heads import Classifier, create_model
+from resnet_jax.layout import own_layout, paths, torch_layout
+from resnet_jax.torch_file import UnsafeFile, read_torch
 
 Variables = dict[str, Any]
 Tensors = dict[str, np.ndarray]
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 # timm and torchvision wrap what they train; the averaged weights are what they publish.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # of DistributedDataParallel, torch.compile
 _UNUSED = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)")
 
 
@@ -87,15 +80,15 @@ def from_tensors(
         raise ValueError(f"head {head!r}: choose from 'keep', 'reset'")
     num_classes = zoo.num_classes(name) if num_classes is None else num_classes
     shapes = _shapes(name, num_classes, changes)
-    layout = _own_layout(shapes)
+    layout = own_layout(shapes)
     if not layout.keys() & tensors.keys():
-        layout = _torch_layout(zoo.get_spec(name, **changes), shapes)
+        layout = torch_layout(zoo.get_spec(name, **changes), shapes)
+    heads = {key for key, tensor in layout.items() if tensor.path[1] == "head"}
     if head == "reset":
-        heads = {key for key, tensor in layout.items() if tensor.path[1] == "head"}
         tensors = {key: value for key, value in tensors.items() if key not in heads}
         layout = {key: tensor for key, tensor in layout.items() if key not in heads}
     wanted = {key: tensor.shape for key, tensor in layout.items()}
-    _check_fit(f"not the weights of {name}", wanted, tensors)
+    _check_fit(f"not the weights of {name}", wanted, tensors, heads)
     values = {tensor.path: tensor.read(tensors[key]) for key, tensor in layout.items()}
     if head == "reset":
         values |= _new_head(shapes["params"]["head"])
@@ -105,28 +98,33 @@ def from_tensors(
 def save_weights(
     variables: Mapping[str, Any], path: str | os.PathLike[str], name: str, **changes: object
 ) -> None:
-    """Writes variables to a file, by its suffix.
+    """Writes variables to a file, by its suffix, as float32.
 
     `.safetensors` has the names and the layout of torch: `timm.create_model(name)` and torchvision
-    load it strictly. `.npz` has ours: "params/backbone/stage1/block1/conv1/kernel".
+    load it strictly. `.npz` has ours: "params/backbone/stage1/block1/conv1/kernel". Variables of
+    bfloat16 keep their values, those of float64 are rounded.
 
     Raises:
       ValueError: another suffix; an unknown name; variables that are not this network's.
+      OSError: the file cannot be written; what was there before stays as it was.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"{path}: choose from the suffixes .safetensors, .npz")
     spec = zoo.get_spec(name, **changes)
-    given = dict(_paths(variables))
+    given = dict(paths(variables))
     bias = given.get(("params", "head", "bias"))
     shapes = _shapes(name, zoo.num_classes(name) if bias is None else bias.shape[0], changes)
     _check_fit(
         f"variables that are not those of {name}",
-        {key: tensor.shape for key, tensor in _own_layout(shapes).items()},
+        {key: tensor.shape for key, tensor in own_layout(shapes).items()},
         {"/".join(keys): leaf for keys, leaf in given.items()},
     )
-    layout = _own_layout(shapes) if path.suffix == ".npz" else _torch_layout(spec, shapes)
-    tensors = {key: tensor.write(np.asarray(given[tensor.path])) for key, tensor in layout.items()}
+    layout = own_layout(shapes) if path.suffix == ".npz" else torch_layout(spec, shapes)
+    tensors = {
+        key: tensor.write(np.asarray(given[tensor.path]).astype(np.float32, copy=False))
+        for key, tensor in layout.items()
+    }
     for key in list(tensors):
         if key.endswith(".running_mean"):
             count = key.replace("running_mean", "num_batches_tracked")
@@ -143,7 +141,7 @@ def torch_shapes(
     (512, 512, 3, 3)
     """
     classes = zoo.num_classes(name) if num_classes is None else num_classes
-    layout = _torch_layout(zoo.get_spec(name, **changes), _shapes(name, classes, changes))
+    layout = torch_layout(zoo.get_spec(name, **changes), _shapes(name, classes, changes))
     return {key: tensor.shape for key, tensor in layout.items()}
 
 
@@ -158,9 +156,9 @@ def read_tensors(path: str | os.PathLike[str]) -> Tensors:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         content = _read(path)
+    except UnsafeFile:
+        raise
     except (OSError, ValueError) as error:
-        if type(error).__name__ == "UnsafeFile":
-            raise
         raise WeightsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     tensors = _unwrap(path, content)
     if "linear.weight" in tensors:  # CIFAR networks outside timm call the head so
@@ -177,51 +175,56 @@ def _read(path: Path) -> Any:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(path, framework="flax") as file:  # NumPy itself has no bfloat16
-                return {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+            with safe_open(path, framework="numpy") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise WeightsError(f"not a complete safetensors file ({error})") from error
     if path.suffix == ".npz":
         import zipfile
+        import zlib
 
+        if not zipfile.is_zipfile(path):  # of other files NumPy says that they hold pickles
+            raise WeightsError("not a complete npz file")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return dict(file)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise WeightsError(f"not a complete npz file ({error})") from error
     return read_torch(path)
 
 
 def _unwrap(path: Path, content: Any) -> Tensors:
     """The state dict inside a checkpoint, without prefixes."""
-    wrapper = next((key for key in _WRAPPERS if isinstance(content, dict) and key in content), None)
-    if wrapper and isinstance(content[wrapper], dict):
-        return _unwrap(path, content[wrapper])
     if not isinstance(content, dict) or not content:
-        raise WeightsError(f"{path}: holds {type(content).__name__}, not a state dict")
-    other = [key for key, value in content.items() if not isinstance(value, np.ndarray)]
-    if other:
-        raise WeightsError(
-            f"{path}: holds no state dict: {other[0]!r} is a {type(content[other[0]]).__name__}; "
-            f"a state dict may stand under {', '.join(map(repr, _WRAPPERS))}"
-        )
-    for prefix in _PREFIXES:
-        content = {key.removeprefix(prefix): value for key, value in content.items()}
-    return content
+        held = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise WeightsError(f"{path}: holds {held}, not a state dict")
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), dict):  # None, if there was nothing to average
+            return _unwrap(path, content[wrapper])
+    for key, value in content.items():
+        if not isinstance(key, str) or not _numbers(value):
+            kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise WeightsError(
+                f"{path}: holds no state dict: {key!r} is of type {kind}; "
+                f"a state dict may stand under {', '.join(map(repr, _WRAPPERS))}"
+            )
+    return {_PREFIXES.sub("", key): value for key, value in content.items()}
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and np.can_cast(value.dtype, np.float32, "same_kind")
 
 
 def _shapes(name: str, num_classes: int, changes: Mapping[str, Any]) -> Any:
     """The variables' shapes, without computing anything."""
-    return _traced(name, num_classes, tuple(changes.items()))
+    return _traced(create_model(name, num_classes, **changes))
 
 
 @lru_cache(maxsize=4)  # tracing 420 layers takes seconds, and whoever loads a file often saves one
-def _traced(name: str, num_classes: int, changes: tuple[tuple[str, Any], ...]) -> Any:
-    model = create_model(name, num_classes, **dict(changes))
-    size = 64 if zoo.ZOO[name].image_size == 224 else 32
+def _traced(model: Classifier) -> Any:
+    size = 64 if model.backbone.spec.image_size == 224 else 32
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda key, x: model.init(key, x, train=False), _key(), images)
-    return {"batch_stats": {}, **shapes}
+    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), _key(), images)
 
 
 def _key() -> jax.Array:
@@ -236,122 +239,33 @@ def _new_head(shapes: Any) -> dict[tuple[str, ...], np.ndarray]:
     return {("params", "head", "kernel"): np.asarray(kernel), ("params", "head", "bias"): bias}
 
 
-def _check_fit(what: str, wanted: Mapping[str, tuple[int, ...]], got: Mapping[str, Any]) -> None:
+def _check_fit(
+    what: str,
+    wanted: Mapping[str, tuple[int, ...]],
+    got: Mapping[str, Any],
+    heads: Collection[str] = (),
+) -> None:
     """Raises `WeightsError` that lists the first few of each kind of misfit."""
-    missing = [key for key in wanted if key not in got]
-    unexpected = [key for key in got if key not in wanted]
-    shaped = [
-        f"{key} {tuple(got[key].shape)}, not {tuple(shape)}"
+    missing = {key: key for key in wanted if key not in got}
+    unexpected = {key: key for key in got if key not in wanted}
+    shaped = {
+        key: f"{key} {tuple(got[key].shape)}, not {tuple(shape)}"
         for key, shape in wanted.items()
         if key in got and tuple(got[key].shape) != tuple(shape)
-    ]
-    found = {"missing": missing, "unexpected": unexpected, "of another shape": shaped}
-    if not any(found.values()):
+    }
+    misfits = {**missing, **unexpected, **shaped}
+    if not misfits:
         return
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shaped}
     lines = [
-        f"\n  {len(keys)} {kind}: {'; '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
+        f"\n  {len(keys)} {kind}: {'; '.join(list(keys.values())[:3])}{' ...' * (len(keys) > 3)}"
         for kind, keys in found.items()
         if keys
     ]
-    hint = ""
-    if not missing and not unexpected and all(re.search(r"fc\.|head", line) for line in shaped):
-        hint = (
-            "\n  Only the head differs: num_classes=... takes it as it is, head='reset' starts a "
-            "new one"
-        )
-    raise WeightsError(what + "".join(lines) + hint)
-
-
-class _Tensor(NamedTuple):
-    """One tensor of a file: the variable it is, and how it lies there."""
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-    """Of the variable, in the file's order."""
-
-    def read(self, tensor: np.ndarray) -> np.ndarray:
-        """The variable, from the file's tensor."""
-        inner = tensor.reshape([tensor.shape[i] for i in range(len(self.axes))])
-        return np.ascontiguousarray(inner.transpose(np.argsort(self.axes)))
-
-    def write(self, variable: np.ndarray) -> np.ndarray:
-        """The file's tensor, from the variable."""
-        return np.ascontiguousarray(variable.transpose(self.axes)).reshape(self.shape)
-
-
-def _own_layout(shapes: Any) -> dict[str, _Tensor]:
-    return {
-        "/".join(path): _Tensor(path, leaf.shape, tuple(range(len(leaf.shape))))
-        for path, leaf in _paths(shapes)
-    }
-
-
-def _torch_layout(spec: Spec, shapes: Any) -> dict[str, _Tensor]:
-    """torch's name of each tensor -> what it is here."""
-    layout = {}
-    for path, leaf in _paths(shapes):
-        _, *modules, last = path
-        if preact := isinstance(spec, ResNetSpec) and spec.preact:
-            module = _v2_name(modules, spec)
-        else:
-            module = _v1_name(modules, spec)
-        axes = tuple(reversed(range(leaf.ndim)))  # [H, W, in, out] -> [out, in, W, H]
-        if leaf.ndim == 4:
-            axes = (3, 2, 0, 1)
-        shape = tuple(leaf.shape[i] for i in axes)
-        if leaf.ndim == 2 and (preact or modules[-1] in ("fc1", "fc2")):
-            shape += (1, 1)  # a dense layer that torch has as a 1x1 convolution
-        layout[f"{module}.{_LEAVES[last]}"] = _Tensor(path, shape, axes)
-    return layout
-
-
-def _v1_name(modules: list[str], spec: Spec) -> str:
-    """As torchvision and timm's resnet.py call a module."""
-    if modules[0] == "head":
-        return "fc"
-    if isinstance(spec, LeNetSpec):
-        return modules[1]
-    if modules[1].startswith("stage"):
-        stage, block, *inner = modules[1:]
-        return f"layer{stage[5:]}.{int(block[5:]) - 1}.{_in_block(inner, spec.avg_down)}"
-    if modules[1] == "stem_pool_conv":
-        return "maxpool.0"
-    if modules[1] == "stem_pool_norm":
-        return f"maxpool.{1 + (spec.anti_alias != 'none')}"
-    count, number = len(spec.stem_convs()), int(modules[1][9:])
-    if modules[1].startswith("stem_norm"):
-        return "bn1" if number == count else f"conv1.{3 * number - 2}"
-    return "conv1" if count == 1 else f"conv1.{3 * number - 3}"
-
-
-def _in_block(inner: list[str], avg_down: bool) -> str:
-    names = {
-        "shortcut_conv": f"downsample.{int(avg_down)}",
-        "shortcut_norm": f"downsample.{int(avg_down) + 1}",
-        "eca": "se.conv",
-        "se": ".".join(inner),
-    }
-    return names.get(inner[0]) or inner[0].replace("norm", "bn")
-
-
-def _v2_name(modules: list[str], spec: ResNetSpec) -> str:
-    """As timm's resnetv2.py calls a module."""
-    if modules[0] == "head":
-        return "head.fc"
-    if modules[1].startswith("stage"):
-        stage, block, *inner = modules[1:]
-        names = {"shortcut_conv": "downsample.conv", "se": ".".join(inner), "eca": "se.conv"}
-        name = names.get(inner[0], inner[0])
-        return f"stages.{int(stage[5:]) - 1}.blocks.{int(block[5:]) - 1}.{name}"
-    if len(spec.stem_convs()) == 1 and modules[1].startswith("stem_conv"):
-        return "stem.conv"
-    return modules[1].replace("stem_", "stem.")
-
-
-def _paths(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        yield tuple(str(key.key) for key in path), leaf
+    if misfits.keys() <= set(heads):
+        keep = "" if missing else "num_classes=... takes it as it is, "
+        lines.append(f"\n  Only the head differs: {keep}head='reset' starts a new one")
+    raise WeightsError(what + "".join(lines))
 
 
 def _tree(values: Mapping[tuple[str, ...], np.ndarray]) -> Variables:
@@ -368,12 +282,13 @@ def _write(path: Path, tensors: Tensors) -> None:
     """Written beside and renamed: a full disk leaves the old file."""
     temporary = path.with_name(f"{path.name}.tmp{path.suffix}")
     try:
-        if path.suffix == ".npz":
-            np.savez(temporary, **tensors)  # type: ignore[arg-type]
-        else:
-            from safetensors.numpy import save_file
+        with open(temporary, "wb") as file:
+            if path.suffix == ".npz":
+                np.savez(file, **tensors)  # type: ignore[arg-type]
+            else:
+                from safetensors.numpy import save
 
-            save_file(tensors, temporary, metadata={"format": "pt"})
+                file.write(save(tensors, metadata={"format": "pt"}))  # save_file's is not for all
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
