@@ -48,6 +48,8 @@ def _rule(kind: Any) -> str:
         return f"choose from {', '.join(map(repr, args))}"
     if origin in (typing.Union, types.UnionType):
         return _rule(next(arg for arg in args if arg is not type(None)))
+    if origin is tuple and typing.get_origin(args[0]) is Literal:
+        return f"needs a tuple, each of {', '.join(map(repr, typing.get_args(args[0])))}"
     if origin is tuple:
         count = "" if args[-1] is Ellipsis else f"{len(args)} "
         return f"needs a tuple of {count}{args[0].__name__}"

@@ -125,8 +125,8 @@ class FractionalMaxPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, floor(H / sqrt 2), floor(W / sqrt 2), C]."""
-        if min(x.shape[1:3]) < 5:
-            raise ValueError(f"fractional max pooling needs 5x5 pixels, and the map is {x.shape}")
+        if min(x.shape[1:3]) < 4:
+            raise ValueError(f"fractional max pooling needs 4x4 pixels, and the map is {x.shape}")
         shape = (x.shape[0], 2)
         middle = jnp.full(shape, 0.5)
         offsets = jax.random.uniform(self.make_rng("dropout"), shape) if train else middle

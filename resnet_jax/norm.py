@@ -72,14 +72,15 @@ class BatchNorm(nn.Module):
         return y.reshape(x.shape)
 
     def _update(self, running: nn.Variable, value: jax.Array) -> None:
-        value = lax.stop_gradient(value.mean(range(value.ndim - 1)))
+        value = lax.stop_gradient(value.mean(range(value.ndim - 1))).astype(running.value.dtype)
         running.value = self.momentum * running.value + (1 - self.momentum) * value
 
     def _normalise(
         self, x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> jax.Array:
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        return ((x.astype(at_least_float32(x.dtype)) - mean) * factor + bias).astype(self.dtype)
+        wide = at_least_float32(x.dtype)
+        factor = scale * lax.rsqrt(var.astype(wide) + self.epsilon)
+        return ((x.astype(wide) - mean) * factor + bias).astype(self.dtype)
 
 
 class GroupNorm(nn.Module):

@@ -73,7 +73,13 @@ class Block(nn.Module):
             y = EfficientChannelAttention(name="eca")(y)
         if self.plan.shortcut != "none":
             y = DropPath(self.drop_path, name="drop_path")(y, train=train)
-            y = y + self._shortcut(shortcut, train)
+            shortcut = self._shortcut(shortcut, train)
+            if y.shape != shortcut.shape:
+                raise ValueError(
+                    f"anti_alias 'avg': leaves out the last pixel of a {x.shape[1]}x{x.shape[2]} "
+                    "map, which the shortcut keeps; choose an image size that halves evenly"
+                )
+            y = y + shortcut
         return y if preact else act(y)
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:

@@ -87,12 +87,12 @@ class ResNetSpec:
     shortcut: Literal["A", "B", "C", "none"] = "B"
     """He 2016a, 3.3: A zero-padding, B projections where the shape changes, C everywhere."""
     shortcut_kernel: int = 1
-    """Kernel of a projection that strides (SENet-154: 3)."""
+    """Kernel of a projection that strides (SENet-154: 3); with avg_down none does."""
     avg_down: bool = False
     """Projections average-pool and then convolve without a stride (D)."""
     anti_alias: Literal["none", "avg", "blur"] = "none"
-    """Strided convolutions and pools run at stride 1, with a 2x2 average or a binomial blur that
-    strides behind them (Zhang 2019, arXiv:1904.11486)."""
+    """A branch's strided convolution and the stem's pool run at stride 1, with a 2x2 average or a
+    binomial blur that strides behind them (Zhang 2019, arXiv:1904.11486)."""
     preact: bool = False
     """Norm and activation come before each convolution (v2)."""
     activation: Activation = "relu"
@@ -183,9 +183,11 @@ class ResNetSpec:
             return ConvPlan(3, inner, s3, 1, first, blur), ConvPlan(3, width, dilation=rest)
         inner = width * self.group_width // 64 * self.groups
         s1, s3 = (s3, 1) if self.stride_at == "1x1" else (1, s3)
+        s1_dilates = self.stride_at == "1x1" and not blurs
         return (
             ConvPlan(1, inner // self.reduce_first, s1),
-            ConvPlan(3, inner, s3, self.groups, first, blur),
+            # A stride in front of the 3x3 that became a dilation is in front of it still.
+            ConvPlan(3, inner, s3, self.groups, rest if s1_dilates else first, blur),
             ConvPlan(1, 4 * width),
         )
 

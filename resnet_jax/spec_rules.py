@@ -80,13 +80,18 @@ def _check_combinations(spec: ResNetSpec) -> None:
         )
     if "basic" in kinds and spec.stride_at == "1x1":
         raise ValueError("stride_at '1x1': a basic block has no 1x1; choose '3x3'")
-    if spec.avg_down and spec.shortcut not in ("B", "C"):
-        raise ValueError(f"avg_down: shortcut {spec.shortcut!r} has no projection; 'B', 'C' do")
+    projections = "avg_down" if spec.avg_down else "shortcut_kernel"
+    if (spec.avg_down or spec.shortcut_kernel > 1) and spec.shortcut not in ("B", "C"):
+        raise ValueError(
+            f"{projections}: shortcut {spec.shortcut!r} has no projection; 'B', 'C' do"
+        )
     _check_groups(spec)
 
 
 def _check_groups(spec: ResNetSpec) -> None:
     convs = [*spec.stem_convs(), *(conv for block in spec.blocks() for conv in block.convs)]
+    if min(conv.features for conv in convs) < 1:
+        raise ValueError(f"reduce_first {spec.reduce_first}: leaves a branch's first layer nothing")
     for conv, before in zip(convs[1:], convs, strict=False):
         if before.features % conv.groups:
             raise ValueError(

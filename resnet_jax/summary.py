@@ -100,7 +100,9 @@ def _layer(module: nn.Module, output: tuple[int, ...], spec: Spec) -> Layer:
         kind=kind,
         output=output,
         parameters=_size(params),
-        multiply_adds=math.prod(kernel) * math.prod(output[:-1]),
+        # attention slides over the channels, all else over the map
+        multiply_adds=math.prod(kernel)
+        * (output[-1] if kind == "attention" else math.prod(output[:-1])),
         statistics=_size(variables.get("batch_stats", {})),
         repeats=repeats,
     )

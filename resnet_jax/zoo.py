@@ -83,6 +83,7 @@ def bit(spec: ResNetSpec, factor: int) -> ResNetSpec:
         norm="group",
         weight_standardization=True,
         stem_pool="zero_max",
+        zero_gamma=False,  # standardising a kernel of zeros multiplies its gradient by 1e4
     )
 
 

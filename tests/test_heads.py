@@ -1,6 +1,7 @@
 """The classifier on a backbone whose map is known, and `create_model`."""
 
 import functools
+import itertools
 from dataclasses import replace
 
 import flax
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from resnet_jax.heads import Classifier, create_model
+from resnet_jax.lenet import LeNet
 from resnet_jax.resnet import ResNet
-from resnet_jax.spec import ResNetSpec
+from resnet_jax.spec import LeNetSpec, ResNetSpec
 from resnet_jax.zoo import get_spec, list_models
 
 SPEC = ResNetSpec(depths=(1, 1), width=4, block="basic", stem="3x3")
@@ -37,6 +39,17 @@ def head(classes: int = 7) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
     kernel, bias = rng.normal(size=(5, classes)), rng.normal(size=classes)
     return {"kernel": np.float32(kernel), "bias": np.float32(bias)}
+
+
+def test_logits_of_a_float64_map_are_float64():
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(size=(3, 8, 8, 5))
+        logits = Classifier(Maps(SPEC, jnp.float64), 7).apply(
+            {"params": {"head": head()}}, jnp.asarray(x), train=False
+        )
+        assert logits.dtype == jnp.float64
+        expected = x.mean((1, 2)) @ head()["kernel"].astype(np.float64) + head()["bias"]
+        np.testing.assert_allclose(logits, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -70,7 +83,9 @@ def test_dropout_acts_on_the_pooled_features_in_training_only():
     np.testing.assert_array_equal(train(0, pre_logits=True), pooled)
 
 
-@pytest.mark.parametrize("option", ["dropout", "drop_path"])
+@pytest.mark.parametrize(
+    "option", ["dropout", "drop_path", "drop_block", "block_dropout", "drop_connect"]
+)
 def test_noise_needs_a_key_in_training_only(option):
     model = create_model("resnet8_cifar", 3, depths=(1, 1), width=4, **{option: 0.5})
     x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
@@ -185,16 +200,63 @@ def test_an_unknown_name_lists_the_nearest():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stem": "5x5"}, "stem '5x5': choose from '7x7', 'deep', '3x3'"),
+        ({"stem": "5x5"}, "stem '5x5': choose from '7x7', 'deep', 'tiered', '3x3'"),
         ({"stride_at": "2x2"}, "stride_at '2x2': choose from '1x1', '3x3'"),
         ({"dropout": 1.5}, r"dropout 1.5: must be in \[0, 1\)"),
         ({"num_classes": 0}, "num_classes 0: must be at least 1"),
-        ({"stochastic_depth": 0.1}, "unknown option 'stochastic_depth' .* drop_path, dropout"),
+        (
+            {"stochastic_depth": 0.1},
+            "unknown option 'stochastic_depth' .* drop_path, drop_block, .*, drop_connect$",
+        ),
+        ({"stage_widths": (64, 128)}, r"stage_widths \(64, 128\): needs one for each of 4 stages"),
+        ({"norm": "group", "norm_groups": 48}, "norm_groups 48: does not divide the 64 channels"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         create_model("resnet50", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("resnet50_gn", {}),
+        ("resnetv2_50x1_bit", {}),
+        ("lenet5", {}),
+        ("resnet50", {"norm": "group"}),
+    ],
+)
+def test_options_of_batch_norm_need_one(name, changes):
+    for option, given in (
+        ({"freeze_norm": True}, "freeze_norm"),
+        ({"norm_group_size": 8}, "norm_group_size 8"),
+    ):
+        with pytest.raises(ValueError, match=f"^{given}: {name} has no BatchNorm$"):
+            create_model(name, **changes, **option)
+    create_model(name, **changes, freeze_norm=False, norm_group_size=None)
+    assert create_model("resnet50_gn", norm="batch", freeze_norm=True).backbone.freeze_norm
+
+
+def test_lenet_by_its_name():
+    model = create_model("lenet5", 7, dtype=jnp.bfloat16, pool="max", dropout=0.5)
+    assert model == Classifier(LeNet(LeNetSpec(pool="max", dropout=0.5), jnp.bfloat16), 7)
+
+
+def test_drop_connect_masks_the_head_in_training_only():
+    model, x = Classifier(Maps(replace(SPEC, drop_connect=0.75)), 7), maps()
+    variables = {"params": {"head": head()}}
+    plain = Classifier(Maps(SPEC), 7).apply(variables, x, train=True)
+    np.testing.assert_array_equal(model.apply(variables, x, train=False), plain)
+    rngs = {"dropout": jax.random.key(0)}
+    y = model.apply(variables, x, train=True, rngs=rngs)
+    # One mask for the batch: there is a kernel that explains all of its logits.
+    pooled = model.apply(variables, x, train=True, rngs=rngs, pre_logits=True)
+    differences = np.asarray(pooled[1:] - pooled[:1]), np.asarray(y[1:] - y[:1])
+    masks = np.array(list(itertools.product((0, 4), repeat=5)))
+    for j in range(7):
+        explained = differences[0] @ (masks * head()["kernel"][:, j]).T  # [differences, masks]
+        assert np.isclose(explained, differences[1][:, j, None], atol=1e-4).all(0).any()
+    assert np.abs(y - plain).max() > 0.1
 
 
 def test_a_norm_group_size_below_one_is_refused():

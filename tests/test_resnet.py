@@ -1,79 +1,23 @@
 """The backbone against a float64 NumPy network written out from the papers, and its options."""
 
 import functools
-import math
+import re
 from dataclasses import replace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.layers import DropPath, pad_shortcut
 from resnet_jax.resnet import ResNet
 from resnet_jax.spec import ResNetSpec
-from resnet_jax.zoo import get_spec
+from resnet_jax.zoo import ZOO, get_spec
+from tests.networks import images, run, shapes, variables_at_random
 
 BOTTLENECK = ResNetSpec(depths=(2, 1), width=4)
 BASIC = replace(BOTTLENECK, block="basic")
 CIFAR = replace(BASIC, stem="3x3", shortcut="A")
 SHORT = {"depths": (1, 1)}  # where only the first block of a stage matters
-
-
-# Half of the time here would be XLA optimising programs that run once.
-jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
-
-
-def images(size: int = 12, batch: int = 4, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(batch, size, size, 3)).astype(np.float32)
-
-
-def shapes(model: ResNet, size: int = 12) -> dict:
-    x = jax.ShapeDtypeStruct((4, size, size, 3), jnp.float32)
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
-
-
-def variables_at_random(model: ResNet, seed: int = 1) -> dict:
-    """Every leaf away from the value it starts with, so that each of them counts."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(path, x):
-        draw = rng.normal(size=x.shape)
-        value = {
-            "kernel": lambda: draw / math.sqrt(math.prod(x.shape[:-1])),
-            "scale": lambda: 1 + 0.3 * draw,
-            "bias": lambda: 0.3 * draw,
-            "mean": lambda: 0.3 * draw,
-            "var": lambda: np.exp(0.3 * draw),
-        }[path[-1].key]()
-        return value.astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes(model))
-
-
-def initialised(model: ResNet, seed: int = 0) -> dict:
-    init = jit(functools.partial(model.init, train=False))
-    return init(jax.random.key(seed), jnp.zeros((1, 12, 12, 3)))
-
-
-def run(model: ResNet, variables: dict, x: np.ndarray, train: bool, **rngs: jax.Array):
-    def apply(variables, x):
-        return model.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)
-
-    pyramid, updates = jit(apply)(variables, x)
-    return jax.tree.map(np.asarray, (pyramid, updates["batch_stats"]))
-
-
-def paths(tree: dict) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
 
 
 # The reference: He 2016a (figures 2 to 5, table 1), He 2016b (figure 1b), He 2019 (figure 2).
@@ -113,7 +57,8 @@ class Reference:
 
     def __init__(self, spec: ResNetSpec, variables: dict, train: bool):
         self.spec, self.train = spec, train
-        self.params, self.stats = variables["params"], variables["batch_stats"]
+        wide = jax.tree.map(np.float64, variables)
+        self.params, self.stats = wide["params"], wide["batch_stats"]
 
     def conv(self, x, where, stride=1, groups=1):
         return convolve(x, self.at(self.params, where)["kernel"], stride, groups)
@@ -239,6 +184,19 @@ def test_the_pyramid_is_that_of_the_reference(spec, size, modes):
             assert values.std() > 0.05  # nothing has died on the way
 
 
+def test_float64_is_float64_from_end_to_end():
+    spec = replace(BOTTLENECK, stem="deep", avg_down=True, preact=True, **SHORT)
+    with jax.enable_x64(True):
+        model, x = ResNet(spec, dtype=jnp.float64), images(16).astype(np.float64)
+        variables = variables_at_random(model)
+        for train in (False, True):
+            pyramid, _ = run(model, variables, x, train)
+            for level, values in Reference(spec, variables, train)(x).items():
+                assert pyramid[level].dtype == jnp.float64
+                tolerance = 1e-10 if train else 1e-5  # the running statistics are float32
+                np.testing.assert_allclose(pyramid[level], values, tolerance, tolerance)
+
+
 SIDES = {224: (112, 56, 28, 14, 7), 225: (113, 57, 29, 15, 8)}
 
 
@@ -261,15 +219,43 @@ def test_pyramid_of_an_imagenet_network(name, size, channels):
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "channels"),
-    [("resnet20_cifar", (16, 16, 32, 64)), ("resnetv2_164_cifar", (16, 64, 128, 256))],
-)
-def test_pyramid_of_a_cifar_network(name, channels):
-    assert pyramid_of(name, 32) == [
-        (f"c{i + 1}", (2, side, side, channel), "float32")
-        for i, (side, channel) in enumerate(zip((32, 32, 16, 8), channels, strict=True))
+WIDE, NARROW = (256, 512, 1024, 2048), (64, 128, 256, 512)
+CHANNELS = [  # of the levels of a name; the first pattern that fits
+    ("wrn16_8_cifar", (16, 128, 256, 512)),
+    ("wrn28_10_cifar", (16, 160, 320, 640)),
+    ("wrn40_2_cifar", (16, 32, 64, 128)),
+    ("resnetv2_(164|1001)_cifar", (16, 64, 128, 256)),
+    ("resnext29_.*_cifar", (64, 256, 512, 1024)),
+    (".*_cifar", (16, 16, 32, 64)),
+    (".*x2_bit", (128, *(2 * width for width in WIDE))),
+    (".*x3_bit", (192, *(3 * width for width in WIDE))),
+    (".*x4_bit", (256, *(4 * width for width in WIDE))),
+    ("test_resnet", (32, 32, 48, 192, 96)),
+    (r"resnet\d+s|senet154|seresnextaa201d_32x8d", (128, *WIDE)),
+    (r"\D*(v2_)?(10|18|34)\D?", (64, *NARROW)),
+    (".*", (64, *WIDE)),
+]
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "lenet5"])
+def test_pyramid_of_every_name(name):
+    """Its levels and their dtype, and float32 variables, where it computes in bfloat16."""
+    channels = next(levels for pattern, levels in CHANNELS if re.fullmatch(pattern, name))
+    strides = (1, 1, 2, 4) if name.endswith("_cifar") else (2, 4, 8, 16, 32)
+    assert list(shallow_pyramid(replace(ZOO[name], depths=(1,) * len(ZOO[name].depths)))) == [
+        (f"c{i}", (2, 64 // stride, 96 // stride, channel))
+        for i, (stride, channel) in enumerate(zip(strides, channels, strict=True), start=1)
     ]
+
+
+@functools.cache
+def shallow_pyramid(spec: ResNetSpec) -> list[tuple]:
+    x = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+    init = functools.partial(ResNet(spec, jnp.bfloat16).init_with_output, train=True)
+    pyramid, variables = jax.eval_shape(init, jax.random.key(0), x)
+    assert {out.dtype for out in pyramid.values()} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    return [(level, out.shape) for level, out in pyramid.items()]
 
 
 def pyramid_of(name: str, size: int, **options) -> list[tuple]:
@@ -357,200 +343,3 @@ def test_shortcut_parameters():
     assert list(shortcut_parameters(replace(BASIC, preact=True))) == [
         "stage2/block1/shortcut_conv/kernel"
     ]
-
-
-LAST = {"basic": 2, "bottleneck": 3}
-
-
-@pytest.mark.parametrize("preact", [False, True])
-@pytest.mark.parametrize(
-    ("block", "zero_gamma", "shortcut"),
-    [
-        ("basic", True, "B"),
-        ("bottleneck", True, "C"),
-        ("bottleneck", False, "B"),
-        ("basic", True, "none"),
-    ],
-)
-def test_what_starts_at_zero(block, preact, zero_gamma, shortcut):
-    spec = ResNetSpec(
-        depths=(2, 1), width=4, block=block, preact=preact, zero_gamma=zero_gamma, shortcut=shortcut
-    )
-    params = paths(initialised(ResNet(spec))["params"])
-    zero = {path for path, value in params.items() if not value.any() and "bias" not in path}
-    blocks = ["stage1/block1", "stage1/block2", "stage2/block1"]
-    last = f"conv{LAST[block]}/kernel" if preact else f"norm{LAST[block]}/scale"
-    # A plain network has nothing beside its branches: at zero it would pass no signal.
-    acts = zero_gamma and shortcut != "none"
-    assert zero == ({f"{block}/{last}" for block in blocks} if acts else set())
-    scales = {path: value for path, value in params.items() if path.endswith("scale")}
-    assert all((value == 1).all() for path, value in scales.items() if path not in zero)
-    assert not any(value.any() for path, value in params.items() if path.endswith("bias"))
-
-
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_v1_blocks_start_as_identity_and_relu(block):
-    """With shortcut A, where no projection stands beside the branch."""
-    spec = replace(CIFAR, block=block, **SHORT)
-    model = ResNet(spec)
-    pyramid, _ = run(model, initialised(model), images(), train=True)
-    wide = 4 if block == "basic" else 16
-    c1, c2 = (jnp.asarray(pyramid[level]) for level in ("c1", "c2"))
-    assert c1.any() and (c1 >= 0).all()
-    np.testing.assert_array_equal(c2, pad_shortcut(c1, wide, 1))
-    np.testing.assert_array_equal(pyramid["c3"], pad_shortcut(c2, 2 * wide, 2))
-
-
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_v2_blocks_start_as_identity(block):
-    spec = replace(CIFAR, depths=(1, 1, 1), block=block, preact=True)
-    model = ResNet(spec)
-    pyramid, _ = run(model, initialised(model), images(), train=True)
-    wide = 4 if block == "basic" else 16
-    c1, c2 = (jnp.asarray(pyramid[level]) for level in ("c1", "c2"))
-    assert (c1 < 0).any()
-    np.testing.assert_array_equal(c2, pad_shortcut(c1, wide, 1))
-    np.testing.assert_array_equal(pyramid["c3"], pad_shortcut(c2, 2 * wide, 2))
-
-
-def test_without_zero_gamma_a_block_does_something_at_once():
-    for preact in (False, True):
-        model = ResNet(replace(CIFAR, depths=(1, 1), zero_gamma=False, preact=preact))
-        pyramid, _ = run(model, initialised(model), images(), train=True)
-        assert np.abs(pyramid["c2"] - pyramid["c1"]).mean() > 0.1
-
-
-@pytest.mark.parametrize("preact", [False, True])
-def test_a_branch_can_leave_zero(preact):
-    model = ResNet(replace(CIFAR, preact=preact, **SHORT))
-    variables, x = initialised(model), images()
-    up = np.random.default_rng(5).normal(size=(4, 6, 6, 8))
-
-    def loss(params):
-        pyramid, _ = model.apply(
-            {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
-        )
-        return (pyramid["c3"] * up).sum()
-
-    slopes = paths(jit(jax.grad(loss))(variables["params"]))
-    for block in ("stage1/block1", "stage2/block1"):
-        last = f"{block}/conv2/kernel" if preact else f"{block}/norm2/scale"
-        assert np.abs(slopes[last]).mean() > 1e-2, last
-        # Behind a zero, nothing arrives yet.
-        assert not slopes[f"{block}/conv1/kernel"].any()
-
-
-def test_the_last_level_of_v2_is_behind_its_relu_and_the_others_are_not():
-    model = ResNet(replace(CIFAR, depths=(1, 1, 1), preact=True))
-    pyramid, _ = run(model, variables_at_random(model), images(), train=False)
-    negative = {level: float((values < 0).mean()) for level, values in pyramid.items()}
-    assert negative.pop("c4") == 0 and (pyramid["c4"] == 0).any() and (pyramid["c4"] > 0).any()
-    assert min(negative.values()) > 0.2
-
-
-@pytest.mark.parametrize(
-    ("name", "std"),
-    [
-        ("kaiming_normal", math.sqrt(2 / (9 * 32))),
-        ("xavier_uniform", math.sqrt(2 / (9 * 48))),
-        ("small_normal", 0.01),
-        ("zeros", 0),
-    ],
-)
-def test_kernel_init(name, std):
-    spec = ResNetSpec(depths=(1, 1), block="basic", width=16, kernel_init=name)
-    params = paths(initialised(ResNet(spec))["params"])
-    assert params["stage2/block1/conv1/kernel"].shape == (3, 3, 16, 32)
-    assert params["stage2/block1/conv1/kernel"].std() == pytest.approx(std, rel=0.06)
-    kernels = [value for path, value in params.items() if path.endswith("kernel")]
-    assert len(kernels) == 6 and all(value.any() == (name != "zeros") for value in kernels)
-    # Each has numbers of its own, also where two have one shape.
-    assert len({value.ravel()[0] for value in kernels}) == (6 if name != "zeros" else 1)
-
-
-def test_norm_momentum_reaches_every_norm():
-    spec = replace(BASIC, stem="deep", **SHORT)
-    variables, x = variables_at_random(ResNet(spec)), images()
-    before = paths(variables["batch_stats"])
-    batches = []
-    for momentum in (0.9, 0.25):
-        _, stats = run(ResNet(replace(spec, norm_momentum=momentum)), variables, x, train=True)
-        after = paths(stats)
-        batches.append({p: (after[p] - momentum * before[p]) / (1 - momentum) for p in before})
-    assert list(batches[0]) == list(batches[1])
-    for path, batch in batches[0].items():
-        np.testing.assert_allclose(batch, batches[1][path], rtol=1e-4, atol=1e-4, err_msg=path)
-
-
-def test_norm_group_size_makes_the_groups_separate_batches():
-    model = ResNet(CIFAR, norm_group_size=2)
-    variables, x = variables_at_random(model), images(8)
-    pyramid, stats = run(model, variables, x, train=True)
-    halves = [run(ResNet(CIFAR), variables, half, train=True) for half in (x[:2], x[2:])]
-    for level, values in pyramid.items():
-        alone = np.concatenate([half[level] for half, _ in halves])
-        np.testing.assert_allclose(values, alone, rtol=1e-4, atol=1e-5)
-    expected = jax.tree.map(lambda *parts: np.mean(parts, 0), *(half for _, half in halves))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), stats, expected)
-
-
-def test_a_frozen_network_trains_as_it_evaluates():
-    model = ResNet(replace(BOTTLENECK, stem="deep", preact=True), freeze_norm=True)
-    variables, x = variables_at_random(model), images()
-    trained, stats = run(model, variables, x, train=True)
-    evaluated, _ = run(model.clone(freeze_norm=False), variables, x, train=False)
-    jax.tree.map(np.testing.assert_array_equal, trained, evaluated)
-    jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
-
-
-@pytest.mark.parametrize(
-    "spec", [replace(BOTTLENECK, stem="deep"), replace(CIFAR, preact=True)], ids=["v1", "v2"]
-)
-def test_training_moves_every_statistic_and_evaluation_none(spec):
-    model = ResNet(spec)
-    variables, x = variables_at_random(model), images()
-    before = paths(variables["batch_stats"])
-    _, trained = run(model, variables, x, train=True)
-    moved = {path for path, value in paths(trained).items() if (value != before[path]).all()}
-    assert moved == set(before)
-    _, evaluated = run(model, variables, x, train=False)
-    jax.tree.map(np.testing.assert_array_equal, evaluated, variables["batch_stats"])
-
-
-def drop_rates(spec: ResNetSpec) -> list[float]:
-    rates = []
-
-    def record(call, args, kwargs, context):
-        if isinstance(context.module, DropPath) and context.method_name == "__call__":
-            rates.append(context.module.rate)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        shapes(ResNet(spec))
-    return rates
-
-
-def test_drop_path_grows_linearly_to_its_value_at_the_last_block():
-    spec = replace(BASIC, depths=(2, 1, 3), drop_path=0.5)
-    assert drop_rates(spec) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
-    assert drop_rates(replace(spec, drop_path=0)) == [0] * 6
-    assert drop_rates(replace(spec, depths=(1,))) == [0]
-    assert drop_rates(replace(spec, shortcut="none", drop_path=0)) == []
-
-
-def test_drop_path_drops_the_branch_and_keeps_the_shortcut():
-    """Of v2 blocks, where no relu hides the sum: x or x + branch / (1 - rate), by example."""
-    model = ResNet(replace(CIFAR, depths=(1, 1, 1), drop_path=0.5, preact=True))
-    whole = ResNet(replace(model.spec, drop_path=0))
-    variables, x = variables_at_random(model), images(8, batch=64)
-    full, _ = run(whole, variables, x, train=True)
-    y, _ = run(model, variables, x, train=True, dropout=jax.random.key(0))
-    np.testing.assert_allclose(y["c2"], full["c2"], atol=1e-6)  # the first block's rate is 0
-    short = np.asarray(pad_shortcut(jnp.asarray(full["c2"]), 8, 2))
-    dropped = np.isclose(y["c3"], short, atol=1e-5).all((1, 2, 3))
-    assert 0.05 < dropped.mean() < 0.5  # of 64, with a rate of 0.25
-    kept = short + (full["c3"] - short) / 0.75
-    np.testing.assert_allclose(y["c3"][~dropped], kept[~dropped], atol=1e-4)
-    evaluated, _ = run(model, variables, x, train=False)
-    expected, _ = run(whole, variables, x, train=False)
-    jax.tree.map(np.testing.assert_array_equal, evaluated, expected)
