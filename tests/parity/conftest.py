@@ -5,6 +5,8 @@ import re
 
 from tests.parity.goldens import JSON, LEFT_OUT
 
+collect_ignore = ["torch_reference.py"]  # no tests in it, and it needs torch
+
 
 def pytest_terminal_summary(terminalreporter):
     ids = (report.nodeid for report in terminalreporter.stats.get("passed", []))
