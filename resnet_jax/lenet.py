@@ -26,7 +26,6 @@ class LeNet(nn.Module):
         if min(images.shape[1:3]) < 32:
             raise ValueError(f"LeNet-5 needs images of 32x32 or more, not {images.shape[1:3]}")
         act = ACTIVATIONS[self.spec.activation]
-        pool = nn.avg_pool if self.spec.pool == "avg" else nn.max_pool
 
         def conv(features: int, kernel: int, name: str) -> nn.Conv:
             return nn.Conv(
@@ -38,7 +37,7 @@ class LeNet(nn.Module):
                 name=name,
             )
 
-        c1 = pool(act(conv(6, 5, "conv1")(images)), (2, 2), (2, 2))
-        c2 = pool(act(conv(16, 5, "conv2")(c1)), (2, 2), (2, 2))
+        c1 = nn.avg_pool(act(conv(6, 5, "conv1")(images)), (2, 2), (2, 2))
+        c2 = nn.avg_pool(act(conv(16, 5, "conv2")(c1)), (2, 2), (2, 2))
         c5 = act(conv(120, 5, "conv3")(c2))
         return {"c1": c1, "c2": c2, "c3": act(conv(84, 1, "conv4")(c5))}

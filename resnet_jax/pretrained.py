@@ -111,9 +111,12 @@ def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
 def default_preprocessing(name: str) -> Preprocessing:
     """What the weights of a network expect if nothing beside them says so.
 
-    torchvision's: bilinear, 0.875, ImageNet's mean; timm's v2 networks take -1..1 instead.
+    torchvision's: bilinear, 0.875, ImageNet's mean; timm's v2 networks take -1..1 instead, and
+    networks for 32x32 images see them whole.
     """
     spec, size = zoo.get_spec(name), zoo.image_size(name)
+    if spec.image_size == 32:
+        return Preprocessing(size=size, crop_fraction=1.0)
     if isinstance(spec, ResNetSpec) and spec.preact and spec.image_size == 224:
         return Preprocessing(size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return Preprocessing(size=size)
@@ -135,5 +138,5 @@ def _find(repository: str, file: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     raise WeightsError(
         f"timm/{repository} cannot be fetched from the Hugging Face hub ({reason}). "
-        f"Put its {file} at {own}"
+        f"Put its model.safetensors and config.json into {own.parent}"
     )

@@ -252,8 +252,6 @@ class LeNetSpec:
 
     activation: Activation = "tanh"
     """The non-linearity."""
-    pool: Literal["avg", "max"] = "avg"
-    """How maps are halved."""
     dropout: float = 0.0
     """Dropout before the classifier."""
     drop_connect: float = 0.0

@@ -219,7 +219,7 @@ class _Unpickler(pickle._Unpickler):
                 return lambda data, *_: data
             case _ if f"{module}.{name}" in CONTAINERS:
                 return CONTAINERS[f"{module}.{name}"]
-        why = "a checkpoint holds tensors and plain containers only"
+        why = "a checkpoint holds tensors and plain containers only; save its state dict alone"
         raise UnsafeFile(f"refuses to load {module}.{name}: {why}")
 
     def persistent_load(self, pid: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ Variables = dict[str, Any]
 Tensors = dict[str, np.ndarray]
 
 # timm and torchvision wrap what they train; the averaged weights are what they publish.
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model")
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "net")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # of DistributedDataParallel, torch.compile
 _UNUSED = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)")
 

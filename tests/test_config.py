@@ -624,3 +624,10 @@ def test_a_mistake_is_told_without_jax(args, said):
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
     assert imported & HEAVY == set()
+
+
+def test_an_option_that_the_network_lacks():
+    """A recipe may have set it for another one: the message says how to take it back."""
+    with pytest.raises(ConfigError, match=r"'zero_gamma' of model 'lenet5': .*'None' drops"):
+        ModelConfig(name="lenet5", zero_gamma=False)
+    assert ModelConfig(name="lenet5", zero_gamma=None).changes == {}

@@ -77,7 +77,7 @@ def test_where_the_folder_is(folder, tmp_path, monkeypatch):
     mine = tmp_path / "home" / ("mine" if folder else ".cache/resnet-jax/weights")
     with pytest.raises(WeightsError) as caught:
         load_pretrained(NAME, TAG)
-    assert str(caught.value).endswith(f" at {mine}/{NAME}.{TAG}/{FILES[0]}")
+    assert str(caught.value).endswith(f" into {mine}/{NAME}.{TAG}")
     variables = put(mine, timm())
     same(load_pretrained(NAME, TAG)[0], variables)
 
@@ -170,7 +170,8 @@ def test_missing_file(missing, root):
         load_pretrained(NAME, TAG)
     assert str(caught.value) == (
         f"timm/{NAME}.{TAG} cannot be fetched from the Hugging Face hub (huggingface_hub is not "
-        f"installed: pip install 'resnet-jax[hub]'). Put its {missing} at {path}"
+        "installed: pip install 'resnet-jax[hub]'). Put its model.safetensors and config.json "
+        f"into {path.parent}"
     )
 
 
@@ -191,10 +192,10 @@ def test_weights_that_are_none(folder, root):
         weights.mkdir()
     else:
         weights.write_text("version https://git-lfs.github.com/spec/v1\n")
-    what = "Put its model.safetensors at" if folder else "not a complete safetensors file"
+    what = "Put its model.safetensors and" if folder else "not a complete safetensors file"
     with pytest.raises(WeightsError, match=what) as caught:
         load_pretrained(NAME, TAG)
-    assert str(weights) in str(caught.value)
+    assert str(weights.parent if folder else weights) in str(caught.value)
 
 
 def without(*path: str) -> dict[str, Any]:
@@ -319,7 +320,7 @@ def test_what_the_hub_says(error, reason, root, monkeypatch):
     message = str(caught.value)
     assert message.startswith(f"timm/{NAME}.{TAG} cannot be fetched from the Hugging Face hub (")
     assert f"({reason}" in message and "\n" not in message
-    assert message.endswith(f"Put its {FILES[0]} at {root / f'{NAME}.{TAG}' / FILES[0]}")
+    assert message.endswith(f"Put its {' and '.join(FILES)} into {root / f'{NAME}.{TAG}'}")
 
 
 OFFLINE = f"""
@@ -358,8 +359,8 @@ def test_the_real_hub_offline(root, tmp_path):
     ]
     assert said[0] == f"{variables['params']['head']['bias'].tolist()} 176\n"
     assert said[1].startswith(f"timm/{NAME}.other cannot be fetched from the Hugging Face hub (")
-    path = root / f"{NAME}.other" / FILES[0]
-    assert said[1].endswith(f"). Put its {FILES[0]} at {path}\n") and said[1].count("\n") == 1
+    wanted = f"). Put its {' and '.join(FILES)} into {root / f'{NAME}.other'}\n"
+    assert said[1].endswith(wanted) and said[1].count("\n") == 1
 
 
 # --- preprocessing -------------------------------------------------------------------------------
@@ -380,7 +381,8 @@ def test_the_real_hub_offline(root, tmp_path):
     ],
 )
 def test_default_preprocessing(name, size, mean, std):
-    assert default_preprocessing(name) == Preprocessing(size, 0.875, "bilinear", mean, std)
+    crop = 1.0 if size == 32 else 0.875
+    assert default_preprocessing(name) == Preprocessing(size, crop, "bilinear", mean, std)
 
 
 def test_the_mean_of_imagenet():

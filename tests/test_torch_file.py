@@ -326,7 +326,8 @@ PLACES = {
 def test_foreign_names_are_refused_and_named(tmp_path, write, read, place, name):
     mark = tmp_path / "it-ran"
     path = write(tmp_path / "evil.pth", PLACES[place](ATTACKS[name](mark)), FOUR_RECORDS)
-    said = f"refuses to load {name}: a checkpoint holds tensors and plain containers only"
+    said = f"refuses to load {name}: a checkpoint holds tensors and plain containers only; "
+    said += "save its state dict alone"
     refused(read, path, said, UnsafeFile)
     assert not mark.exists()
 

@@ -687,8 +687,7 @@ def test_checkpoint_of_something_else(tmp_path):
         ({"state_dict": {"w": A, "lr": 0.1}}, "holds no state dict: 'lr' is of type float"),
         ({"state_dict": {"w": [A]}}, "'w' is of type list"),
         ({"state_dict": None}, "'state_dict' is of type NoneType"),
-        ({"net": {"w": A}}, "'net' is of type dict; a state dict may stand under"),
-        ({"net": {"w": A}}, "'state_dict', 'model'"),
+        ({"network": {"w": A}}, "'state_dict', 'model'"),
         ({0: A}, "holds no state dict: 0 is of type"),
     ]
     for content, part in cases:

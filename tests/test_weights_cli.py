@@ -142,7 +142,7 @@ def test_class_names_from_a_file(folder, tmp_path, capsys):
     table = tmp_path / "table.csv"
     options = ("--weights", folder / f"{CIFAR}.npz", "--classes", names, "--csv", table)
     said(capsys, "predict", CIFAR, folder / "0.png", *options)
-    wanted = expected(folder, CIFAR, 7, str(folder / "0.png"), size=32)
+    wanted = expected(folder, CIFAR, 7, str(folder / "0.png"), size=32, crop=1.0)
     found = guesses(table)[str(folder / "0.png")]
     assert [name for name, _ in found] == ["abcdefg"[i] for i, _ in wanted]
 
@@ -203,7 +203,7 @@ def test_what_is_a_published_name(tmp_path, monkeypatch):
     for other in ("resnet50", "resnet50.", "resnet51.a1_in1k", "resnet50.pth", "resnet50.pth.tar"):
         assert published(other) is None, other
     assert published("resnet18.safetensors") is None and published("runs/resnet18.a1") is None
-    (tmp_path / "resnet50.mine").mkdir()
+    (tmp_path / "resnet50.mine" / "checkpoints").mkdir(parents=True)
     assert published("resnet50.mine") is None  # a run's directory
 
 
@@ -241,10 +241,68 @@ def test_a_run_converted_gives_the_same_logits(run, tmp_path, capsys, suffix):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
+def test_what_leaves_a_run_is_predicted_as_the_run_predicts(run, tmp_path, capsys):
+    """Its narrower network, its preprocessing and its class names travel in a .json beside it."""
+    image, tables = tmp_path / "image.png", [tmp_path / f"{i}.csv" for i in range(3)]
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 9), np.uint8)
+    Image.fromarray(pixels).save(image)
+    first, second = tmp_path / "model.safetensors", tmp_path / "again.npz"
+    assert str(tmp_path / "model.json") in said(capsys, "convert", run, first)
+    said(capsys, "convert", first, second)
+    said(capsys, "predict", run, image, "--csv", tables[0])
+    for file, table in zip((first, second), tables[1:], strict=True):
+        said(capsys, "predict", CIFAR, image, "--weights", file, "--csv", table)
+        assert table.read_text() == tables[0].read_text()
+    assert main(["predict", IMAGENET, str(image), "--weights", str(first)]) == 2
+    assert f"the weights of a {CIFAR}" in capsys.readouterr().err
+    (tmp_path / "again.json").write_text('{"model": {"name": "resnet51"}}')
+    assert main(["predict", CIFAR, str(image), "--weights", str(second)]) == 2
+    assert "again.json: not what convert writes" in capsys.readouterr().err
+
+
+def test_a_folder_as_the_hub_leaves_it(folder, tmp_path, capsys, monkeypatch):
+    """NAME.TAG/model.safetensors in the current directory, or given as --weights."""
+    here = tmp_path / f"{IMAGENET}.mine"
+    here.mkdir()
+    weights = (folder / f"{IMAGENET}.safetensors").read_bytes()
+    (here / "model.safetensors").write_bytes(weights)
+    cfg = {"architecture": IMAGENET, "num_classes": 1000, "pretrained_cfg": {"crop_pct": 0.95}}
+    cfg["pretrained_cfg"]["input_size"] = [3, 64, 64]
+    (here / "config.json").write_text(json.dumps(cfg))
+    monkeypatch.chdir(tmp_path)
+    image = folder / "0.png"
+    lines = [
+        said(capsys, "predict", f"{IMAGENET}.mine", image),
+        said(capsys, "predict", IMAGENET, image, "--weights", here),
+    ]
+    assert lines[0] == lines[1] and lines[0].startswith("images: 64 pixels, crop_fraction 0.95")
+    assert main(["convert", str(here), "x.npz"]) == 2
+    assert "no run but a folder of timm's weights" in capsys.readouterr().err
+
+
+def test_help_says_what_there_is_to_predict_with(capsys):
+    text = said(capsys, "predict", "--help")
+    assert "predict DIR" in text and "predict NAME IMAGE... --weights FILE" in text
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 ERRORS = {
     "no weights": (["predict", CIFAR, "0.png"], "network without weights.*--weights.*a1_in1k"),
+    "not finite": (
+        ["predict", CIFAR, "0.png", "--weights", "nan.npz"],
+        "nan.npz: params/backbone/stem_conv1/kernel is not finite",
+    ),
+    "misspelt": (
+        ["predict", "resnet5O", "0.png", "--weights", "{cifar}"],
+        "'resnet5O' is neither a run directory nor a network; did you mean .*resnet50",
+    ),
+    "no source": (["convert", "runs/x", "y.npz"], "runs/x: no such file or run directory"),
+    "two patterns": (["models", "resnet50*", "wide*"], "models takes one pattern, not 2"),
+    "too small an image": (
+        ["train", "digits", "--model.name", "lenet5", "--workdir", "w"],
+        r"lenet5 at data.image_size 8: LeNet-5 needs images of 32x32 or more",
+    ),
     "no image": (["predict", CIFAR, "--weights", "{cifar}"], "no image given"),
     "no such image": (["predict", CIFAR, "x.png", "--weights", "{cifar}"], "x.png: No such file"),
     "no such file": (["predict", CIFAR, "0.png", "--weights", "x.npz"], "x.npz: no such file"),
@@ -330,6 +388,9 @@ def test_bad_input_is_one_message_and_exit_code_2(case, folder, run, tmp_path, c
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model.npz").write_bytes((folder / f"{CIFAR}.npz").read_bytes())
     (tmp_path / "mine" / "config.json").write_text('{"model": "mine"}')
+    tensors = dict(np.load(folder / f"{CIFAR}.npz"))
+    tensors["params/backbone/stem_conv1/kernel"][0] = np.nan
+    np.savez(tmp_path / "nan.npz", **tensors)
     (tmp_path / "unsafe.pth").write_bytes(pickle.dumps({"a": Unsafe()}))
     args, message = ERRORS[case]
     files = {"cifar": folder / f"{CIFAR}.npz", "run": run}

@@ -1,5 +1,6 @@
 """The command line: `resnet-jax COMMAND`, or `python -m train COMMAND`."""
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,14 @@ usage: resnet-jax COMMAND ...
   recipes                                               the recipes
 
 `resnet-jax COMMAND --help` lists a command's options.
+"""
+
+PREDICT_USAGE = """\
+usage: resnet-jax predict DIR IMAGE... [options]                    with the weights of a run
+       resnet-jax predict NAME IMAGE... --weights FILE [options]    with a file of weights
+       resnet-jax predict NAME.TAG IMAGE... [options]               with timm's
+
+`resnet-jax predict DIR --help` and `resnet-jax predict NAME --help` list the options.
 """
 
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -120,8 +129,15 @@ def evaluate(args: list[str]) -> None:
 def predict(args: list[str]) -> None:
     """The five most probable classes of each image."""
     names, options = split(args, "the run directory, or the network,")
-    if names and (names[0] in ZOO or published(names[0])):
+    if not names:
+        print(PREDICT_USAGE, end="")
+        return None
+    if names[0] in ZOO or published(names[0]):
         return predict_by_file(names, options)
+    if not Path(names[0]).exists():
+        near = difflib.get_close_matches(names[0].partition(".")[0], ZOO, n=3, cutoff=0.5)
+        hint = f"; did you mean the network {', '.join(near)}?" if near else ""
+        raise ConfigError(f"{names[0]!r} is neither a run directory nor a network{hint}")
     workdir, config = _run_dir(names)
     start = PredictArgs(config)
     given = parse("predict DIR IMAGE...", "Classify images.", PredictArgs, start, options)
@@ -142,6 +158,8 @@ def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
     from train.tables import print_model, print_models
 
+    if len(args) > 1:
+        raise ConfigError(f"models takes one pattern, not {len(args)}: quote it ('resnet50*')")
     pattern = args[0] if args else "*"
     if pattern in ("-h", "--help"):
         print("usage: resnet-jax models [PATTERN | NAME]")

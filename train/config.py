@@ -112,7 +112,8 @@ class ModelConfig(_SpecChanges):
         try:
             get_spec(self.name, **self.changes)
         except ValueError as error:
-            raise ConfigError(f"model: {error}") from None
+            drop = "; what a recipe set, 'None' drops" if "unknown option" in str(error) else ""
+            raise ConfigError(f"model: {error}{drop}") from None
 
     @property
     def changes(self) -> dict[str, Any]:

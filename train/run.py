@@ -76,7 +76,13 @@ def _read(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{str(workdir)!r} is not a run directory: it has no config.json")
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if "architecture" in content:
+            raise ConfigError(
+                f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
+                f"{workdir / 'model.safetensors'}"
+            )
+        return content
     except ValueError as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
 
@@ -224,7 +230,11 @@ class Run:
         """The state before the first step; a run that `resumes` needs only its shapes, no file."""
         from train.state import create_state, init_variables
 
-        variables = init_variables(self.model, self.config.data.image_size, self.config.seed)
+        name, size = self.config.model.name, self.config.data.image_size
+        try:
+            variables = init_variables(self.model, size, self.config.seed)
+        except ValueError as error:
+            raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
         if not resumes and self.given is not None:
             fresh = variables["params"]["head"]
             variables = {key: self.given[key] for key in variables}

@@ -4,8 +4,10 @@ What goes wrong with them is bad input, a `ConfigError`. JAX is imported where i
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,43 @@ def published(given: str) -> tuple[str, str] | None:
     name, _, tag = given.partition(".")
     if name not in ZOO or not re.fullmatch(r"\w+", tag) or tag in _SUFFIXES:
         return None
-    return None if Path(given).exists() else (name, tag)
+    path = Path(given)
+    return None if path.is_file() or (path / "checkpoints").is_dir() else (name, tag)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a run tells of the weights that leave it, kept in a .json beside their file."""
+
+    model: ModelConfig
+    preprocessing: "Preprocessing"
+    class_names: list[str]
+
+    def write(self, file: Path) -> Path:
+        """Returns the .json that it wrote."""
+        target = file.with_suffix(".json")
+        changes = {"name": self.model.name, **self.model.changes}
+        target.write_text(json.dumps({**asdict(self), "model": changes}, indent=1) + "\n")
+        return target
+
+
+def read_card(file: Path) -> Card | None:
+    """The card beside a file of weights; None if there is none.
+
+    Raises:
+      ConfigError: a .json that is no such card.
+    """
+    from resnet_jax import Preprocessing
+
+    path = file.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        card = json.loads(path.read_text())
+        view, names = Preprocessing(**card["preprocessing"]), list(card["class_names"])
+        return Card(ModelConfig(**card["model"]), view, names)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not what convert writes beside weights ({error!r})") from None
 
 
 @contextlib.contextmanager
@@ -47,14 +85,14 @@ def _as_config_error() -> Iterator[None]:
         raise ConfigError(str(error)) from None
 
 
-def load(given: str, name: str) -> Variables:
-    """The variables of the network `name` from a file or NAME.TAG, whatever their classes.
+def load(given: str, model: ModelConfig) -> Variables:
+    """The variables of a network from a file or NAME.TAG, whatever their classes.
 
     Raises:
-      ConfigError: missing, unreadable, unsafe, or the weights of another network.
+      ConfigError: missing, unreadable, unsafe, not finite, or the weights of another network.
     """
     tensors = _tensors(given)
-    return _fit(given, tensors, name, _classes(tensors))
+    return _fit(given, tensors, model.name, _classes(tensors), **model.changes)
 
 
 def load_published(name: str, tag: str, **options: Any) -> "tuple[Variables, Preprocessing]":
@@ -93,7 +131,11 @@ def _tensors(given: str, **options: Any) -> dict[str, np.ndarray]:
         variables, _ = load_published(*found, **options)
         return flatten_dict(variables, sep="/")
     with _as_config_error():
-        return read_tensors(given)
+        tensors = read_tensors(given)
+    for name, tensor in tensors.items():  # NaN can get lost in a network, and look like an answer
+        if not np.isfinite(tensor).all():
+            raise ConfigError(f"{given}: {name} is not finite")
+    return tensors
 
 
 def _classes(tensors: Mapping[str, np.ndarray]) -> int | None:

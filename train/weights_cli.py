@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 from train import arguments
 from train.config import ConfigError, ModelConfig
-from train.weights import Variables, load, load_published, preprocessing, published
+from train.weights import (
+    Card,
+    Variables,
+    load,
+    load_published,
+    of_run,
+    preprocessing,
+    published,
+    read_card,
+)
 
 if TYPE_CHECKING:
     from resnet_jax import Preprocessing
@@ -20,7 +29,8 @@ class PredictArgs:
     weights: Path | None = None
     """A file of torchvision's, timm's or our own: .pth, .safetensors, .npz."""
     classes: Path | None = None
-    """Names of the classes, one a line; None: ImageNet's where there are 1000, else numbers."""
+    """Names of the classes, one a line; None: those that the run had, else ImageNet's where there
+    are 1000, else numbers."""
     csv: Path | None = None
     """Also write the rows to this file."""
     precision: Literal["bf16", "fp32"] = "fp32"
@@ -54,9 +64,10 @@ def predict(names: list[str], options: list[str]) -> None:
     given = arguments.parse(usage, "Classify images.", PredictArgs, PredictArgs(), options)
     if len(names) < 2:
         raise ConfigError(f"no image given: resnet-jax {usage} --weights FILE")
-    variables, view = _find(names[0], given.weights)
-    view = _override(view, given)
-    class_names = _class_names(given.classes, variables["params"]["head"]["bias"].shape[0])
+    variables, card = _find(names[0], given.weights)
+    view = _override(card.preprocessing, given)
+    count = variables["params"]["head"]["bias"].shape[0]
+    class_names = _class_names(given.classes, count, card.class_names)
 
     import jax.numpy as jnp
 
@@ -67,7 +78,7 @@ def predict(names: list[str], options: list[str]) -> None:
 
     use_compilation_cache(None)
     dtype = jnp.bfloat16 if given.precision == "bf16" else jnp.float32
-    model = create_model(names[0].partition(".")[0], len(class_names), dtype=dtype)
+    model = create_model(card.model.name, len(class_names), dtype=dtype, **card.model.changes)
     files = [Path(name) for name in names[1:]]
     guesses = inference.classify(model, variables, class_names, view, files)
     print_view(view)
@@ -76,18 +87,25 @@ def predict(names: list[str], options: list[str]) -> None:
         inference.write_csv(guesses, given.csv)
 
 
-def _find(name: str, file: Path | None) -> "tuple[Variables, Preprocessing]":
-    """The weights of NAME in a file, or those of NAME.TAG, and the images that they expect."""
+def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
+    """The weights of NAME in a file, or those of NAME.TAG, and what is known of them."""
     if tagged := published(name):
         if file is not None:
             raise ConfigError(f"--weights {file}: {name!r} names its weights already")
-        return load_published(*tagged)
+        if not (Path(name) / "model.safetensors").is_file():
+            variables, view = load_published(*tagged)
+            return variables, Card(ModelConfig(name=tagged[0]), view, [])
+        name, file = tagged[0], Path(name)  # the folder itself, as the hub's tools leave it
     if file is None:
         raise ConfigError(
             f"{name!r} is a network without weights: name the directory of a run instead, or add "
-            f"--weights FILE, or a tag of those that timm publishes, as in {name}.a1_in1k"
+            f"--weights FILE, or the tag of some that timm publishes, as in resnet50.a1_in1k"
         )
-    return load(str(file), name), preprocessing(file, name)
+    file = file / "model.safetensors" if file.is_dir() else file
+    card = read_card(file) or Card(ModelConfig(name=name), preprocessing(file, name), [])
+    if card.model.name != name:
+        raise ConfigError(f"{file}: the weights of a {card.model.name}, says the .json beside it")
+    return load(str(file), card.model), card
 
 
 def _override(view: "Preprocessing", given: PredictArgs) -> "Preprocessing":
@@ -100,9 +118,11 @@ def _override(view: "Preprocessing", given: PredictArgs) -> "Preprocessing":
         raise ConfigError(str(error)) from None
 
 
-def _class_names(file: Path | None, count: int) -> list[str]:
-    """A file's lines; or ImageNet's names, where there are as many classes; or numbers."""
+def _class_names(file: Path | None, count: int, known: list[str]) -> list[str]:
+    """A file's lines; or what is known; or ImageNet's, where there are as many; or numbers."""
     if file is None:
+        if len(known) == count:
+            return known
         if count != 1000:
             return [f"class {i}" for i in range(count)]
         # In the order of the labels, as torchvision.models._meta._IMAGENET_CATEGORIES has them
@@ -130,24 +150,34 @@ def convert(args: list[str]) -> None:
     source, target = map(Path, names)
     if source.resolve() == target.resolve():
         raise ConfigError(f"{target}: is the file that is read")
-    if source.is_dir():
-        variables, model = _of_run(source, given)
-    elif given.model is None:
-        raise ConfigError(f"--model is missing: the network that the weights in {source} are of")
-    else:
-        model = ModelConfig(name=given.model)
-        variables = load(str(source), model.name)
+    if not source.exists():
+        raise ConfigError(f"{source}: no such file or run directory")
+    variables, model, card = (_of_run if source.is_dir() else _of_file)(source, given)
     _save(variables, target, model)
+    if card:
+        print(f"{card.write(target)}: its network, preprocessing and class names")
 
 
-def _of_run(workdir: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig]:
+def _of_file(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
+    card = read_card(source)
+    if card is None and given.model is None:
+        raise ConfigError(f"--model is missing: the network whose weights {source} holds")
+    if card is not None and given.model not in (None, card.model.name):
+        raise ConfigError(f"--model {given.model}: {source} has those of a {card.model.name}")
+    model = card.model if card else ModelConfig(name=str(given.model))
+    return load(str(source), model), model, card
+
+
+def _of_run(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
     from train.inference import read_weights
-    from train.run import read_config
+    from train.run import read_class_names, read_config
 
-    config = read_config(workdir)
+    config = read_config(source)
     if given.model not in (None, config.model.name):
-        raise ConfigError(f"--model {given.model}: the run in {workdir} is a {config.model.name}")
-    return read_weights(config, workdir, given.checkpoint).variables, config.model
+        raise ConfigError(f"--model {given.model}: the run in {source} is a {config.model.name}")
+    variables = read_weights(config, source, given.checkpoint).variables
+    card = Card(config.model, of_run(config), read_class_names(source))
+    return variables, config.model, card
 
 
 def _save(variables: Variables, target: Path, model: ModelConfig) -> None:
