@@ -1,4 +1,11 @@
-"""The convolution and the pools: explicit symmetric padding, so that published weights line up."""
+"""The convolution and the pools: explicit symmetric padding, so that published weights line up.
+
+On a GPU and a TPU, convolutions and pools are XLA's. On a CPU, XLA's are very slow for some shapes,
+and `_cpu_form` has another way to compute those; `benchmarks/NOTES.md` has the measurements.
+"""
+
+from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -39,16 +46,103 @@ class Conv(nn.Module):
         if self.standardize:
             centred = kernel - kernel.mean((0, 1, 2))
             kernel = centred * lax.rsqrt(jnp.square(centred).mean((0, 1, 2)) + 1e-8)
-        pad = self.dilation * (self.kernel_size // 2)
-        return lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return convolve(x, kernel, self.stride, self.groups, self.dilation)
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> jax.Array:
+    """2-D convolution, padded by `dilation * (k // 2)` on every side.
+
+    [B, H, W, C_in], [k, k, C_in / groups, C_out] -> [B, ceil(H / stride), ceil(W / stride), C_out].
+    The same to rounding on every platform; differentiable any number of times, in both modes.
+    """
+    native = partial(_native, stride=stride, groups=groups, dilation=dilation)
+    form = _cpu_form(x.shape, kernel.shape, stride, groups)
+    if form is _native:
+        return native(x, kernel)
+    cpu = partial(form, stride=stride, groups=groups, dilation=dilation)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+
+
+def _native(
+    x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
+) -> jax.Array:
+    pad = dilation * (kernel.shape[0] // 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _cpu_form(
+    shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, groups: int
+) -> Callable[..., jax.Array]:
+    """How to compute a convolution of this shape on a CPU."""
+    if groups > 1:
+        return _blocks
+    if kernel[0] == 1:
+        return _pointwise
+    pixels = -(-shape[1] // stride) * -(-shape[2] // stride)
+    if pixels <= 4 or (pixels <= 49 and kernel[2] >= 256):
+        return _patches
+    return _native
+
+
+def _pointwise(
+    x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
+) -> jax.Array:
+    """A 1x1 convolution as the matrix product that it is; XLA's weight gradient is no such."""
+    return jnp.einsum("bhwc,cf->bhwf", x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def _patches(
+    x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
+) -> jax.Array:
+    """A convolution as one matrix product over copies of the map shifted by each tap."""
+    taps = _taps(x, kernel.shape[0], stride, dilation, 0.0)
+    return jnp.einsum(
+        "bhwc,cf->bhwf", jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1])
+    )
+
+
+def _blocks(
+    x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
+) -> jax.Array:
+    """A grouped convolution as dense ones over runs of groups, with zeros between the groups.
+
+    XLA computes the weight gradient of each group by itself, hundreds of times slower.
+    """
+    width, out = kernel.shape[2], kernel.shape[3] // groups
+    run = max(n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * width <= 64))
+    same = jnp.eye(run, dtype=kernel.dtype)
+    dense = partial(_native, stride=stride, groups=1, dilation=dilation)
+    maps = []
+    for i in range(groups // run):
+        taps = kernel[..., i * run * out : (i + 1) * run * out]
+        taps = taps.reshape(*kernel.shape[:2], 1, width, run, out) * same[:, None, :, None]
+        taps = taps.reshape(*kernel.shape[:2], run * width, run * out)
+        maps.append(dense(x[..., i * run * width : (i + 1) * run * width], taps))
+    return jnp.concatenate(maps, -1)
+
+
+def _taps(x: jax.Array, size: int, stride: int, dilation: int, outside: float) -> list[jax.Array]:
+    """The pixels under each tap of a window, row by row: size * size maps [B, H', W', C]."""
+    pad = dilation * (size // 2)
+    rows, columns = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=outside)
+
+    def tap(down: int, across: int) -> jax.Array:
+        bottom, right = down + (rows - 1) * stride + 1, across + (columns - 1) * stride + 1
+        return padded[:, down:bottom:stride, across:right:stride]
+
+    return [tap(i * dilation, j * dilation) for i in range(size) for j in range(size)]
 
 
 def max_pool(x: jax.Array, stride: int = 2, *, zero_pad: bool = False) -> jax.Array:
@@ -56,10 +150,27 @@ def max_pool(x: jax.Array, stride: int = 2, *, zero_pad: bool = False) -> jax.Ar
 
     `zero_pad` pads with zeros, which win over negative values (BiT pools before any activation).
     """
+    return lax.platform_dependent(
+        x,
+        cpu=partial(_max_of_taps, stride=stride, outside=0.0 if zero_pad else -jnp.inf),
+        default=partial(_native_max_pool, stride=stride, zero_pad=zero_pad),
+    )
+
+
+def _native_max_pool(x: jax.Array, *, stride: int, zero_pad: bool) -> jax.Array:
     pad = ((1, 1), (1, 1))
     if zero_pad:
         x, pad = jnp.pad(x, ((0, 0), *pad, (0, 0))), ((0, 0), (0, 0))
     return nn.max_pool(x, (3, 3), strides=(stride, stride), padding=pad)
+
+
+def _max_of_taps(x: jax.Array, *, stride: int, outside: float) -> jax.Array:
+    """Max-pooling whose gradient is that of XLA's, the first of equal pixels taking it all, and
+    does not need its select-and-scatter, which a CPU runs pixel by pixel."""
+    first, *others = _taps(x, 3, stride, 1, outside)
+    for tap in others:
+        first = jnp.where((tap > first) | jnp.isnan(tap), tap, first)
+    return first
 
 
 def avg_pool_down(x: jax.Array) -> jax.Array:

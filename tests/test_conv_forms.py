@@ -1,0 +1,117 @@
+"""A CPU computes some convolutions and the max pool in forms of its own: the same to rounding."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import conv
+from resnet_jax.conv import convolve, max_pool
+
+# x [H, W, C_in], kernel size, C_out, stride, groups, dilation, and the form that is taken
+CASES = {
+    "1x1": ((6, 5, 8), 1, 4, 1, 1, 1, conv._pointwise),
+    "1x1 stride 2": ((7, 6, 8), 1, 4, 2, 1, 1, conv._pointwise),
+    "2x2 map": ((2, 2, 6), 3, 4, 1, 1, 1, conv._patches),
+    "1x1 map": ((1, 1, 6), 3, 4, 1, 1, 1, conv._patches),
+    "4x3 map, stride 2": ((4, 3, 6), 3, 4, 2, 1, 1, conv._patches),
+    "7x7 map, many channels": ((7, 7, 256), 3, 4, 1, 1, 1, conv._patches),
+    "dilated, small": ((2, 2, 6), 3, 4, 1, 1, 2, conv._patches),
+    "7x7 map, few channels": ((7, 7, 128), 3, 4, 1, 1, 1, conv._native),
+    "dilated": ((9, 8, 6), 3, 4, 1, 1, 2, conv._native),
+    "stem": ((9, 8, 3), 7, 4, 2, 1, 1, conv._native),
+    "groups in one run": ((5, 6, 12), 3, 8, 1, 4, 1, conv._blocks),
+    "groups in runs of 4": ((5, 6, 128), 3, 128, 2, 8, 1, conv._blocks),
+    "wide groups": ((4, 4, 160), 3, 4, 1, 2, 1, conv._blocks),
+    "depthwise": ((5, 4, 6), 3, 6, 1, 6, 1, conv._blocks),
+    "grouped 1x1": ((5, 4, 6), 1, 4, 1, 2, 1, conv._blocks),
+    "grouped, dilated": ((6, 6, 8), 3, 8, 1, 2, 2, conv._blocks),
+}
+
+
+def case(name: str):
+    """(the function as the network has it, XLA's own, input, kernel) of a case."""
+    shape, size, features, stride, groups, dilation, _ = CASES[name]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *shape)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, shape[2] // groups, features)).astype(np.float32)
+    ours = partial(convolve, stride=stride, groups=groups, dilation=dilation)
+    native = partial(conv._native, stride=stride, groups=groups, dilation=dilation)
+    return ours, native, x, kernel
+
+
+def close(got, wanted):
+    def check(a, b):
+        assert a.shape == b.shape
+        assert np.abs(np.asarray(a) - b).max() <= 2e-6 * np.abs(b).max() + 1e-30
+
+    jax.tree.map(check, got, wanted)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_form_of_each_case(name):
+    _, _, x, kernel = case(name)
+    _, _, _, stride, groups, _, form = CASES[name]
+    assert conv._cpu_form(x.shape, kernel.shape, stride, groups) is form
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_derivatives(name):
+    ours, native, x, kernel = case(name)
+    directions = jnp.cos(x), jnp.sin(kernel)
+
+    def everything(f, x, kernel):
+        loss = lambda *args: jnp.square(f(*args)).sum()  # noqa: E731
+        gradient = jax.grad(loss, (0, 1))
+        tangents = jax.jvp(f, (x, kernel), directions)  # forward mode
+        second = jax.jvp(gradient, (x, kernel), directions)  # forward over reverse
+        twice = jax.grad(lambda *args: sum(map(jnp.vdot, gradient(*args), directions)), (0, 1))
+        return tangents, second, twice(x, kernel)
+
+    close(jax.jit(partial(everything, ours))(x, kernel), everything(native, x, kernel))
+
+
+@pytest.mark.parametrize("name", ["1x1", "2x2 map", "groups in one run"])
+def test_vmap(name):
+    ours, native, x, kernel = case(name)
+    many = jnp.stack([kernel, 2 * kernel, -kernel])
+    close(jax.vmap(ours, (None, 0))(x, many), jnp.stack([native(x, k) for k in many]))
+    gradient = jax.vmap(jax.grad(lambda k: jnp.square(ours(x, k)).sum()))(many)
+    wanted = [jax.grad(lambda k: jnp.square(native(x, k)).sum())(k) for k in many]
+    close(gradient, jnp.stack(wanted))
+
+
+def test_another_platform_gets_the_native_ones():
+    """What is lowered for a TPU has convolutions and windows, and no matrix product."""
+    ours, _, x, kernel = case("1x1")
+    step = jax.jit(jax.grad(lambda k: jnp.square(max_pool(ours(x, k))).sum()))
+    text = step.trace(kernel).lower(lowering_platforms=("tpu",)).as_text()
+    assert "stablehlo.convolution" in text and "stablehlo.select_and_scatter" in text
+    assert "stablehlo.dot_general" not in text
+    text = step.trace(kernel).lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.dot_general" in text and "stablehlo.select_and_scatter" not in text
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("zero_pad", [False, True])
+def test_max_pool_and_its_gradient_are_xlas_to_the_bit(stride, zero_pad):
+    """Ties included: small integers make plenty, and the first pixel of a window takes them."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-2, 3, (2, 9, 8, 3)).astype(np.float32)
+    options = {"stride": stride, "zero_pad": zero_pad}
+    wanted, back = jax.vjp(partial(conv._native_max_pool, **options), x)
+    got, ours = jax.vjp(lambda x: max_pool(x, stride, zero_pad=zero_pad), x)
+    np.testing.assert_array_equal(got, wanted)
+    weights = rng.integers(1, 9, wanted.shape).astype(np.float32)
+    np.testing.assert_array_equal(ours(weights)[0], back(weights)[0])
+
+
+def test_max_pool_keeps_a_nan_in_every_window_that_sees_it():
+    for row in range(6):
+        x = np.zeros((1, 6, 6, 1), np.float32)
+        x[0, row, 2] = np.nan
+        wanted = conv._native_max_pool(jnp.asarray(x), stride=2, zero_pad=False)
+        np.testing.assert_array_equal(max_pool(jnp.asarray(x)), wanted)
+        assert np.isnan(wanted).any()
