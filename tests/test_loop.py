@@ -15,9 +15,10 @@ from PIL import Image
 import train.loop
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
-from train.config import ConfigError, DataConfig, OptimConfig, RunError
+from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
 from train.inference import evaluate_run
 from train.loop import fit
+from train.mesh import make_mesh, replicated
 from train.metrics import read_metrics
 from train.run import Run, read_config
 from train.stop import Stop
@@ -258,3 +259,14 @@ def test_signals_reach_only_the_main_thread_of_a_run(tmp_path):
     thread.start()
     thread.join()
     assert not failures
+
+
+def test_a_network_without_batch_norm(tmp_path):
+    """It has no statistics to keep, to average or to save."""
+    model = ModelConfig(name="resnet8_cifar", depths=(1, 1), width=8, norm="group", norm_groups=4)
+    config = tiny(duration="10st", model=model, ema_decay=0.9)
+    fit(config, tmp_path, quiet=True)
+    weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint)
+    variables = weights.restore_weights("last", replicated(make_mesh())).variables
+    assert variables["batch_stats"] == {} and variables["params"]["head"]["bias"].shape == (10,)
+    fit(replace(config, data=replace(config.data, prefetch=3)), tmp_path, quiet=True)  # resumes

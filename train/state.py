@@ -34,10 +34,14 @@ class TrainState:
 
 
 def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
-    """Fresh variables for images [1, image_size, image_size, 3]: a function of the seed alone."""
+    """Fresh variables for images [1, image_size, image_size, 3]: a function of the seed alone.
+
+    A network without BatchNorm has no statistics: {"params": ..., "batch_stats": {}}.
+    """
 
     def init(key: jax.Array) -> Any:
-        return model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
+        variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
+        return {"batch_stats": {}, **variables}
 
     # One local device: a sharded host callback would need every process to answer it.
     with jax.default_device(jax.local_devices()[0]):
@@ -52,8 +56,7 @@ def create_state(
 
     def start(variables: Variables) -> TrainState:
         average = jax.tree.map(jnp.copy, variables) if ema else {}
-        params = variables["params"]
-        stats = variables.get("batch_stats", {})
+        params, stats = variables["params"], variables["batch_stats"]
         return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), average)
 
     return jax.jit(start, out_shardings=replicated(mesh))(variables)
