@@ -238,8 +238,8 @@ def test_options_of_batch_norm_need_one(name, changes):
 
 
 def test_lenet_by_its_name():
-    model = create_model("lenet5", 7, dtype=jnp.bfloat16, pool="max", dropout=0.5)
-    assert model == Classifier(LeNet(LeNetSpec(pool="max", dropout=0.5), jnp.bfloat16), 7)
+    model = create_model("lenet5", 7, dtype=jnp.bfloat16, activation="relu", dropout=0.5)
+    assert model == Classifier(LeNet(LeNetSpec(activation="relu", dropout=0.5), jnp.bfloat16), 7)
 
 
 def test_drop_connect_masks_the_head_in_training_only():

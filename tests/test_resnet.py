@@ -274,12 +274,25 @@ def test_activations_are_bfloat16_and_variables_float32(name):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} == {"float32"}
 
 
+def equations(jaxpr) -> list:
+    """Of a program and of the branches in it, one of which each platform takes."""
+    found = list(jaxpr.eqns)
+    for equation in jaxpr.eqns:
+        for branch in equation.params.get("branches", ()):
+            found += equations(branch.jaxpr)
+    return found
+
+
 def test_every_convolution_computes_in_bfloat16():
     model = ResNet(replace(BOTTLENECK, stem="deep", avg_down=True), dtype=jnp.bfloat16)
     jaxpr = jax.make_jaxpr(functools.partial(model.apply, train=False))(shapes(model), images())
-    convs = [e for e in jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
-    assert len(convs) == 3 + 3 * 3 + 2
-    assert {str(v.aval.dtype) for e in convs for v in (*e.invars, *e.outvars)} == {"bfloat16"}
+    products = {"conv_general_dilated": [], "dot_general": []}
+    for equation in equations(jaxpr.jaxpr):
+        products.get(equation.primitive.name, []).append(equation)
+    convs, dots = products.values()
+    assert len(convs) == 3 + 3 * 3 + 2 and len(dots) >= 2 * 3 + 2  # the 1x1, on a CPU
+    types = {str(v.aval.dtype) for e in convs + dots for v in (*e.invars, *e.outvars)}
+    assert types == {"bfloat16"}
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet50_v1", "resnet18"])

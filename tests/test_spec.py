@@ -146,7 +146,6 @@ def test_a_network_with_empty_layers_is_refused(changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pool": "sum"}, "pool 'sum': choose from 'avg', 'max'"),
         ({"activation": "swish"}, f"activation 'swish': choose from {ACTIVATIONS}"),
         ({"dropout": 1.0}, "dropout 1.0: must be in [0, 1)"),
         ({"drop_connect": -0.1}, "drop_connect -0.1: must be in [0, 1)"),

@@ -192,7 +192,7 @@ def test_networks_for_cifar_that_are_not_he_et_al():
         assert ZOO[f"resnext29_{groups}x64d_cifar"] == ResNetSpec(
             depths=(3, 3, 3), stem="3x3", groups=groups, group_width=64
         )
-    assert ZOO["lenet5"] == LeNetSpec(activation="tanh", pool="avg", dropout=0, drop_connect=0)
+    assert ZOO["lenet5"] == LeNetSpec(activation="tanh", dropout=0, drop_connect=0)
 
 
 def test_image_size_and_classes_follow_the_data():
@@ -244,13 +244,12 @@ def test_an_unknown_option_lists_the_options():
 
 
 def test_lenet_has_few_options():
-    spec = get_spec("lenet5", pool="max", activation="relu")
-    assert spec == LeNetSpec(activation="relu", pool="max")
+    spec = get_spec("lenet5", dropout=0.5, activation="relu")
+    assert spec == LeNetSpec(activation="relu", dropout=0.5)
     with pytest.raises(ValueError) as error:
         get_spec("lenet5", width=64)
     assert str(error.value) == (
-        "unknown option 'width' of model 'lenet5': choose from "
-        "activation, pool, dropout, drop_connect"
+        "unknown option 'width' of model 'lenet5': choose from activation, dropout, drop_connect"
     )
 
 
