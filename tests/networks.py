@@ -27,7 +27,7 @@ def shapes(model: nn.Module, size: int = 12) -> dict:
     return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
 
 
-def variables_at_random(model: nn.Module, seed: int = 1) -> dict:
+def at_random(tree: dict, seed: int = 1) -> dict:
     """Every leaf away from the value it starts with, so that each of them counts."""
     rng = np.random.default_rng(seed)
 
@@ -42,7 +42,11 @@ def variables_at_random(model: nn.Module, seed: int = 1) -> dict:
         }[path[-1].key]()
         return value.astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(leaf, shapes(model))
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def variables_at_random(model: nn.Module, seed: int = 1) -> dict:
+    return at_random(shapes(model), seed)
 
 
 def initialised(model: nn.Module, seed: int = 0) -> dict:

@@ -1,7 +1,6 @@
 """The three forms of figure 3 compute the same, and a network's block is the third of them."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from resnet_jax.resnext import (
     to_grouped,
     to_summed,
 )
+from tests.networks import at_random
 
 FORMS = {
     "a": (SummedBranches, to_summed),
@@ -43,24 +43,6 @@ jit = functools.partial(
 def shapes(module, size: int = 5, channels: int = C_IN) -> dict:
     x = jax.ShapeDtypeStruct((3, size, size, channels), jnp.float32)
     return jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
-
-
-def at_random(tree: dict, seed: int = 1) -> dict:
-    """Every leaf away from the value it starts with, so that each of them counts."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(path, x):
-        draw = rng.normal(size=x.shape)
-        value = {
-            "kernel": lambda: draw / math.sqrt(math.prod(x.shape[:-1])),
-            "scale": lambda: 1 + 0.3 * draw,
-            "bias": lambda: 0.3 * draw,
-            "mean": lambda: 0.3 * draw,
-            "var": lambda: np.exp(0.3 * draw),
-        }[path[-1].key]()
-        return value.astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def maps(size: int = 5, channels: int = C_IN, seed: int = 2) -> np.ndarray:
