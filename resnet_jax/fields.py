@@ -47,7 +47,7 @@ def _rule(kind: Any) -> str:
     if origin is Literal:
         return f"choose from {', '.join(map(repr, args))}"
     if origin in (typing.Union, types.UnionType):
-        return _rule(next(arg for arg in args if arg is not type(None)))
+        return " or ".join(_rule(arg) for arg in args if arg is not type(None))
     if origin is tuple and typing.get_origin(args[0]) is Literal:
         return f"needs a tuple, each of {', '.join(map(repr, typing.get_args(args[0])))}"
     if origin is tuple:

@@ -155,6 +155,11 @@ class DataConfig:
     """Reading and decoding processes, each with `threads` threads; 0: this process reads."""
     prefetch: int = 2
     """Batches read ahead."""
+    retries: int = 5
+    """How often a read is tried again that failed for a passing reason (a network, a server), after
+    0.1, 0.2, 0.4 ... seconds."""
+    stall_seconds: float = 60.0
+    """A batch that takes longer is reported, and again every so many seconds."""
     examples: int = 1280
     """Size of each synthetic split."""
     classes: int = 1000
@@ -166,6 +171,8 @@ class DataConfig:
         _check("data.threads", self.threads, self.threads >= 0, "must be at least 0")
         _check("data.workers", self.workers, self.workers >= 0, "must be at least 0")
         _check("data.prefetch", self.prefetch, self.prefetch >= 1, "must be at least 1")
+        _check("data.retries", self.retries, self.retries >= 0, "must be at least 0")
+        _check("data.stall_seconds", self.stall_seconds, self.stall_seconds > 0, "must be positive")
         _check("data.max_pixels", self.max_pixels, self.max_pixels >= 1, "must be at least 1")
         _check("data.examples", self.examples, self.examples >= 1, "must be at least 1")
         _check("data.classes", self.classes, self.classes >= 1, "must be at least 1")
@@ -318,19 +325,32 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """The processes of the run. One process needs none of it."""
+    """The devices and processes of the run: nothing in here changes what it computes.
+
+    SLURM, Open MPI, Kubernetes and TPU pods say themselves which processes there are; elsewhere
+    coordinator, processes and process_id do, all three.
+    """
 
     coordinator: str | None = None
-    """host:port of process 0; None: a single process."""
+    """host:port of process 0; None: as the launcher says, or a single process."""
     processes: int | None = None
-    """How many processes there are."""
+    """How many processes there are; 1, alone: a single one, whatever a launcher says."""
     process_id: int | None = None
     """Which of them this is."""
+    fsdp: int = 1
+    """Devices that keep one copy of the optimiser's state and the EMA between them (ZeRO,
+    arXiv:1910.02054, stage 1); 1: every device has its own."""
+    fsdp_params: bool = False
+    """They share the parameters too, and gather them for each step (stage 3's memory)."""
 
     def __post_init__(self) -> None:
         _check_types(self, "mesh.")
-        given = {f.name: getattr(self, f.name) is not None for f in dataclasses.fields(self)}
-        if any(given.values()) and not all(given.values()):
+        given = {
+            name: getattr(self, name) is not None
+            for name in ("coordinator", "processes", "process_id")
+        }
+        alone = self.processes == 1 and not given["coordinator"] and not given["process_id"]
+        if any(given.values()) and not all(given.values()) and not alone:
             missing = ", ".join(f"mesh.{name}" for name, there in given.items() if not there)
             raise ConfigError(
                 f"{missing} not set: coordinator, processes and process_id go together"
@@ -338,6 +358,9 @@ class MeshConfig:
         if self.processes is not None and self.process_id is not None:
             good = 0 <= self.process_id < self.processes
             _check("mesh.process_id", self.process_id, good, f"must be in 0..{self.processes - 1}")
+        _check("mesh.fsdp", self.fsdp, self.fsdp >= 1, "must be at least 1")
+        if self.fsdp_params:
+            _check("mesh.fsdp", self.fsdp, self.fsdp > 1, "mesh.fsdp_params needs at least 2")
 
 
 @dataclass(frozen=True)
@@ -355,8 +378,12 @@ class RunConfig:
     """What activations are computed in; parameters, statistics, logits and loss are float32."""
     ema_decay: float = 0.0
     """Moving average of weights and statistics, evaluated beside the raw ones; 0: none."""
-    norm_group_size: int | None = None
-    """Examples that share BatchNorm statistics; None: the global batch."""
+    norm_group_size: int | Literal["device"] | None = None
+    """Examples that share BatchNorm statistics; None: the global batch; device: those of a device,
+    kept as their number, so that a resume on other devices means the same."""
+    skip_nonfinite: int = 0
+    """Steps that may be left out, all in all, because their loss or gradient is not finite; the
+    next one stops the run, and anomaly.json says what was in its batch."""
     log_every: str = "50st"
     """How often training metrics are written."""
     compilation_cache: str | None = None
@@ -378,7 +405,8 @@ class RunConfig:
         _check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         _check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")
         _check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "must be in [0, 1)")
+        _check("skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0")
         group = self.norm_group_size
-        if group is not None:
+        if isinstance(group, int):
             good = group >= 1 and self.batch_size % group == 0
             _check("norm_group_size", group, good, f"must divide batch_size {self.batch_size}")

@@ -16,7 +16,10 @@ _FREE = (
     "data.threads",
     "data.workers",
     "data.prefetch",
+    "data.retries",
+    "data.stall_seconds",
     "mesh",
+    "skip_nonfinite",
 )
 
 
