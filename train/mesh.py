@@ -1,5 +1,6 @@
 """Devices, processes and how arrays lie on them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,10 +16,24 @@ def start_processes(config: MeshConfig) -> None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """One `data` axis over all devices of all processes."""
+def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
+    """All devices of all processes, in rows of `fsdp` that share one copy of the state.
+
+    The axes are `data` and `fsdp`; a batch is cut over both. The devices are in order of their
+    processes, because process p reads the p-th part of a batch (`shard`), and so that a row lies
+    in as few processes as it can.
+
+    Raises:
+      ConfigError: `fsdp` does not divide the devices.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    count = len(devices)
+    if count % fsdp:
+        good = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        raise ConfigError(f"mesh.fsdp {fsdp}: does not divide {count} devices; choose from {good}")
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    rows = np.array(ordered).reshape(count // fsdp, fsdp)
+    return Mesh(rows, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def shard(mesh: Mesh) -> tuple[int, int]:
@@ -33,7 +48,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def by_example(mesh: Mesh) -> NamedSharding:
     """The first axis cut over the devices: a batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def sharded(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of each array, or shape, of a tree that `mesh.fsdp` devices keep between them.
+
+    An array is cut along its longest axis that they divide; what has none, every device has.
+    """
+    parts = mesh.shape["fsdp"]
+
+    def cut(x: Any) -> NamedSharding:
+        axes = [i for i, size in enumerate(x.shape) if size % parts == 0]
+        if parts == 1 or not axes:
+            return replicated(mesh)
+        axis = max(axes, key=lambda i: x.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+    return jax.tree.map(cut, tree)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -41,11 +73,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     sharding = by_example(mesh)
     on_device = {key: batch[key] for key in ("image", "label", "mask")}
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), on_device)
-
-
-def put_state(state: Any, mesh: Mesh) -> Any:
-    """Host arrays, the same in every process -> replicated device arrays."""
-    return jax.device_put(state, replicated(mesh))
 
 
 def check_batch_size(where: str, batch_size: int, mesh: Mesh) -> None:

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,28 @@ def use_compilation_cache(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-@dataclass(frozen=True)
 class Run:
     """The parts of a run, each built from the config when it is first asked for."""
 
-    config: RunConfig
+    def __init__(
+        self, config: RunConfig, *, mesh: Any = None, splits: Splits | None = None
+    ) -> None:
+        """`mesh` and `splits` stand in for all devices and for the data that the config names.
+
+        `config.norm_group_size` "device" becomes a number here.
+
+        Raises:
+          ConfigError: `mesh.fsdp` or a batch size does not fit the devices.
+        """
+        self.config = config
+        given = {"mesh": mesh, "splits": splits}
+        vars(self).update({name: part for name, part in given.items() if part is not None})
+        if config.norm_group_size == "device":
+            from train.mesh import check_batch_size
+
+            check_batch_size("batch_size", config.batch_size, self.mesh)
+            group = config.batch_size // self.mesh.size
+            self.config = replace(config, norm_group_size=group)
 
     @cached_property
     def splits(self) -> Splits:
@@ -165,7 +182,7 @@ class Run:
     def mesh(self) -> Any:
         from train.mesh import make_mesh
 
-        return make_mesh()
+        return make_mesh(fsdp=self.config.mesh.fsdp)
 
     @cached_property
     def model(self) -> Any:
@@ -205,7 +222,46 @@ class Run:
             self.mesh,
             seed=self.config.seed,
             ema_decay=self.config.ema_decay,
+            skip_nonfinite=self.config.skip_nonfinite > 0,
+            sharding=self.state_sharding,
         )
+
+    @cached_property
+    def state_sharding(self) -> Any:
+        """How the state lies on the mesh; None: the whole of it on every device."""
+        from train.state import state_sharding
+
+        if self.config.mesh.fsdp == 1:
+            return None
+        return state_sharding(self._shapes, self.mesh, params=self.config.mesh.fsdp_params)
+
+    @property
+    def abstract_state(self) -> Any:
+        """The state's shapes with their shardings, for what compiles and does not run."""
+        import jax
+
+        from train.state import state_sharding
+
+        sharding = state_sharding(self._shapes, self.mesh, params=self.config.mesh.fsdp_params)
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            self._shapes,
+            sharding,
+        )
+
+    @cached_property
+    def _shapes(self) -> Any:
+        import jax
+
+        from train.state import first_state, init_variables
+
+        config = self.config
+
+        def first() -> Any:
+            variables = init_variables(self.model, config.data.image_size, config.seed)
+            return first_state(variables, self.tx, ema=bool(config.ema_decay))
+
+        return jax.eval_shape(first)
 
     @cached_property
     def eval_step(self) -> Any:
@@ -241,7 +297,13 @@ class Run:
             if self.config.init.head == "reset":
                 variables["params"] = {**variables["params"], "head": fresh}
             self.__dict__.pop("given")  # gigabytes, for a large network
-        return create_state(variables, self.tx, self.mesh, ema=bool(self.config.ema_decay))
+        return create_state(
+            variables,
+            self.tx,
+            self.mesh,
+            ema=bool(self.config.ema_decay),
+            shard_params=self.config.mesh.fsdp_params,
+        )
 
 
 def make_model(config: RunConfig, num_classes: int) -> Any:
@@ -250,6 +312,7 @@ def make_model(config: RunConfig, num_classes: int) -> Any:
 
     from resnet_jax import create_model
 
+    assert config.norm_group_size != "device", "a Run knows how many that are"
     return create_model(
         config.model.name,
         num_classes,

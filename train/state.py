@@ -1,5 +1,6 @@
 """`TrainState`: what is trained is what is checkpointed."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from train.mesh import put_state, replicated
+from train.mesh import replicated, sharded
 
 Variables = dict[str, Any]
 
@@ -48,15 +49,35 @@ def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
         return jax.jit(init)(jax.random.key(seed))
 
 
+def first_state(variables: Variables, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """The state before the first step: a pure function, to be traced."""
+    average = jax.tree.map(jnp.copy, variables) if ema else {}
+    params, stats = variables["params"], variables["batch_stats"]
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), average)
+
+
+def state_sharding(state: TrainState, mesh: Mesh, *, params: bool = False) -> TrainState:
+    """How a state, or one of shapes, lies on the mesh.
+
+    The optimiser's state and the EMA are cut over the mesh's `fsdp` axis (ZeRO, arXiv:1910.02054),
+    and so are the parameters if asked; BatchNorm's statistics and the step are on every device.
+    """
+    sharding = jax.tree.map(lambda _: replicated(mesh), state)
+    cut = {"opt_state", "ema"} | ({"params"} if params else set())
+    return sharding.replace(**{name: sharded(getattr(state, name), mesh) for name in cut})
+
+
 def create_state(
-    variables: Variables, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool
+    variables: Variables,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    ema: bool,
+    shard_params: bool = False,
 ) -> TrainState:
-    """The state before the first step, replicated over the mesh."""
-    variables = put_state(variables, mesh)
-
-    def start(variables: Variables) -> TrainState:
-        average = jax.tree.map(jnp.copy, variables) if ema else {}
-        params, stats = variables["params"], variables["batch_stats"]
-        return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), average)
-
-    return jax.jit(start, out_shardings=replicated(mesh))(variables)
+    """The state before the first step, born as `state_sharding` says."""
+    start = partial(first_state, tx=tx, ema=ema)
+    shapes = jax.eval_shape(start, variables)
+    sharding = state_sharding(shapes, mesh, params=shard_params)
+    variables = jax.device_put(variables, replicated(mesh))
+    return jax.jit(start, out_shardings=sharding)(variables)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.sharding import Mesh
 
 from train.mesh import by_example, replicated
@@ -34,12 +35,17 @@ def make_train_step(
     *,
     seed: int,
     ema_decay: float,
+    skip_nonfinite: bool = False,
+    sharding: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """One optimiser step over a global batch, jitted over the mesh, its state donated.
 
     Args:
       seed: dropout and its kin draw from a key of (seed, step), by place in the global batch.
       ema_decay: of the moving average in `TrainState.ema`; 0 keeps none.
+      skip_nonfinite: a step whose loss or gradient is not finite leaves the state as it was; only
+        the step, and the optimiser's counters with it, go on, so that the schedule does.
+      sharding: of the state, from `state_sharding`; None: the whole of it on every device.
 
     Returns:
       (state, batch) -> (state, sums): `loss`, the task's metrics and `count`, and `grad_norm`, the
@@ -62,19 +68,40 @@ def make_train_step(
             sums = _sum({"loss": losses, **task.metrics(logits, batch)}, batch["mask"])
             return sums["loss"] / sums["count"], (updates["batch_stats"], sums)
 
-        grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(state.params)
+        params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if cut
+        grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay:
             decay = ema_decay_at(ema_decay, state.step)
-            new = {"params": params, "batch_stats": batch_stats}
-            ema = optax.incremental_update(new, ema, 1 - decay)
+            now = {"params": params, "batch_stats": batch_stats}
+            ema = optax.incremental_update(now, ema, 1 - decay)
         sums["grad_norm"] = optax.tree.norm(grads)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        if skip_nonfinite:
+            good = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
+            new = _kept_unless(good, new, state)
+        return new, sums
 
-    state, data = replicated(mesh), by_example(mesh)
-    return jax.jit(step, in_shardings=(state, data), out_shardings=(state, state), donate_argnums=0)
+    everywhere = replicated(mesh)
+    kept = everywhere if sharding is None else sharding
+    return jax.jit(
+        step,
+        in_shardings=(kept, by_example(mesh)),
+        out_shardings=(kept, everywhere),
+        donate_argnums=0,
+    )
+
+
+def _kept_unless(good: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """`new` if `good`, else `old` with the counters of `new`."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        counter = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if counter else jnp.where(good, new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def make_eval_step(
@@ -88,6 +115,7 @@ def make_eval_step(
     """
 
     def step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:
+        variables = lax.with_sharding_constraint(variables, everywhere)
         batch = prepare(batch, train=False)
         logits: Any = model.apply(variables, batch["image"], train=False)
         losses = task.loss(logits, batch)
@@ -98,5 +126,6 @@ def make_eval_step(
         }
         return _sum({"loss": losses, **task.metrics(logits, batch)}, batch["mask"]), examples
 
-    state, data = replicated(mesh), by_example(mesh)
-    return jax.jit(step, in_shardings=(state, data), out_shardings=(state, data))
+    everywhere, data = replicated(mesh), by_example(mesh)
+    # The variables come as they are: cut over the mesh, if the state is.
+    return jax.jit(step, in_shardings=(None, data), out_shardings=(everywhere, data))
