@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from train import STARTED
+from train import STARTED, anomaly
 from train.checkpoint import Checkpoints, Progress, judged
 from train.config import ConfigError, RunConfig, RunError
 from train.data.pipeline import train_batches
@@ -76,11 +76,16 @@ class _Trainer:
         self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
         resumes = _resumes(workdir)
         self.state = run.new_state(resumes=resumes)
-        self.step, self.window, self.bad = 0, Window(), set[int]()
+        self.step, self.bad = 0, set[int]()
+        self.window = Window(limit=run.config.skip_nonfinite)
         restored = self.checkpoints.restore(self.state)
         if restored:
             self.step, self.state = restored.step, restored.state
-            self.window = Window(restored.progress["window"])
+            self.window = Window(
+                restored.progress["window"],
+                limit=run.config.skip_nonfinite,
+                left_out=restored.progress.get("left_out", ()),
+            )
             self.bad = set(restored.progress["bad"])
             done = self.step == run.total_steps
             display.say(
@@ -94,7 +99,7 @@ class _Trainer:
             parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
             write_config(workdir, run, parameters)
         self.log = MetricsLog(workdir, self.step)
-        self._saved = self.step
+        self._saved, self._told = self.step, len(self.window.left_out)
         self._clock = _Clock()
 
     def train(self, stop: Stop) -> None:
@@ -163,18 +168,41 @@ class _Trainer:
         )
 
     def _log_training(self) -> None:
+        means = self.window.close()
+        self._tell_left_out()
+        if not means:  # none of its steps was finite
+            return
         row = {
             "step": self.step,
             "epoch": self._epoch,
             "split": "train",
-            **self.window.close(),
+            **means,
             "lr": float(self.run.schedule(self.step - 1)),
             **self._clock.lap(self.run.config.batch_size),
         }
         if self.bad:
             row["skipped"] = len(self.bad)
+        if self.window.left_out:
+            row["nonfinite"] = len(self.window.left_out)
         self.log.write(row)
         self.display.row(row)
+
+    def _tell_left_out(self) -> None:
+        """Says which steps were left out since the last time, and keeps it in anomaly.json."""
+        left_out = self.window.left_out
+        if len(left_out) == self._told:
+            return
+        for step, name in left_out[self._told :]:
+            self.display.say(
+                f"{name} is not finite at step {step}: the step is left out, one of at most "
+                f"{self.window.limit} (anomaly.json)"
+            )
+        self._told = len(left_out)
+        self._write_anomaly()
+
+    def _write_anomaly(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk will be spoken of by what must be written
+            anomaly.write(self.workdir, self.run, self.window.left_out)
 
     def _evaluate(self) -> Evaluation:
         since = time.perf_counter()
@@ -197,7 +225,10 @@ class _Trainer:
     def _save(self, evaluation: Evaluation | None) -> None:
         if self.step == self._saved:
             return
-        progress: Progress = {"window": self.window.fetch(), "bad": sorted(self.bad)}
+        window = self.window.fetch()
+        self._tell_left_out()
+        left_out = self.window.left_out
+        progress: Progress = {"window": window, "bad": sorted(self.bad), "left_out": left_out}
         metrics = None
         if evaluation:
             metrics = evaluation.metrics[judged(self.state)[0]]
@@ -209,10 +240,15 @@ class _Trainer:
             self.checkpoints.wait()
         steps = self.checkpoints.steps()
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
+        self._write_anomaly()
         rate = float(self.run.schedule(error.step - 1))
+        limit = self.window.limit
+        before = f", after {limit} such steps were left out" if limit else ""
         return RunError(
-            f"{error} (learning rate {rate:.4g}); {good} in {self.checkpoints.folder}. "
-            "A lower --optim.lr, a longer --optim.warmup or --optim.clip may help"
+            f"{error} (learning rate {rate:.4g}){before}; {good} in {self.checkpoints.folder}. "
+            f"{self.workdir / 'anomaly.json'} names the examples of its batch. A lower --optim.lr, "
+            "a longer --optim.warmup or --optim.clip may help; --skip_nonfinite N leaves out up to "
+            "N such steps"
         )
 
     def finish(self) -> Row:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,22 @@ class Window:
     """Sums of the training steps since the last logged row.
 
     They stay on the device until they are asked for, so that logging is the only thing that waits
-    for it. `totals` is part of a checkpoint, so that a resumed run logs the same rows.
+    for it. `totals` and `left_out` are part of a checkpoint, so that a resumed run logs the same
+    rows.
     """
 
-    def __init__(self, totals: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        totals: dict[str, float] | None = None,
+        *,
+        limit: int = 0,
+        left_out: Sequence[tuple[int, str]] = (),
+    ) -> None:
+        """`limit`: how many steps of the run may be left out for not being finite."""
         self.totals: dict[str, float] = dict(totals or {})
+        self.limit = limit
+        self.left_out = [(step, name) for step, name in left_out]
+        """(step, what was not finite) of those that were, from the start of the run."""
         self._pending: list[tuple[int, Sums]] = []
 
     def add(self, step: int, sums: Sums) -> None:
@@ -36,19 +47,23 @@ class Window:
         """Waits for the steps so far and returns `totals`.
 
         Raises:
-          NonFinite: `finite`, and the loss or the gradient of a step is not.
+          NonFinite: `finite`, and the loss or the gradient of a step is not, once too often.
         """
         for step, sums in jax.device_get(self._pending):
+            broken = [name for name, value in sums.items() if not math.isfinite(value)]
+            if finite and broken:
+                self.left_out.append((step, broken[0]))
+                if len(self.left_out) > self.limit:
+                    raise NonFinite(step, broken[0])
+                continue
             for name, value in sums.items():
-                if finite and not math.isfinite(value):
-                    raise NonFinite(step, name)
                 self.totals[name] = self.totals.get(name, 0.0) + float(value)
             self.totals["steps"] = self.totals.get("steps", 0) + 1
         self._pending = []
         return dict(self.totals)  # a checkpoint writes it while the next steps are added
 
     def close(self) -> Row:
-        """The means of the window, which then starts anew."""
+        """The means of the window, which then starts anew; {} if no step of it was finite."""
         row = means(self.fetch())
         self.totals = {}
         return row
