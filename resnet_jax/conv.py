@@ -38,16 +38,20 @@ class Conv(nn.Module):
     kernel_init: Initializer = kaiming_normal()
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C_in] -> [B, ceil(H / stride), ceil(W / stride), features], in `dtype`."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.kernel(x.shape[-1]).astype(self.dtype)
+        return convolve(x.astype(self.dtype), kernel, self.stride, self.groups, self.dilation)
+
+    @nn.compact
+    def kernel(self, channels: int) -> jax.Array:
+        """What maps of so many channels are convolved with, standardised if asked, in float32."""
+        shape = (self.kernel_size, self.kernel_size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.standardize:
             centred = kernel - kernel.mean((0, 1, 2))
             kernel = centred * lax.rsqrt(jnp.square(centred).mean((0, 1, 2)) + 1e-8)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return convolve(x, kernel, self.stride, self.groups, self.dilation)
+        return kernel
 
 
 def convolve(

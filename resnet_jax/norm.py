@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from resnet_jax.conv import convolve
 from resnet_jax.init import Initializer
 
 
@@ -41,16 +42,23 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, ..., C] -> [B, ..., C] in `dtype`."""
+    def __call__(self, x: jax.Array, *, train: bool, kernel: jax.Array | None = None) -> jax.Array:
+        """[B, ..., C] -> [B, ..., C] in `dtype`.
+
+        With a `kernel` [C_in, C], x is [B, H, W, C_in] and its 1x1 convolution is normalised: the
+        same numbers, and where C_in < C from less memory traffic. For y = x K, mean(y) = mean(x) K
+        and var(y) = diag(K' cov(x) K) are known before y is, so that the normalisation becomes part
+        of the kernel, and no pass, forward or backward, reads y again.
+        """
         x = jnp.asarray(x)
-        features = x.shape[-1:]
+        features = x.shape[-1:] if kernel is None else kernel.shape[-1:]
         scale = self.param("scale", self.scale_init, features, jnp.float32)
         bias = self.param("bias", jax.nn.initializers.zeros, features, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
 
         if not train or self.frozen:
+            x = x if kernel is None else convolve(x, kernel.astype(x.dtype)[None, None])
             return self._normalise(x, mean.value, var.value, scale, bias)
 
         batch = x.shape[0]
@@ -58,18 +66,24 @@ class BatchNorm(nn.Module):
         if group < 1 or batch % group:
             raise ValueError(f"group_size {group}: does not divide the batch of {batch} examples")
         grouped = x.reshape(batch // group, group, *x.shape[1:])
-        axes = tuple(range(1, grouped.ndim - 1))
-        # Two passes: E[x^2] - E[x]^2 in float32 loses the variance of a map whose mean is large.
-        wide = grouped.astype(at_least_float32(x.dtype))
-        batch_mean = wide.mean(axes, keepdims=True)
-        batch_var = jnp.square(wide - batch_mean).mean(axes, keepdims=True)
+        if kernel is None:
+            batch_mean, batch_var = _moments(grouped, lax.stop_gradient(mean.value))
+            y = self._normalise(grouped, batch_mean, batch_var, scale, bias)
+        else:
+            mean_in, batch_mean, batch_var = _moments_of_product(grouped, kernel)
+            factor = scale * lax.rsqrt(batch_var + self.epsilon)
+            # Centred before the product, or the gradient of the factor would be the small
+            # difference of two sums rounded to `dtype`; and by what `dtype` can hold, or zeros
+            # would all be rounded the same way.
+            shift = lax.stop_gradient(mean_in.astype(x.dtype))
+            by = kernel * factor
+            offset = bias - (mean_in - shift) @ by
+            y = (_product(grouped - shift, by.astype(x.dtype)) + offset).astype(self.dtype)
         if not self.is_initializing():
             count = grouped.size // (grouped.shape[0] * grouped.shape[-1])
-            unbiased = batch_var * (count / max(count - 1, 1))
             self._update(mean, batch_mean)
-            self._update(var, unbiased)
-        y = self._normalise(grouped, batch_mean, batch_var, scale, bias)
-        return y.reshape(x.shape)
+            self._update(var, batch_var * (count / max(count - 1, 1)))
+        return y.reshape(*x.shape[:-1], *features)
 
     def _update(self, running: nn.Variable, value: jax.Array) -> None:
         value = lax.stop_gradient(value.mean(range(value.ndim - 1))).astype(running.value.dtype)
@@ -81,6 +95,63 @@ class BatchNorm(nn.Module):
         wide = at_least_float32(x.dtype)
         factor = scale * lax.rsqrt(var.astype(wide) + self.epsilon)
         return ((x.astype(wide) - mean) * factor + bias).astype(self.dtype)
+
+
+def _moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of [G, ..., C] over all but the first and the last axis.
+
+    One pass, of x - shift: E[x^2] - E[x]^2 loses the variance where the mean is many times the
+    deviation, and the running mean, which is the shift, is never far for long.
+    """
+    axes = tuple(range(1, x.ndim - 1))
+    moved = x.astype(at_least_float32(x.dtype)) - shift
+    mean = moved.mean(axes, keepdims=True)
+    square = jnp.square(moved).mean(axes, keepdims=True)
+    return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def _moments_of_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Means of x, [G, B, H, W, C_in], and means and biased variances of x @ kernel, in each group.
+
+    [G, 1, 1, 1, C_in] and twice [G, 1, 1, 1, C]; from the Gram matrix of x.
+    """
+    count = x.size // (x.shape[0] * x.shape[-1])
+    mean_in = x.astype(at_least_float32(x.dtype)).mean((1, 2, 3))
+    covariance = _gram(x) / count - mean_in[:, :, None] * mean_in[:, None]
+    with jax.default_matmul_precision("highest"):
+        mean = mean_in @ kernel
+        var = jnp.maximum((kernel * (covariance @ kernel)).sum(1), 0)
+    each = (slice(None), None, None, None)
+    return mean_in[each], mean[each], var[each]
+
+
+@jax.custom_jvp
+def _gram(x: jax.Array) -> jax.Array:
+    """x' x of each group: [G, B, H, W, C] -> [G, C, C], at least float32."""
+    return _outer(x, x, at_least_float32(x.dtype))
+
+
+@_gram.defjvp
+def _gram_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # The tangent is rounded to the map's own type, so that the gradient, its transpose, is a
+    # product in that type and not in float32.
+    (x,), (t,) = primals, tangents
+    half = _outer(x, t, x.dtype)
+    gram = _gram(x)
+    return gram, (half + half.swapaxes(1, 2)).astype(gram.dtype)
+
+
+def _outer(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    summed = (1, 2, 3)
+    dimensions = ((summed, summed), ((0,), (0,)))
+    return lax.dot_general(a, b, dimensions, lax.Precision.HIGHEST, preferred_element_type=dtype)
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[G, B, H, W, C_in], [G, 1, 1, C_in, C] -> [G, B, H, W, C]."""
+    if x.shape[0] == 1:
+        return convolve(x[0], kernel[0])[None]
+    return jnp.einsum("gbhwc,gcf->gbhwf", x, kernel[:, 0, 0])
 
 
 class GroupNorm(nn.Module):

@@ -51,10 +51,10 @@ class Block(nn.Module):
         zero = spec.zero_gamma and self.plan.shortcut != "none"
         for i, plan in enumerate(convs, start=1):
             last = i == len(convs)
-            y = _conv(self.conv, plan, f"conv{i}", zero=zero and preact and last)(y)
+            conv = _conv(self.conv, plan, f"conv{i}", zero=zero and preact and last)
             if last:
                 break
-            y = self.norm(name=f"norm{i + preact}")(y, train=train)
+            y = self.norm(name=f"norm{i + preact}")(conv(y), train=train)
             if plan.kernel == 3:
                 rate, size = self.plan.drop_block, spec.drop_block_size
                 y = DropBlock(rate, size, name="drop_block")(y, train=train)
@@ -64,9 +64,12 @@ class Block(nn.Module):
             if i == len(convs) - 1:
                 dropout = nn.Dropout(spec.block_dropout, deterministic=not train, name="dropout")
                 y = dropout(y)
-        if not preact:
+        if preact:
+            y = conv(y)
+        else:
             scale_init = nn.initializers.zeros if zero else nn.initializers.ones
-            y = self.norm(scale_init=scale_init, name=f"norm{len(convs)}")(y, train=train)
+            norm = self.norm(scale_init=scale_init, name=f"norm{len(convs)}")
+            y = _conv_norm(conv, norm, y, train)
         if spec.attention == "se":
             y = SqueezeExcite(spec.se_ratio, name="se")(y)
         elif spec.attention == "eca":
@@ -92,11 +95,23 @@ class Block(nn.Module):
             x = avg_pool_down(x)
         elif self.spec.avg_down and plan.dilation > 1:
             x = avg_pool_same(x)
-        x = _conv(self.conv, plan.projection, "shortcut_conv")(x)
-        return x if self.spec.preact else self.norm(name="shortcut_norm")(x, train=train)
+        conv = _conv(self.conv, plan.projection, "shortcut_conv")
+        if self.spec.preact:
+            return conv(x)
+        return _conv_norm(conv, self.norm(name="shortcut_norm"), x, train)
 
 
-def _conv(conv: Layer, plan: ConvPlan, name: str, *, zero: bool = False) -> nn.Module:
+def _conv_norm(conv: Conv, norm: BatchNorm | GroupNorm, x: jax.Array, train: bool) -> jax.Array:
+    """norm(conv(x)), in training as one layer where a 1x1 convolution widens the map."""
+    widens = conv.kernel_size == conv.groups == 1 and x.shape[-1] < conv.features
+    if not (train and widens and isinstance(norm, BatchNorm)):
+        return norm(conv(x), train=train)
+    kernel = conv.kernel(x.shape[-1])[0, 0]
+    x = x[:, :: conv.stride, :: conv.stride].astype(conv.dtype)
+    return norm(x, train=train, kernel=kernel)
+
+
+def _conv(conv: Layer, plan: ConvPlan, name: str, *, zero: bool = False) -> Conv:
     options = {"kernel_init": nn.initializers.zeros} if zero else {}
     return conv(
         plan.features,
