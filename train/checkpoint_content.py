@@ -11,9 +11,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
+import tensorstore as ts
 
 from train.config import ConfigError
 from train.digests import describe, host_digest, named
@@ -100,52 +99,61 @@ def read(folder: Path, state: Any = None) -> Content:
 
     Raises:
       Corrupt: something cannot be read, is missing, or is not what was saved.
-      OtherModel: it does not fit; if it has digests, this is known before any array is read.
+      OtherModel: it does not fit, which is known before any array is read.
     """
     record = read_record(folder)
-    if record.digests is not None:
-        _check_model(folder, {k: v.rsplit(" ", 1)[0] for k, v in record.digests.items()}, state)
-    arrays = _read_arrays(folder, record)
-    _check_model(folder, {name: describe(array) for name, array in arrays.items()}, state)
+    digests = record.digests
+    saved = {name: said.rsplit(" ", 1)[0] for name, said in (digests or {}).items()}
+    if digests is not None:
+        _check_model(folder, saved, state)
+    try:
+        stored = _open_arrays(folder / "state")
+        there = {name: describe(array) for name, array in stored.items()}
+        if digests is None:
+            _check_model(folder, there, state)
+        elif name := _first_difference(saved, there):
+            raise Corrupt(f"state: {name} is {there.get(name, 'missing')}")
+        reading = {name: array.read() for name, array in stored.items()}
+        arrays = {name: np.asarray(future.result()) for name, future in reading.items()}
+    except OtherModel:
+        raise
+    except (ValueError, OSError) as error:  # TensorStore's, in up to 3 kB
+        raise Corrupt(f"state: {' '.join(str(error).split())[:200]}") from error
+    for name, digest in (digests or {}).items():
+        found = host_digest(arrays[name])
+        if found != digest:
+            raise Corrupt(f"state: {name} is not what was saved ({found}, not {digest})")
     return Content(int(folder.name), record, arrays)
 
 
 def _check_model(folder: Path, saved: dict[str, str], state: Any) -> None:
     wanted = {name: describe(leaf) for name, leaf in named(state).items()}
-    for name in [*wanted, *saved] if state is not None else []:
-        if wanted.get(name) != saved.get(name):
-            raise OtherModel(
-                f"{folder} is a checkpoint of another model: {name} is {saved.get(name, 'missing')}"
-                f" there and {wanted.get(name, 'missing')} in this run"
-            )
+    if state is not None and (name := _first_difference(wanted, saved)):
+        raise OtherModel(
+            f"{folder} is a checkpoint of another model: {name} is {saved.get(name, 'missing')} "
+            f"there and {wanted.get(name, 'missing')} in this run"
+        )
 
 
-def _read_arrays(folder: Path, record: Record) -> dict[str, np.ndarray]:
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    try:
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-            tree = reader.metadata(folder / "state").item_metadata.tree
-            if record.digests is not None:
-                _check_names(named(tree), record.digests)
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            request = ocp.args.PyTreeRestore(restore_args=as_numpy)
-            arrays = named(reader.restore(folder / "state", args=request))
-    except Corrupt:
-        raise
-    except Exception as error:  # Orbax and TensorStore raise many kinds for what is damaged
-        said = " ".join(str(error).split())[:200]
-        raise Corrupt(f"state: {type(error).__name__}: {said}") from error
-    for name, digest in (record.digests or {}).items():
-        found = host_digest(arrays[name])
-        if found != digest:
-            raise Corrupt(f"state: {name} is not what was saved ({found}, not {digest})")
-    return arrays
+def _first_difference(one: dict[str, str], other: dict[str, str]) -> str | None:
+    return next((name for name in [*one, *other] if one.get(name) != other.get(name)), None)
 
 
-def _check_names(found: dict[str, Any], saved: dict[str, str]) -> None:
-    for name in [*saved, *found]:
-        if name not in found or name not in saved:
-            what = "is missing" if name in saved else "was not saved"
-            raise Corrupt(f"state: {name} {what}")
+def _open_arrays(folder: Path) -> dict[str, Any]:
+    """Orbax's arrays by path, not yet read: each is a Zarr array in TensorStore's OCDBT.
+
+    Orbax would read them too, but wait for other processes, and print a traceback for whatever it
+    cannot read.
+    """
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    keys = [key.decode() for key in ts.KvStore.open(store).result().list().result()]
+    names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
+    if not names:
+        raise Corrupt("state: there are no arrays")
+    opening = {
+        name.replace(".", "/"): ts.open(
+            {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}, open=True, read=True
+        )
+        for name in names
+    }
+    return {name: future.result() for name, future in opening.items()}

@@ -28,7 +28,8 @@ def named(tree: Any) -> dict[str, Any]:
 
 def describe(array: Any) -> str:
     """An array's dtype and shape: "float32[3,3,16,32]"."""
-    return f"{np.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
+    dtype = getattr(array.dtype, "numpy_dtype", array.dtype)  # TensorStore has dtypes of its own
+    return f"{np.dtype(dtype).name}[{','.join(map(str, array.shape))}]"
 
 
 def digests(tree: Any) -> dict[str, str]:
