@@ -155,11 +155,9 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk
             good = self.steps()
             last = f"the last good one is step {good[-1]}" if good else "there is none before it"
-            said = f"{type(error).__name__}: {error}"
-            reason = next((words for words in _REASONS if words in said), said[:300])
             raise RunError(
-                f"a checkpoint could not be written to {self.folder}: {reason}; {last}, and "
-                "the same command resumes there"
+                f"a checkpoint could not be written to {self.folder}: {_reason(error)}; {last}, "
+                "and the same command resumes there"
             ) from error
 
     def restore(self, state: TrainState) -> Restored | None:
@@ -279,6 +277,13 @@ class Checkpoints:
                 self._threads.shutdown()
                 if "_writer" in self.__dict__:
                     self._writer.close()
+
+
+def _reason(error: Exception) -> str:
+    said = f"{type(error).__name__}: {error}"
+    if "barrier" in said:
+        return "another process has not written its part"
+    return next((words for words in _REASONS if words in said), said[:300])
 
 
 def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
