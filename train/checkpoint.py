@@ -243,6 +243,7 @@ class Checkpoints:
         tree = flax.traverse_util.unflatten_dict(paths)
         parts = {field.name: tree.get(field.name, {}) for field in dataclasses.fields(TrainState)}
         name, variables = judged(TrainState(**parts))
+        variables = {"batch_stats": {}, **variables}  # a part without arrays is not stored
         return Weights(step, name, jax.tree.map(lambda x: _place(x, sharding), variables))
 
     def _choose(self, which: str) -> int:
