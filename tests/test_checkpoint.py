@@ -116,6 +116,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(small_disk, tmp_path):
         args, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         while not list(workdir.glob("checkpoints/[1-9]0")):
+            assert child.poll() is None, child.stderr.read()
             time.sleep(0.01)
         room = os.statvfs(small_disk)
         with contextlib.suppress(OSError):  # the run may take the last block first

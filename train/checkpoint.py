@@ -1,21 +1,37 @@
 """Checkpoints of a run, written by Orbax beside the training."""
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import flax.traverse_util
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from train.checkpoint_content import Content, Corrupt, OtherModel, Progress, Record, read, to_json
+from train.checkpoint_folder import Folder
 from train.config import CheckpointConfig, ConfigError, RunError
+from train.digests import digests, named
 from train.state import TrainState, Variables
 
-Progress = dict[str, Any]
-"""What a resume needs beside the state, as JSON: the sums of the logging window still open."""
+_TIMEOUT = 600
+"""Seconds for the writing of one checkpoint, by the slowest of the processes."""
+
+_REASONS = [  # what the system said, in the middle of TensorStore's 3 kB
+    os.strerror(number)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+]
+
+_GOOD, _DAMAGED, _FOREIGN = range(3)
 
 
 class Restored(NamedTuple):
@@ -24,6 +40,8 @@ class Restored(NamedTuple):
     step: int
     state: TrainState
     progress: Progress
+    notes: Sequence[str] = ()
+    """What the user has to know: checkpoints that were damaged, and where they are now."""
 
 
 class Weights(NamedTuple):
@@ -42,41 +60,59 @@ def judged(state: TrainState) -> tuple[str, Variables]:
 class Checkpoints:
     """The `checkpoints` folder of a run: the newest `keep`, and the best.
 
-    A checkpoint is written to a temporary folder and renamed when it is whole, so a kill, or a full
-    disk, leaves the ones before it.
+    A checkpoint is written to a temporary folder, synced to the disk, and renamed when it is whole;
+    only then do older ones go. So a kill or a full disk leaves the ones before it, and so does a
+    power loss on a disk that has what it says it has. Whatever is read is held against digests that
+    were taken on the device: a checkpoint that was damaged all the same is set aside, never used.
+
+    `restore_weights` only reads, so it may run beside a training. Of several processes all call the
+    same methods in the same order, on one folder that all of them see.
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every file it touches,
         # and on a full disk asyncio repeats the error for every array
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        sign = -1 if config.best == "loss" else 1
-
-        def score(metrics: dict[str, float]) -> float:
-            return sign * metrics[config.best]
-
-        policies = ocp.checkpoint_managers
-        keep = [
-            policies.LatestN(config.keep),
-            policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False),
-        ]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-            best_fn=score,  # also what makes the manager store metrics
-            cleanup_tmp_directories=True,
-        )
         self.folder = folder
-        handlers = {
-            "state": ocp.StandardCheckpointHandler(),
-            "progress": ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(), item_handlers=handlers, options=options
-        )
+        self._folder = Folder(folder, config)
+        self._threads = ThreadPoolExecutor(1, "checkpoints")
+        self._finishing: Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """Steps that were saved whole, ascending; as the disk has them, not the manager's plans."""
-        return sorted(ocp.utils.checkpoint_steps(self.folder))
+        """Steps that were saved whole, ascending; as the disk has them."""
+        return self._folder.steps()
+
+    @cached_property
+    def _writer(self) -> ocp.AsyncCheckpointer:
+        """Made when the folder is known to be there, and to be writable.
+
+        Raises:
+          RunError: it is not.
+        """
+        if jax.process_index() == 0:
+            try:
+                self._folder.prepare()
+            except OSError as error:
+                raise RunError(
+                    f"no checkpoint can be written to {self.folder}: {error.strerror}"
+                ) from error
+        # Directories are made at once: a thread that cannot make one leaves others waiting for it.
+        options = ocp.options.AsyncOptions(
+            timeout_secs=_TIMEOUT,
+            create_directories_asynchronously=False,
+            post_finalization_callback=self._folder.sync_unfinished,
+        )
+        # Process 0 writes what all processes hold.
+        arrays = ocp.type_handlers.ArrayHandler(
+            use_replica_parallel=False, enable_write_sharding_file=False
+        )
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+        handler = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(async_options=options),
+            state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+            progress=ocp.JsonCheckpointHandler(),
+        )
+        return ocp.AsyncCheckpointer(handler, async_options=options)
 
     def save(
         self, step: int, state: TrainState, progress: Progress, metrics: dict[str, float] | None
@@ -86,42 +122,106 @@ class Checkpoints:
         Raises:
           RunError: this or an earlier checkpoint could not be written.
         """
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
-        )
         with self._named_errors():
-            self._manager.save(step, args=items, metrics=metrics)
+            self._settle()
+            record = to_json(step, Record(progress, metrics, digests(state)))
+            items = ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(record)
+            )
+            self._writer.save(self._folder.step(step), args=items)
+            self._finishing = self._threads.submit(self._finish)
+
+    def _finish(self) -> None:
+        self._writer.wait_until_finished()
+        if jax.process_index() == 0:
+            self._folder.prune()
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk. Raises `RunError` as `save` does."""
         with self._named_errors():
-            self._manager.wait_until_finished()
+            self._settle()
+
+    def _settle(self) -> None:
+        finishing, self._finishing = self._finishing, None
+        if finishing:
+            finishing.result()
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
+        except RunError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk
             good = self.steps()
             last = f"the last good one is step {good[-1]}" if good else "there is none before it"
-            full = os.strerror(errno.ENOSPC)  # TensorStore says it in the middle of 3 kB
-            reason = full if full in str(error) else f"{type(error).__name__}: {error}"[:300]
             raise RunError(
-                f"a checkpoint could not be written to {self.folder}: {reason}; {last}, and "
-                "the same command resumes there"
+                f"a checkpoint could not be written to {self.folder}: {_reason(error)}; {last}, "
+                "and the same command resumes there"
             ) from error
 
     def restore(self, state: TrainState) -> Restored | None:
-        """The newest checkpoint, in the shapes and shardings of `state`; None without one."""
-        step = self._manager.latest_step()
-        if step is None:
+        """The newest checkpoint that is whole, lying on the devices as `state` does; None: no one.
+
+        It may have been saved on any number of devices and processes. What is damaged is set aside
+        as "60.corrupt", which the notes say; that is, if there is another one to go on with.
+
+        Raises:
+          RunError: there are checkpoints, but none is whole; the folder cannot be written.
+          ConfigError: the newest that is whole is one of another model.
+        """
+        _ = self._writer  # what could not be written later should be known now
+        bad: dict[int, str] = {}
+        found = None
+        while found is None:
+            newest = max((step for step in self.steps() if step not in bad), default=-1)
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+            if step < 0:
+                break
+            found, why = self._read(step, state)
+            bad = bad if found else {**bad, step: why}
+        if found is None and bad:
+            tried = "; ".join(f"step {step}: {why}" for step, why in bad.items())
+            raise RunError(
+                f"none of the checkpoints in {self.folder} can be restored ({tried}). "
+                "To start anew, move them away"
+            )
+        if found is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-        )
-        found = self._manager.restore(step, args=items)
-        return Restored(step, found.state, found.progress)
+        for step, record in self._folder.records().items():
+            if isinstance(record, Corrupt):
+                bad.setdefault(step, str(record))
+        notes = [self._set_aside(step, why) for step, why in bad.items()]
+        placed = [_place(found.arrays[name], leaf.sharding) for name, leaf in named(state).items()]
+        state = jax.tree.unflatten(jax.tree.structure(state), placed)
+        return Restored(found.step, state, found.record.progress, notes)
+
+    def _read(self, step: int, state: TrainState | None) -> tuple[Content | None, str]:
+        """What all processes could read; None and the reason, if one of them could not."""
+        content, verdict, why = None, _DAMAGED, "another process could not read it"
+        try:
+            content = read(self._folder.step(step), state)
+            verdict = _GOOD
+        except Corrupt as error:
+            why = str(error)
+        except OtherModel as error:
+            verdict, why = _FOREIGN, str(error)
+        worst = multihost_utils.process_allgather(np.int32(verdict)).max()
+        if worst == _FOREIGN:
+            raise OtherModel(why)
+        return (content, "") if worst == _GOOD else (None, why)
+
+    def _set_aside(self, step: int, why: str) -> str:
+        if jax.process_index() != 0:
+            return f"checkpoint {step} is damaged ({why})"
+        try:
+            target = self._folder.set_aside(step)
+        except OSError as error:
+            raise RunError(
+                f"checkpoint {step} in {self.folder} is damaged ({why}), and cannot be set aside: "
+                f"{error.strerror}"
+            ) from error
+        return f"checkpoint {step} is damaged ({why}); it was set aside as {target}"
 
     def restore_weights(self, which: str, sharding: jax.sharding.Sharding) -> Weights:
         """Reads what a network needs, without building the run that trained it.
@@ -133,32 +233,60 @@ class Checkpoints:
           The weights that the run is judged by.
 
         Raises:
-          ConfigError: no such checkpoint.
+          ConfigError: no such checkpoint, or it is damaged.
         """
         step = self._choose(which)
-        saved = self._manager.item_metadata(step).state
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(saved)
-        )
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        name, variables = judged(TrainState(**self._manager.restore(step, args=items).state))
-        return Weights(step, name, variables)
+        content, why = self._read(step, None)
+        if content is None:
+            raise self._unusable(step, why)
+        paths = {tuple(name.split("/")): array for name, array in content.arrays.items()}
+        tree = flax.traverse_util.unflatten_dict(paths)
+        parts = {field.name: tree.get(field.name, {}) for field in dataclasses.fields(TrainState)}
+        name, variables = judged(TrainState(**parts))
+        variables = {"batch_stats": {}, **variables}  # a part without arrays is not stored
+        return Weights(step, name, jax.tree.map(lambda x: _place(x, sharding), variables))
 
     def _choose(self, which: str) -> int:
         steps = self.steps()
         if not steps:
             raise ConfigError(f"{self.folder}: no checkpoint in it")
-        best = self._manager.best_step() if which == "best" else None
-        step = best if best is not None else steps[-1]
-        if which not in ("best", "last"):
-            if not which.isdigit() or int(which) not in steps:
-                there = ", ".join(map(str, steps))
-                raise ConfigError(f"checkpoint {which!r}: choose best, last or one of {there}")
-            step = int(which)
-        return step
+        if which == "last":
+            return steps[-1]
+        if which == "best":
+            records = self._folder.records()
+            for step, record in records.items():
+                if isinstance(record, Corrupt):  # it may be the best one
+                    raise self._unusable(step, str(record))
+            best = self._folder.best(records)
+            return steps[-1] if best is None else best
+        if not which.isdecimal() or int(which) not in steps:
+            there = ", ".join(map(str, steps))
+            raise ConfigError(f"checkpoint {which!r}: choose best, last or one of {there}")
+        return int(which)
+
+    def _unusable(self, step: int, why: str) -> ConfigError:
+        others = ", ".join(str(other) for other in self.steps() if other != step)
+        choice = f"choose another: {others}" if others else "there is no other"
+        return ConfigError(f"checkpoint {step} in {self.folder} is damaged ({why}); {choice}")
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
         with self._named_errors():
-            self._manager.wait_until_finished()
-            self._manager.close()
+            try:
+                self._settle()
+            finally:
+                self._threads.shutdown()
+                if "_writer" in self.__dict__:
+                    self._writer.close()
+
+
+def _reason(error: Exception) -> str:
+    said = f"{type(error).__name__}: {error}"
+    if "barrier" in said:
+        return "another process has not written its part"
+    return next((words for words in _REASONS if words in said), said[:300])
+
+
+def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array, the same in every process -> the devices."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
