@@ -146,6 +146,7 @@ def _what(config: RunConfig, topology: Topology) -> dict[str, Any]:
         "network": config.model.name,
         "topology": topology.name,
         "chip": topology.chip.name,
+        "platform": topology.chip.platform,
         "chips": topology.chips,
         "hosts": topology.hosts,
         "batch_size": config.batch_size,

@@ -53,6 +53,10 @@ def _memory(found: dict[str, Any]) -> list[str]:
         f"computed by XLA's compiler ({versions}), of one chip and one step",
         f"  {'memory':<16}{need}: {verdict}",
     ]
+    if found["platform"] == "cuda":
+        lines.append(
+            "    (of the 75 % that JAX takes; cuDNN's workspaces are found on the GPU only)"
+        )
     for name, size in memory.items():
         if name not in ("peak", "usable") and size:
             lines.append(f"    {_PARTS.get(name, name):<28}{_bytes(size):>12}")
