@@ -10,7 +10,7 @@ import pytest
 from tests.runs import ROOT, resnet_jax, tiny
 from train.__main__ import main
 from train.compiled import abstract_batch, compile_step, memory_in, shard_bytes
-from train.config import AugmentConfig, ConfigError, DataConfig, MeshConfig
+from train.config import AugmentConfig, ConfigError, DataConfig, MeshConfig, ModelConfig
 from train.data.pipeline import train_batches
 from train.mesh import make_mesh
 from train.plan import PlanArgs, data_facts, images_per_core, model
@@ -47,6 +47,7 @@ def test_memory(run, compiled):
     assert memory["batch"] == 4 * (8 * 8 * 1 + 4 + 4)
     assert memory["temporaries"] > PARAMETERS  # the gradients, at least
     assert memory["peak"] == sum(memory[name] for name in memory if name not in ("peak", "usable"))
+    assert memory["other"] < 1000  # the new state takes the old one's place
     assert compiled["fits"]
 
 
@@ -152,7 +153,8 @@ def test_report(photos):
         "computed": COMPUTED,
         "modelled": model(photos, topology, COMPUTED, 500.0),
     }
-    lines = render(found).splitlines()
+    text = render(found)
+    lines = text.splitlines()
     assert lines[0] == (
         "imagenet-resnet50: resnet50, bf16, batch 2560 on v5e:16x16 "
         "(256 chips, 64 hosts, 10 images a chip)"
@@ -161,6 +163,10 @@ def test_report(photos):
     assert "  memory          1.00 GiB of 8.00 GiB (12%): fits" in lines
     assert "  FLOPs           1.97 TFLOP, 197 GFLOP an image (of the program)" in lines
     assert "  step        20.00 ms  128,000 images/s, 500 a chip" in lines
+    assert (
+        "  epochs      359.7 /h  of 1,281,167 examples; the run's 45,042 steps: 15.0 min" in lines
+    )
+    assert "  input       2,000 /s  images for each host: 4 of its 112 CPUs at 500 JPEGs/s" in text
     assert lines[-1] == "binds: HBM bandwidth"
 
 
@@ -193,6 +199,12 @@ def test_what_does_not_fit(photos):
     text = render(found)
     assert "31.50 GiB of 15.75 GiB (200%): does not fit" in text
     assert text.endswith("  --batch_size 256: about 15.75 GiB a chip")
+
+
+def test_images_that_the_network_does_not_take(devices):
+    config = tiny(model=ModelConfig(name="lenet5"))
+    with pytest.raises(ConfigError, match="lenet5 at data.image_size 8: LeNet-5 needs images of"):
+        compile_step(Run(config, mesh=make_mesh(devices)), "cpu", usable=2**30)
 
 
 def test_data_that_are_not_here():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from train import hlo
-from train.config import MeshConfig, RunError
+from train.config import ConfigError, MeshConfig, RunError
 from train.mesh import by_example, make_mesh
 from train.run import Run
 
@@ -20,9 +20,13 @@ def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], 
 
     A step that needs more than `usable` bytes of a chip is an answer: "fits" is then false, and
     where the compiler gave up, the text is empty.
+
+    Raises:
+      ConfigError: the network does not take images of `data.image_size`.
+      RunError: the compiler fails for another reason.
     """
     since = time.perf_counter()
-    state, batch = run.abstract_state, abstract_batch(run)
+    state, batch = _abstract_state(run), abstract_batch(run)
     parts = {
         "parameters": shard_bytes(state.params),
         "statistics": shard_bytes(state.batch_stats),
@@ -66,6 +70,16 @@ def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], 
         "custom_calls": dict(hlo.custom_calls(text).most_common(8)),
         "fusions": hlo.fusions(text),
     }, text
+
+
+def _abstract_state(run: Run) -> Any:
+    try:
+        return run.abstract_state
+    except ConfigError:
+        raise
+    except ValueError as error:
+        name, size = run.config.model.name, run.config.data.image_size
+        raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
 
 
 def abstract_batch(run: Run) -> dict[str, Any]:

@@ -54,9 +54,7 @@ def _memory(found: dict[str, Any]) -> list[str]:
         f"  {'memory':<16}{need}: {verdict}",
     ]
     if found["platform"] == "cuda":
-        lines.append(
-            "    (of the 75 % that JAX takes; cuDNN's workspaces are found on the GPU only)"
-        )
+        lines.append("    (of the 75 % that JAX takes; cuDNN's workspaces come on top)")
     for name, size in memory.items():
         if name not in ("peak", "usable") and size:
             lines.append(f"    {_PARTS.get(name, name):<28}{_bytes(size):>12}")
@@ -110,11 +108,15 @@ def _roofline(found: dict[str, Any]) -> list[str]:
         *lines,
         f"  {'step':<10}{ms['step']:>10}  {it['images_per_second']:,.0f} images/s, "
         f"{it['images_per_second_per_chip']:,.0f} a chip",
-        f"  {'epochs':<10}{it['epochs_per_hour']:>7.3g} /h  of {it['examples']:,} examples; "
-        f"the run's {it['steps']:,} steps: {it['hours']:.3g} h",
+        f"  {'epochs':<10}{it['epochs_per_hour']:>7,.1f} /h  of {it['examples']:,} examples; "
+        f"the run's {it['steps']:,} steps: {_duration(it['hours'])}",
         f"  {'input':<10}{it['images_per_second_per_host']:>7,.0f} /s  images for each host: "
         + _cores(it),
     ]
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 def _cores(it: dict[str, Any]) -> str:
