@@ -203,7 +203,7 @@ def test_what_does_not_fit(photos):
 
 def test_images_that_the_network_does_not_take(devices):
     config = tiny(model=ModelConfig(name="lenet5"))
-    with pytest.raises(ConfigError, match="lenet5 at data.image_size 8: LeNet-5 needs images of"):
+    with pytest.raises(ConfigError, match=r"lenet5 at data\.image_size 8: LeNet-5 needs images"):
         compile_step(Run(config, mesh=make_mesh(devices)), "cpu", usable=2**30)
 
 
