@@ -49,7 +49,8 @@ def command(*args: str) -> list[str]:
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     """A child's: as many simulated devices, the tests' compilation cache, no terminal."""
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "", **flags, **extra}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", **flags, **extra}
 
 
 def resnet_jax(*args: str, devices: int = 1) -> subprocess.CompletedProcess[str]:

@@ -27,6 +27,8 @@ usage: resnet-jax COMMAND ...
   predict NAME IMAGE... --weights FILE                  by a network and a file of its weights,
   predict NAME.TAG IMAGE...                             or by those that timm publishes
   convert SRC DST [--model NAME]                        weights of a file or a run to another file
+  plan RECIPE --topology v5e:16x16 [...]                the step compiled for hardware that is not
+                                                        here: memory, time, what binds
   models [PATTERN]                                      the networks; one name: stage by stage
   recipes                                               the recipes
 
@@ -154,6 +156,19 @@ def predict(args: list[str]) -> None:
         inference.write_csv(guesses, given.csv)
 
 
+def plan_run(args: list[str]) -> None:
+    """Compiles a recipe's training step for other hardware and reports on it."""
+    from train.plan import PlanArgs, plan
+    from train.plan_report import render
+    from train.recipes import get_recipe
+
+    names, options = split(args, "the recipe")
+    name = names[0] if names else "digits"  # --help alone
+    start = PlanArgs(get_recipe(name))
+    given = parse(f"plan {name}", f"Plan a run of the recipe {name}.", PlanArgs, start, options)
+    print(render(plan(given)))
+
+
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
     from train.tables import print_model, print_models
@@ -183,6 +198,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": evaluate,
     "predict": predict,
     "convert": convert,
+    "plan": plan_run,
     "models": models,
     "recipes": recipes,
 }

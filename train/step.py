@@ -70,6 +70,8 @@ def make_train_step(
 
         params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if cut
         grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(params)
+        # Else the cuts of the optimiser's state and the EMA spread from here to the activations.
+        grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema

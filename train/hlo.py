@@ -1,0 +1,178 @@
+"""What an optimised XLA program does, read off its text (`compiled.as_text()`).
+
+Every figure is of one device and one run of the program. An instruction counts once, wherever it
+stands: a loop's body is not multiplied by its trips. The training step has no loop.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # the others end in their number of bits
+
+_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+
+# They name or regroup buffers; what moves bytes is the -start, where there is a pair.
+_FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "iota", "after-all"}
+
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
+
+
+class Buffer(NamedTuple):
+    """An array of a type: its bytes without padding, and whether its layout is not in HBM."""
+
+    bytes: int
+    on_chip: bool
+
+
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
+    kind: str
+    result: list[Buffer]
+    operands: list[str]
+    attributes: str
+    computation: str
+    """Of which it is a line; "ENTRY" for the program's own."""
+
+
+@dataclass(frozen=True)
+class Collective:
+    """All collectives of a kind."""
+
+    count: int
+    bytes: int
+    """Of the whole arrays: what an all-gather returns, what a reduce-scatter takes."""
+    sent: float
+    """Bytes that a device sends, by the ring algorithm."""
+
+
+def _buffers(type_text: str) -> list[Buffer]:
+    found = []
+    for dtype, dims, layout in _ARRAY.findall(type_text):
+        digits = re.match(r"[a-z]+(\d+)", dtype)
+        bits = _BITS.get(dtype) or (int(digits[1]) if digits else 0)  # token[] holds nothing
+        elements = math.prod(int(dim) for dim in dims.split(",") if dim)
+        found.append(Buffer(-(-bits * elements // 8), "S(" in layout))
+    return found
+
+
+def _split(rest: str) -> tuple[list[str], str]:
+    """What follows an instruction's opening parenthesis -> operands, attributes."""
+    depth = 1
+    for end, char in enumerate(rest):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return re.findall(r"%([\w.\-]+)", rest[:end]), rest[end + 1 :]
+    return [], rest
+
+
+def instructions(text: str) -> Iterator[Instruction]:
+    """Every instruction of every computation, in order."""
+    computation = ""
+    for line in text.splitlines():
+        match = _INSTRUCTION.match(line)
+        if match:
+            name, type_text, kind, rest = match.groups()
+            operands, attributes = _split(rest)
+            yield Instruction(name, kind, _buffers(type_text), operands, attributes, computation)
+        elif line.rstrip().endswith("{") and not line.startswith(" "):
+            computation = line.split()[0].lstrip("%")
+
+
+def group_size(attributes: str, devices: int) -> int:
+    """Devices that take part in a collective together, of `devices` in all.
+
+    >>> group_size("replica_groups={{0,1},{2,3}}", 4)
+    2
+    >>> group_size("replica_groups=[2,4]<=[8]", 8)
+    4
+    >>> group_size("replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}", 8)
+    4
+    """
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(found[1].split(","))
+    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
+        return int(found[2])
+    if found := re.search(r"replica_groups=@?mesh\[([^]]*)\][^{]*\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])  # a part of an axis: 'x':(1)2
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    return devices
+
+
+def _sent(kind: str, size: int, group: int) -> float:
+    if kind in ("collective-permute", "collective-broadcast"):
+        return size
+    share = (group - 1) / group
+    return size * share * (2 if kind == "all-reduce" else 1)
+
+
+def collectives(text: str, devices: int) -> dict[str, Collective]:
+    """Collectives by kind; a -start and its -done are one."""
+    found: dict[str, Collective] = {}
+    results: dict[str, list[Buffer]] = {}
+    for it in instructions(text):
+        results[it.name] = it.result
+        kind = it.kind.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        if kind == "all-reduce" and it.computation.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"  # a TPU's form: the fusion keeps one slice of the sum
+        group = group_size(it.attributes, devices)
+        size = sum(buffer.bytes for name in it.operands for buffer in results.get(name, []))
+        size *= group if kind == "all-gather" else 1
+        old = found.get(kind, Collective(0, 0, 0.0))
+        sent = old.sent + _sent(kind, size, group)
+        found[kind] = Collective(old.count + 1, old.bytes + size, sent)
+    return found
+
+
+def custom_calls(text: str) -> Counter[str]:
+    """How often the program calls each custom target, such as a library's convolution."""
+    return Counter(re.findall(r'custom_call_target="([^"]*)"', text))
+
+
+def fusions(text: str) -> int:
+    """Fusions in the program's own computation: about as many kernels."""
+    return sum(it.kind == "fusion" and it.computation == "ENTRY" for it in instructions(text))
+
+
+def hbm_bytes(text: str) -> Counter[str]:
+    """Bytes through HBM by the kind of instruction, of the program's own computation.
+
+    An operand is read once by each instruction that uses it and a result is written once, unless
+    its layout places it on the chip (a memory space, `S(1)`); so this is a model of the traffic,
+    without caches. "bytes accessed" of XLA's cost analysis counts on-chip buffers too.
+    """
+    total: Counter[str] = Counter()
+    results: dict[str, list[Buffer]] = {}
+    for it in instructions(text):
+        if it.computation != "ENTRY":
+            continue
+        results[it.name] = it.result
+        if it.kind in _FREE or it.kind.endswith(("-done", "-update")):
+            continue
+        written = sum(buffer.bytes for buffer in it.result if not buffer.on_chip)
+        read = sum(
+            buffer.bytes
+            for name in set(it.operands)
+            for buffer in results.get(name, [])
+            if not buffer.on_chip
+        )
+        if it.kind in ("copy-start", "slice-start"):  # (to, from, context), or with the two turned
+            ends = it.result[:2]
+            total[it.kind] += min(ends).bytes * sum(not end.on_chip for end in ends)
+        elif it.kind.endswith("-start") and it.kind != "all-reduce-start":
+            total[it.kind] += written  # an asynchronous type holds the operands too
+        else:
+            total[it.kind] += written + read
+    return total
