@@ -78,10 +78,12 @@ def test_batch_holds_what_it_says(depth):
             "mask": ((6,), "float32"),
             "index": ((6,), "int32"),
             "bad": ((6,), "int32"),
+            "retried": ((6,), "int32"),
         }
         np.testing.assert_array_equal(batch["image"], source.images[batch["index"]])
         np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
         assert (batch["mask"] == 1).all() and (batch["bad"] == -1).all()
+        assert not batch["retried"].any()
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])

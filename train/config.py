@@ -405,7 +405,9 @@ class RunConfig:
         _check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         _check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")
         _check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "must be in [0, 1)")
-        _check("skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0")
+        _check(
+            "skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0"
+        )
         group = self.norm_group_size
         if isinstance(group, int):
             good = group >= 1 and self.batch_size % group == 0
