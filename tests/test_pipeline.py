@@ -1,7 +1,11 @@
 """train/data/pipeline.py: a batch is a pure function of (config, step)."""
 
 import dataclasses
+import errno
+import gc
 import io
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
+from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
 from train.data.images import eval_image
 from train.data.pipeline import (
     BadExample,
     HostBatch,
+    asked,
     eval_batches,
     train_batches,
 )
@@ -78,10 +83,12 @@ def test_batch_holds_what_it_says(depth):
             "mask": ((6,), "float32"),
             "index": ((6,), "int32"),
             "bad": ((6,), "int32"),
+            "retried": ((6,), "int32"),
         }
         np.testing.assert_array_equal(batch["image"], source.images[batch["index"]])
         np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
         assert (batch["mask"] == 1).all() and (batch["bad"] == -1).all()
+        assert not batch["retried"].any()
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
@@ -143,6 +150,21 @@ def test_a_batch_may_be_larger_than_the_source():
     whole = np.concatenate([order(0, epoch) for epoch in range(5)])
     found = batches(noise(), 50, 0, 2)
     np.testing.assert_array_equal(column(found, "index"), whole)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+@pytest.mark.parametrize("count, size", [(20, 6), (20, 20), (7, 30), (1, 3), (257, 256)])
+def test_the_examples_of_a_step_are_known_without_reading_them(count, size, seed):
+    found = batches(noise(count), size, 0, 5, seed=seed, augment=PLAIN)
+    for step, batch in enumerate(found):  # an epoch ends in some of these steps
+        indices = asked(count, seed, size, step)
+        assert indices.dtype == np.int64
+        np.testing.assert_array_equal(indices, batch["index"])
+
+
+def test_the_examples_of_a_late_step_are_known():
+    [batch] = batches(noise(), 6, 12345, 12346)
+    assert asked(N, 0, 6, 12345).tolist() == batch["index"].tolist()
 
 
 # --- the same batch from anywhere ----------------------------------------------------------------
@@ -276,6 +298,40 @@ def test_evaluation_over_processes_sees_every_example_once(size, processes):
         for key in batch:
             rows = np.concatenate([part[step][key] for part in parts])
             np.testing.assert_array_equal(rows, batch[key])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_a_split_that_nothing_divides_is_evaluated_evenly(processes):
+    size = -(-32 // processes) * processes  # as the mesh rounds it up: 33 for three
+    source = noise(359)
+    parts = [evaluated(source, size, shard=(i, processes)) for i in range(processes)]
+    assert {len(part) for part in parts} == {-(-359 // size)}
+    assert {len(batch["mask"]) for part in parts for batch in part} == {size // processes}
+    indices = np.concatenate([column(part, "index") for part in parts])
+    masks = np.concatenate([column(part, "mask") for part in parts])
+    assert sorted(indices[masks == 1]) == list(range(359)) and (indices[masks == 0] == -1).all()
+    assert_same(joined(parts), evaluated(source, size))
+
+
+def joined(parts: list[list[HostBatch]]) -> list[HostBatch]:
+    """The global batches, of which each process has its rows."""
+    return [
+        {key: np.concatenate([batch[key] for batch in rows]) for key in rows[0]}
+        for rows in zip(*parts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_have_the_rows_of_one_process(processes):
+    source = noise(35)
+    parts = [batches(source, 12, 1, 8, shard=(i, processes)) for i in range(processes)]
+    assert_same(joined(parts), batches(source, 12, 1, 8))
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused():
+    for stream in (batches, lambda *_, shard: evaluated(noise(), 32, shard=shard)):
+        with pytest.raises(ConfigError, match=r"batch of 32: does not divide over 3 processes"):
+            stream(noise(), 32, 0, 1, shard=(0, 3))
 
 
 def test_evaluation_resizes_and_crops():
@@ -439,10 +495,108 @@ def test_labels_at_the_ends_of_the_range_are_good():
         assert evaluated(Mislabelled(label), 6)[0]["label"].tolist() == [0, 1, 2, label, 1, 2]
 
 
+# --- storage that fails --------------------------------------------------------------------------
+
+
+class Flaky:
+    """A source whose reads of some examples fail at first. `times` of None: for ever."""
+
+    channels = 3
+
+    def __init__(self, failing: Sequence[int], times: int | None, number: int = errno.EIO) -> None:
+        self.good, self.failing, self.times, self.number = noise(), failing, times, number
+        self.class_names, self.name, self.reads = self.good.class_names, self.good.name, [0] * N
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> Example:
+        self.reads[index] += 1
+        if index in self.failing and (self.times is None or self.reads[index] <= self.times):
+            raise OSError(self.number, os.strerror(self.number))
+        return self.good[index]
+
+
+READING = [{"threads": 0}, {"threads": 4}, {"threads": 2, "workers": 2}]
+
+
+@pytest.mark.parametrize("options", READING, ids=str)
+def test_a_read_that_is_tried_again_gives_the_same_batch(options):
+    data = dataclasses.replace(DATA, **options)
+    failing = [3, 4, 11]
+    found = batches(Flaky(failing, 2), 10, 0, 2, data=data)
+    whole = batches(noise(), 10, 0, 2)
+    counts = np.where(np.isin(column(found, "index"), failing), 2, 0)
+    assert column(found, "retried").tolist() == counts.tolist() and counts.sum() == 6
+    for batch in found:
+        batch["retried"] *= 0
+    assert_same(found, whole)
+
+
+def test_evaluation_tries_again():
+    found = evaluated(Flaky([0, 5], 1, errno.ETIMEDOUT), 8)
+    assert column(found, "retried").tolist() == [1, 0, 0, 0, 0, 1, *[0] * 18]
+    np.testing.assert_array_equal(column(found, "image"), column(evaluated(noise(), 8), "image"))
+
+
+def down(threads: int, workers: int, on_bad_image: str) -> DataConfig:
+    options = {"threads": threads, "workers": workers, "on_bad_image": on_bad_image, "retries": 1}
+    return dataclasses.replace(DATA, **options)
+
+
+DOWN = r"^test\[3\]: \[Errno 5\] Input/output error, tried 2 times"
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+@pytest.mark.parametrize("threads", [0, 4])
+def test_storage_that_stays_away_is_no_bad_image(threads, on_bad_image):
+    data = down(threads, 0, on_bad_image)
+    for stream in (batches, lambda source, *_, data: evaluated(source, 5, data)):
+        with pytest.raises(RunError, match=DOWN):
+            stream(Flaky([3], None), 10, 0, 2, data=data)
+
+
+def test_workers_say_that_storage_stays_away():
+    with pytest.raises(RunError, match=DOWN):
+        batches(Flaky([3], None), 10, 0, 2, data=down(0, 1, "skip"))
+
+
+def test_a_real_file_on_a_failing_disk(tmp_path):
+    source = photos(tmp_path, {})
+    source.files[2].rename(tmp_path / "away")
+    source.files[2].symlink_to("/proc/self/mem")  # reads of address 0 fail with EIO
+    with pytest.raises(RunError, match=r"^2\.png: .*Input/output error.*tried 1 times"):
+        evaluated(source, 8, dataclasses.replace(SKIP, retries=0))
+
+    def mend() -> None:
+        source.files[2].unlink()
+        (tmp_path / "away").rename(source.files[2])
+
+    later = threading.Timer(0.2, mend)
+    later.start()
+    [batch] = evaluated(source, 8)
+    later.join()
+    assert (
+        batch["mask"].all() and batch["retried"][2] >= 2 == np.count_nonzero(batch["retried"]) + 1
+    )
+
+
+class Deadly(Flaky):
+    def __getitem__(self, index: int) -> Example:
+        os._exit(9)
+
+
+def test_a_worker_that_dies_is_named():
+    data = dataclasses.replace(DATA, workers=1)
+    with pytest.raises(RunError, match=r"process of data\.workers died.* exit code 9"):
+        batches(Deadly([], 0), 10, 0, 1, data=data)
+
+
 # --- real data -----------------------------------------------------------------------------------
 
 
 def test_cifar10_through_the_pipeline(shared_data):
+    gc.collect()  # Grain's semaphores cannot be freed while TFDS is imported in its own way
     data = DataConfig(name="cifar10", dir=str(shared_data / "tfds"), image_size=32, threads=0)
     train, test = open_splits(data)
     augment = AugmentConfig(crop="pad", pad=4)

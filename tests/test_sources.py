@@ -1,9 +1,11 @@
 """train/data/sources.py: what each source holds, exactly, and what is refused and how."""
 
 import dataclasses
+import errno
 import gc
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.config import ConfigError, DataConfig
+from train.config import ConfigError, DataConfig, RunError
+from train.data.retry import is_passing
 from train.data.sources import Example, Splits, open_splits
 
 ROOT = Path(__file__).parents[1]
@@ -525,6 +528,52 @@ def test_a_tfds_set_without_a_label_is_refused(shared_data, tmp_path):
     message = refusal(DataConfig(name="mine", dir=str(tmp_path)))
     assert "'mine'" in message and "needs an image and a label" in message
     assert "'image'" in message.partition("has ")[2]
+
+
+@pytest.fixture
+def cifar10(shared_data, tmp_path) -> Path:
+    """A copy's file of test records."""
+    shutil.copytree(shared_data / "tfds/cifar10", tmp_path / "cifar10")
+    return tmp_path / "cifar10/3.0.2/cifar10-test.array_record-00000-of-00001"
+
+
+def test_records_that_are_away_for_a_while(cifar10, tmp_path):
+    source = open_splits(DataConfig(name="cifar10", dir=str(tmp_path))).eval
+    away = cifar10.rename(tmp_path / "away")
+    with pytest.raises(OSError, match="No such file") as error:
+        source[0]
+    assert not is_passing(error.value)
+    away.rename(cifar10)
+    # ArrayRecord alone would go on with the file that it could not open
+    assert [source[i].label for i in range(5)] == [7, 0, 6, 9, 5]
+
+
+def test_records_that_cannot_be_opened_now(cifar10, tmp_path):
+    source = open_splits(DataConfig(name="cifar10", dir=str(tmp_path))).eval
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # none but the standard ones
+    try:
+        with pytest.raises(OSError) as error:
+            source[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert error.value.errno == errno.EMFILE and is_passing(error.value)
+    assert source[0].label == 7
+
+
+def test_damaged_records_are_bad_and_not_away(cifar10, tmp_path):
+    source = open_splits(DataConfig(name="cifar10", dir=str(tmp_path))).eval
+    cifar10.write_bytes(cifar10.read_bytes()[:1_000_000])
+    with pytest.raises(OSError, match="Corrupted") as error:
+        source[0]
+    assert not is_passing(error.value)
+
+
+def test_data_on_a_disk_that_fails(tmp_path):
+    (tmp_path / "data.npz").symlink_to("/proc/self/mem")
+    config = DataConfig(name="npz", dir=str(tmp_path / "data.npz"), retries=1)
+    with pytest.raises(RunError, match=r"data\.npz: .*Input/output error.* tried 2 times"):
+        open_splits(config)
 
 
 @pytest.mark.parametrize("name", ["folder", "npz"])

@@ -6,24 +6,31 @@ batch is a pure function of (config, step): a resume starts at any step, each pr
 rows of the same global batch, and every epoch sees every example once whatever the batch size.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import grain
 import numpy as np
 from absl import flags
 
-from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
+from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
 from train.data import images
+from train.data.retry import read_again
 from train.data.sources import Source
+from train.data.threads import in_threads
 
 HostBatch = dict[str, np.ndarray]
 """image uint8 [B, H, W, C], label int32 [B], mask float32 [B] (0: padding or unreadable),
 index int32 [B] (place in the source; -1: padding), bad int32 [B] (place of an unreadable example
-that was asked for here; -1: none)."""
+that was asked for here; -1: none), retried int32 [B] (how often its reading was tried again)."""
+
+
+Transform = Callable[[bytes | np.ndarray], np.ndarray]
 
 
 class BadExample(ConfigError):
@@ -35,6 +42,28 @@ def _order(count: int, seed: int, epoch: int) -> grain.MapDataset:
     """The epoch's permutation of 0..count-1, computed index by index (nothing is stored)."""
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     return grain.MapDataset.range(count).shuffle(seed=mixed)
+
+
+def _asked_at(position: int, count: int, seed: int) -> tuple[int, int]:
+    """(epoch, index) that a position of the training stream asks for."""
+    epoch, place = divmod(position, count)
+    return epoch, int(_order(count, seed, epoch)[place])
+
+
+def asked(count: int, seed: int, batch_size: int, step: int) -> np.ndarray:
+    """The examples that a training step asks for, computed without reading any.
+
+    Args:
+      count: of examples in the source.
+      batch_size: global.
+      step: from 0, as in `train_batches`.
+
+    Returns:
+      int64 [batch_size], places in the source: the global batch's `index`, but where an unreadable
+      example was replaced.
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return np.array([_asked_at(position, count, seed)[1] for position in positions], np.int64)
 
 
 def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -50,21 +79,25 @@ class _Reader:
     source: Source
     data: DataConfig
 
-    def _read(self, index: int, transform: Any) -> tuple[np.ndarray, int]:
-        source = self.source
+    def read(self, index: int, transform: Transform) -> tuple[np.ndarray, int, int]:
+        """(pixels, label, how often the read was tried again) of an example.
+
+        Raises:
+          BadExample: there is no image.
+          RunError: there is no reading it, for a passing reason that did not pass.
+        """
+        source, name = self.source, self.source.name(index)
+        fetch = functools.partial(source.__getitem__, index)
         try:
-            image, label = source[index]
+            (image, label), retried = read_again(fetch, self.data.retries, name)
             pixels = transform(image)
         except (images.BadImage, OSError) as error:
             raise BadExample(
-                f"{source.name(index)}: {error}. "
-                "`--data.on_bad_image skip` leaves such files out and counts them"
+                f"{name}: {error}. `--data.on_bad_image skip` leaves such files out and counts them"
             ) from None
         if not 0 <= label < len(source.class_names):
-            raise ConfigError(
-                f"{source.name(index)}: label {label} is not in 0..{len(source.class_names) - 1}"
-            )
-        return pixels, label
+            raise ConfigError(f"{name}: label {label} is not in 0..{len(source.class_names) - 1}")
+        return pixels, label, retried
 
 
 @dataclass(frozen=True)
@@ -76,10 +109,9 @@ class TrainReader(_Reader):
 
     def __call__(self, position: int) -> HostBatch:
         """An unreadable example is replaced by the next readable one of the source."""
-        epoch, place = divmod(int(position), len(self.source))
-        asked = int(_order(len(self.source), self.seed, epoch)[place])
+        epoch, first = _asked_at(int(position), len(self.source), self.seed)
         bad = -1
-        for index in itertools.chain(range(asked, len(self.source)), range(asked)):
+        for index in itertools.chain(range(first, len(self.source)), range(first)):
             rng = _generator(self.seed, epoch, index)
             transform = functools.partial(
                 images.train_image,
@@ -89,13 +121,13 @@ class TrainReader(_Reader):
                 max_pixels=self.data.max_pixels,
             )
             try:
-                pixels, label = self._read(index, transform)
+                pixels, label, retried = self.read(index, transform)
             except BadExample:
                 if self.data.on_bad_image == "error":
                     raise
-                bad = asked
+                bad = first
                 continue
-            return _example(pixels, label, index, bad)
+            return _example(pixels, label, index, bad, retried)
         raise BadExample("no example of the training split can be read")
 
 
@@ -113,12 +145,12 @@ class EvalReader(_Reader):
         if index >= len(self.source):
             return _example(blank, 0, -1, -1)
         try:
-            pixels, label = self._read(index, self.transform)
+            pixels, label, retried = self.read(index, self.transform)
         except BadExample:
             if self.data.on_bad_image == "error":
                 raise
             return _example(blank, 0, -1, index)
-        return _example(pixels, label, index, -1)
+        return _example(pixels, label, index, -1, retried)
 
     def transform(self, image: bytes | np.ndarray) -> np.ndarray:
         """What evaluation does to an image: uint8 [image_size, image_size, C]."""
@@ -131,13 +163,14 @@ class EvalReader(_Reader):
         )
 
 
-def _example(pixels: np.ndarray, label: int, index: int, bad: int) -> HostBatch:
+def _example(pixels: np.ndarray, label: int, index: int, bad: int, retried: int = 0) -> HostBatch:
     return {
         "image": pixels,
         "label": np.asarray(label, np.int32),
         "mask": np.asarray(index >= 0, np.float32),
         "index": np.asarray(index, np.int32),
         "bad": np.asarray(bad, np.int32),
+        "retried": np.asarray(retried, np.int32),
     }
 
 
@@ -152,27 +185,55 @@ def _batches(
 ) -> Iterator[HostBatch]:
     """This process's rows of global batches `start` up to `stop`."""
     process, processes = shard
+    if batch_size % processes:
+        raise ConfigError(f"a batch of {batch_size}: does not divide over {processes} processes")
     rows = batch_size // processes
 
-    def position(k: int) -> int:
+    def read(k: int) -> HostBatch:
         batch, row = divmod(k, rows)
-        return batch * batch_size + process * rows + row
+        return reader(batch * batch_size + process * rows + row)
 
-    stream = grain.MapDataset.range(start * rows, stop * rows).map(position).map(reader)
-    if not data.workers:
-        yield from stream.to_iter_dataset(_ahead(data, data.prefetch * rows)).batch(rows)
-        return
+    mine = range(start * rows, stop * rows)
+    if data.workers:
+        return _in_workers(read, mine, rows, data)
+    ahead = data.prefetch * rows
+    return _stacked(in_threads(read, mine, min(data.threads, ahead), ahead), rows)
+
+
+def _stacked(examples: Iterator[HostBatch], rows: int) -> Iterator[HostBatch]:
+    with contextlib.closing(cast(Generator, examples)):
+        while batch := list(itertools.islice(examples, rows)):
+            yield {key: np.stack([example[key] for example in batch]) for key in batch[0]}
+
+
+def _in_workers(
+    read: Callable[[int], HostBatch], items: range, rows: int, data: DataConfig
+) -> Iterator[HostBatch]:
+    """Batches, read by processes of their own."""
+    threads = min(data.threads, data.prefetch)
+    options = grain.ReadOptions(threads, prefetch_buffer_size=data.prefetch if threads else 0)
     # Grain's worker processes take whole elements in turn: batches, or they would mix examples.
-    batches = stream.batch(rows).to_iter_dataset(_ahead(data, data.prefetch))
+    stream = grain.MapDataset.range(items.start, items.stop).map(read).batch(rows)
     workers = grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=data.prefetch)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers; we have none
-    yield from batches.mp_prefetch(workers)
+    with contextlib.closing(iter(stream.to_iter_dataset(options).mp_prefetch(workers))) as batches:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise RunError(
+                f"a process of data.workers died, perhaps for lack of memory: {error}"
+            ) from None
 
 
-def _ahead(data: DataConfig, elements: int) -> grain.ReadOptions:
-    threads = min(data.threads, elements)
-    return grain.ReadOptions(threads, prefetch_buffer_size=elements if threads else 0)
+def kill_workers() -> int:
+    """Ends the processes of `data.workers` at once (they only read); says how many there were."""
+    workers = [p for p in multiprocessing.active_children() if p.name.startswith("grain-")]
+    for worker in workers:
+        worker.kill()
+    return len(workers)
 
 
 def train_batches(
@@ -197,7 +258,8 @@ def train_batches(
 
     Raises:
       BadExample: an unreadable image (`data.on_bad_image` "error").
-      ConfigError: a label out of range.
+      ConfigError: a label out of range; a batch that the processes do not divide.
+      RunError: the storage is down, or a process of `data.workers` died.
     """
     reader = TrainReader(source, data, augment, seed)
     return _batches(reader, data, start=start, stop=stop, batch_size=batch_size, shard=shard)

@@ -1,5 +1,7 @@
 """Where examples come from: anything with `len()` and `[i]`."""
 
+import copy
+import functools
 import importlib.util
 import zipfile
 import zlib
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from train.config import ConfigError, DataConfig
+from train.data.retry import as_os_error, is_passing, read_again
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -35,7 +38,9 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example:
+        """Raises `OSError` where it cannot be read; see `train/data/retry.py` for what follows."""
+        ...
 
     def name(self, index: int) -> str:
         """What to call an example when speaking of it: its file, or "test[17]"."""
@@ -89,7 +94,7 @@ class FolderSource:
 class TfdsSource:
     """A prepared TFDS split, read without TensorFlow; images stay encoded until they are used."""
 
-    records: Sequence[Any]
+    records: Any
     image_key: str
     label_key: str
     class_names: Sequence[str]
@@ -100,7 +105,12 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self.records[index]
+        try:
+            record = self.records[index]
+        except RuntimeError as error:
+            # ArrayRecord keeps a file that it could not open, broken for good. A copy opens anew.
+            self.records.data_source = copy.copy(self.records.data_source)
+            raise as_os_error(str(error)) from None
         return Example(record[self.image_key], int(record[self.label_key]))
 
     def name(self, index: int) -> str:
@@ -141,11 +151,17 @@ def open_splits(config: DataConfig) -> Splits:
 
     Raises:
       ConfigError: it is not there, is empty, or is not what it should be.
+      RunError: its storage is down.
     """
     opener = {"digits": _digits, "folder": _folder, "npz": _npz, "synthetic": _synthetic}
     if config.name in ("folder", "npz") and not config.dir:
         raise ConfigError(f"data.dir is not set: data.name {config.name!r} needs --data.dir PATH")
-    splits = opener.get(config.name, _tfds)(config)
+    where = f"data {config.name!r}" + (f" in {config.dir}" if config.dir else "")
+    opened = functools.partial(opener.get(config.name, _tfds), config)
+    try:
+        splits, _ = read_again(opened, config.retries, where)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error}") from None
     for split, source in zip((config.train_split, config.eval_split), splits, strict=True):
         if not len(source):
             raise ConfigError(f"data {config.name!r}: split {split!r} has no examples")
@@ -192,6 +208,8 @@ def _npz(config: DataConfig) -> Splits:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if is_passing(error):
+            raise
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None
     missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
     if missing:
@@ -301,6 +319,8 @@ def _tfds(config: DataConfig) -> Splits:
     try:
         builder = tfds.builder(config.name, data_dir=data_dir)
     except Exception as error:  # TFDS has a class for every way a name can be wrong
+        if is_passing(error):
+            raise
         raise ConfigError(f"data.name {config.name!r} in {data_dir}: {error}") from None
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(

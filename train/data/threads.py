@@ -1,0 +1,76 @@
+"""Reading many things at once, in threads that nothing waits for when they hang."""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 3.0
+"""Seconds that a read may take to its end when nobody wants it any more."""
+
+
+def in_threads(read: Callable[[int], T], items: range, threads: int, ahead: int) -> Iterator[T]:
+    """read(item) of all items, in order, `ahead` of them beforehand in so many threads.
+
+    What `read` raises is raised where its result would come. With no thread, nothing is read
+    beforehand.
+    """
+    if not threads:
+        yield from map(read, items)
+        return
+    pool = _Pool(read, threads)
+    try:
+        asked: deque[Future[T]] = deque()
+        for item in items:
+            asked.append(pool.submit(item))
+            if len(asked) > ahead:
+                yield asked.popleft().result()
+        while asked:
+            yield asked.popleft().result()
+    finally:
+        pool.close()
+
+
+class _Pool(Generic[T]):
+    """Daemon threads: those of concurrent.futures are joined when the process ends, and a single
+    one that a dead disk holds would hold the process for good."""
+
+    def __init__(self, read: Callable[[int], T], threads: int) -> None:
+        self._read = read
+        self._closed = False
+        self._jobs: queue.SimpleQueue[tuple[Future[T], int] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"reader-{i}", daemon=True)
+            for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, item: int) -> Future[T]:
+        future: Future[T] = Future()
+        self._jobs.put((future, item))
+        return future
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) and not self._closed:
+            future, item = job
+            try:
+                future.set_result(self._read(item))
+            except BaseException as error:
+                future.set_exception(error)
+            del future, job  # or an idle thread would keep what it read last
+
+    def close(self) -> None:
+        """Ends the threads. They are waited for, unless they hang: a thread that wakes up while
+        the interpreter goes down can crash it."""
+        self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        patience = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            thread.join(max(patience - time.monotonic(), 0))
