@@ -65,8 +65,8 @@ def connect(host: str, port: int, seconds: float) -> socket.socket:
 class Hub:
     """Process 0's side: passes every entry on to every process, in one order for all.
 
-    It adds `here/K` when process K comes, and `lost/K` when its connection ends without `done/K`
-    or `failed/K`.
+    It adds `here/K` when process K comes, `lost/K` when its connection ends without `done/K` or
+    `failed/K`, and `broken` when one that does not fit kept them from being complete.
 
     Raises:
       RunError: the port is taken.
@@ -91,8 +91,11 @@ class Hub:
 
     def _run(self, server: socket.socket) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(asyncio.start_server(self._serve, sock=server))
+        listening = self._loop.run_until_complete(asyncio.start_server(self._serve, sock=server))
         self._loop.run_forever()
+        listening.close()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         keep_alive(writer.get_extra_info("socket"))
@@ -105,7 +108,7 @@ class Hub:
             writer.write(_line("refused", refused))
             writer.close()
             if self._here < self._count:  # the others would wait for one that cannot come
-                self._tell("failed/0", {"code": 2, "reason": refused})
+                self._tell("broken", refused)
             return
         writer.writelines(self._said)
         self._writers[index] = writer
@@ -145,6 +148,10 @@ class Hub:
         while len(self._writers) > 1 and time.monotonic() < end:
             time.sleep(0.02)
 
+    def close(self) -> None:
+        """Stops listening, when all have left."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
 
 class Board:
     """A process's side. An entry never changes: the first one under a key counts, for everyone.
@@ -169,7 +176,7 @@ class Board:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
+        with self._socket, contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
             for line in lines:
                 self._add(*json.loads(line))
         if "refused" not in self._entries:

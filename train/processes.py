@@ -116,9 +116,9 @@ def start(config: MeshConfig) -> Iterator[Processes]:
         with processes.reporting():
             processes.join()
             yield processes
-    except CommonEnd:
+    except CommonEnd as error:
         processes.finish()
-        raise
+        raise CommonEnd(f"process {place.index}: {error}") if place.index else error from None
     processes.finish()
 
 
@@ -129,7 +129,7 @@ class _Several(Processes):
         self.index, self.count, self._place = place.index, place.count, place
         self._hub = Hub(place.port, place.count) if self.is_writer else None
         self._stopping = threading.Lock()
-        self._asked = self._held = self._told = False
+        self._asked = self._held = self._told = self._over = False
         self._next: int | None = None  # the step that this process can still stop before
         self._meetings = 0
         self._failed = threading.Event()  # by an error of its own
@@ -217,11 +217,17 @@ class _Several(Processes):
                 if self._next is not None:  # else this process has not come to its first step
                     self._tell_next(self._next)
         elif what == "failed" and who != str(self.index):
-            reason = f"process {who} failed: {value['reason']}"
-            self._start(self._follow, reason, value["code"], FOLLOW_SECONDS)
+            self._ends(f"process {who} failed: {value['reason']}", value["code"], FOLLOW_SECONDS)
+        elif what == "broken":
+            self._ends(value, 2, 0.0)
         elif what == "lost":
             gone = f"process {who} is gone: it was killed, or its machine or network failed"
-            self._start(self._follow, gone, 1, 0.0)
+            self._ends(gone, 1, 0.0)
+
+    def _ends(self, *why: Any) -> None:
+        if not self._over:  # what comes later is what the first one led to
+            self._over = True
+            self._start(self._follow, *why)
 
     @staticmethod
     def _start(target: Any, *args: Any) -> None:
@@ -283,12 +289,19 @@ class _Several(Processes):
 
     def finish(self) -> None:
         """Waits until all processes are done, however long one takes, and leaves JAX's runtime."""
-        self._board.post(f"done/{self.index}", True)
-        self._board.wait(self._keys("done"))
-        self._board.close()
+        self.leave()
         import jax
 
         jax.distributed.shutdown()
+
+    def leave(self) -> None:
+        """Leaves the board with all others."""
+        self._board.post(f"done/{self.index}", True)
+        self._board.wait(self._keys("done"))
+        self._board.close()
+        if self._hub:
+            self._hub.wait_until_alone(END_SECONDS)
+            self._hub.close()
 
 
 def _by_jax(error: BaseException | None) -> bool:
