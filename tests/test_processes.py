@@ -383,6 +383,16 @@ def test_a_bug_in_process_0_ends_both_though_something_waits():
     assert (second.returncode, second.stderr) == (1, message)
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other(killed):
+    """Process 0 too, whose end JAX's own client answers by aborting with a stack trace."""
+    body = f"if p.index == {killed}: os.kill(os.getpid(), 9)\n        time.sleep(60)"
+    done = children(body, *explicit(2, {}, {}))
+    other = done[1 - killed]
+    said = f"error: process {killed} is gone: it was killed, or its machine or network failed\n"
+    assert (done[killed].returncode, other.returncode, other.stderr) == (-9, 1, said)
+
+
 def test_one_that_does_not_come():
     (only,) = children("pass", *explicit(3, {}))
     assert only.returncode == 1
