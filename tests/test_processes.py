@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,18 +30,27 @@ def free_port() -> int:
 
 def run_all(count: int, body: Callable[[_Several], Any]) -> list[Any]:
     """What `body` returns in each of so many processes, which are threads here."""
-    port = free_port()
+    port, results, errors = free_port(), [None] * count, []
 
-    def one(index: int) -> Any:
-        several = _Several(Place("127.0.0.1", port, count, index))
-        several._board.wait(several._keys("here"), 10)
+    def one(index: int) -> None:
         try:
-            return body(several)
-        finally:
+            several = _Several(Place("127.0.0.1", port, count, index))
+            several._board.wait(several._keys("here"), 10)
+            results[index] = body(several)
             several.leave()
+        except BaseException as error:
+            errors.append(error)
 
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, range(count)))
+    threads = [threading.Thread(target=one, args=(k,), daemon=True) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 30
+    while any(thread.is_alive() for thread in threads) and not errors:
+        assert time.monotonic() < end, "a process waits for ever"
+        time.sleep(0.01)
+    if errors:
+        raise errors[0]
+    return results
 
 
 def test_alone():
@@ -297,12 +305,11 @@ def test_what_cannot_be_told(variables, config, message, launched, monkeypatch):
 
 
 CHILD = """
-import os, sys, time
-from train.board import connect
+import contextlib, os, sys, time
 from train.config import ConfigError, MeshConfig, RunError
 from train import processes
 processes.CONNECT_SECONDS = 4
-processes.FOLLOW_SECONDS = 1.0
+processes.FOLLOW_SECONDS = processes.END_SECONDS = 1.0
 config = MeshConfig(**eval(sys.argv[1]))
 try:
     with processes.start(config) as p:
@@ -370,17 +377,34 @@ def test_bad_input_of_one_process_ends_both():
     )
 
 
-def test_a_bug_in_process_0_ends_both_though_something_waits():
-    """Nothing that a failed process waits for, on its way out, keeps the others."""
+def test_a_bug_ends_both_though_something_waits():
+    """What a failed process waits for on its way out keeps neither it nor the others."""
     body = (
         "\n        if p.index: time.sleep(60)"
-        "\n        else:"
-        "\n            with p.reporting(): [].pop()"
+        "\n        with contextlib.ExitStack() as stack:"
+        "\n            stack.callback(time.sleep, 60)"
+        "\n            with p.reporting():"
+        "\n                [].pop()"
+    )
+    since = time.monotonic()
+    first, second = children(body, *explicit(2, {}, {}))
+    reason = "IndexError: pop from empty list\n"
+    assert (first.returncode, first.stderr) == (1, f"error: process 0: {reason}")
+    assert (second.returncode, second.stderr) == (1, f"error: process 0 failed: {reason}")
+    assert time.monotonic() - since < 40
+
+
+def test_a_bug_is_traced():
+    """And what other libraries do when Python exits is not waited for: it may be a collective."""
+    body = (
+        "\n        if p.index == 0: time.sleep(60)"
+        "\n        import atexit; atexit.register(time.sleep, 60)"
+        "\n        [].pop()"
     )
     first, second = children(body, *explicit(2, {}, {}))
-    assert first.returncode == 1 and "IndexError: pop from empty list" in first.stderr
-    message = "error: process 0 failed: IndexError: pop from empty list\n"
-    assert (second.returncode, second.stderr) == (1, message)
+    assert first.stderr == "error: process 1 failed: IndexError: pop from empty list\n"
+    assert second.returncode == 1 and "Traceback (most recent call last)" in second.stderr
+    assert "error: process 1" not in second.stderr  # the last resort of one that does not end
 
 
 @pytest.mark.parametrize("killed", [0, 1])
