@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from tests.runs import environment
-from train import processes
+from train import several
 from train.board import Board, Hub, connect
 from train.config import ConfigError, MeshConfig, RunError
 from train.launchers import Place, find_place, launched_by
-from train.processes import Processes, _Several, start
+from train.processes import Processes, start
+from train.several import Several
 
 
 def free_port() -> int:
@@ -28,16 +29,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_all(count: int, body: Callable[[_Several], Any]) -> list[Any]:
+def run_all(count: int, body: Callable[[Several], Any]) -> list[Any]:
     """What `body` returns in each of so many processes, which are threads here."""
     port, results, errors = free_port(), [None] * count, []
 
     def one(index: int) -> None:
         try:
-            several = _Several(Place("127.0.0.1", port, count, index))
-            several._board.wait(several._keys("here"), 10)
-            results[index] = body(several)
-            several.leave()
+            own = Several(Place("127.0.0.1", port, count, index))
+            own._board.wait(own._keys("here"), 10)
+            results[index] = body(own)
+            own.leave()
         except BaseException as error:
             errors.append(error)
 
@@ -65,14 +66,14 @@ def test_alone():
 
 
 def test_what_processes_agree_on():
-    def body(several: _Several) -> tuple:
-        k = several.index
-        gathered = several.gather({"k": k})
-        agreed = several.agree(k != 2), several.agree(True)
-        several.barrier()
+    def body(own: Several) -> tuple:
+        k = own.index
+        gathered = own.gather({"k": k})
+        agreed = own.agree(k != 2), own.agree(True)
+        own.barrier()
         with pytest.raises(ConfigError, match="seed: 7 in process 0, but 8 in process 2"):
-            several.check_same("seed", 8 if k == 2 else 7)
-        return gathered, agreed, several.broadcast(10 + k), several.is_writer
+            own.check_same("seed", 8 if k == 2 else 7)
+        return gathered, agreed, own.broadcast(10 + k), own.is_writer
 
     results = run_all(3, body)
     for k, result in enumerate(results):
@@ -80,15 +81,15 @@ def test_what_processes_agree_on():
 
 
 def test_who_did_not_come_to_where_the_others_are(monkeypatch):
-    monkeypatch.setattr(processes, "MEET_SECONDS", 0.3)
+    monkeypatch.setattr(several, "MEET_SECONDS", 0.3)
 
-    def body(several: _Several) -> None:
-        if several.index == 0:
+    def body(own: Several) -> None:
+        if own.index == 0:
             with pytest.raises(RunError, match=r"processes 1, 3 did not come .* within 0.3 s"):
-                several.barrier()
-        elif several.index == 2:
+                own.barrier()
+        elif own.index == 2:
             with pytest.raises(RunError, match="processes 1, 3 did not come"):
-                several.barrier()
+                own.barrier()
         else:
             time.sleep(0.6)
 
@@ -119,12 +120,12 @@ def test_all_stop_before_the_same_step(total, fetches):
     lockstep = Lockstep(3)
     times: list[float] = []
 
-    def body(several: _Several) -> tuple[int, str | None]:
-        k, since = several.index, time.perf_counter()
+    def body(own: Several) -> tuple[int, str | None]:
+        k, since = own.index, time.perf_counter()
         for step in range(total):
             signal = "SIGTERM" if k == 1 and step >= 40 else None
             began = time.perf_counter()
-            if reason := several.should_stop(step, signal):
+            if reason := own.should_stop(step, signal):
                 times.append(time.perf_counter() - since)
                 return step, reason
             if step < 40:
@@ -143,10 +144,10 @@ def test_all_stop_before_the_same_step(total, fetches):
 
 
 def test_a_signal_before_the_first_step():
-    def body(several: _Several) -> tuple[int, str | None]:
-        time.sleep(0.2 * several.index)  # it compiles, and has not come to the loop
+    def body(own: Several) -> tuple[int, str | None]:
+        time.sleep(0.2 * own.index)  # it compiles, and has not come to the loop
         step = 5
-        while not (reason := several.should_stop(step, "SIGINT" if several.index == 0 else None)):
+        while not (reason := own.should_stop(step, "SIGINT" if own.index == 0 else None)):
             step += 1
             time.sleep(0.02)
         return step, reason
@@ -307,9 +308,9 @@ def test_what_cannot_be_told(variables, config, message, launched, monkeypatch):
 CHILD = """
 import contextlib, os, sys, time
 from train.config import ConfigError, MeshConfig, RunError
-from train import processes
-processes.CONNECT_SECONDS = 4
-processes.FOLLOW_SECONDS = processes.END_SECONDS = 1.0
+from train import processes, several
+several.CONNECT_SECONDS = 4
+several.FOLLOW_SECONDS = several.END_SECONDS = 1.0
 config = MeshConfig(**eval(sys.argv[1]))
 try:
     with processes.start(config) as p:
