@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from train.checkpoint import Weights
 from train.data.pipeline import EvalReader, eval_batches
@@ -51,13 +52,13 @@ def evaluate(run: Run, weights: dict[str, Variables], *, predictions: bool = Fal
     source, config = run.splits.eval, run.config
     batch_size = round_up(min(config.eval.batch_size, len(source)), run.mesh)
     windows = {name: Window() for name in weights}
-    bad: list[str] = []
+    bad: list[np.ndarray] = []
     seen: list[dict[str, np.ndarray]] = []
     batches = eval_batches(
         source, config.data, config.eval, batch_size=batch_size, shard=shard(run.mesh)
     )
     for step, batch in enumerate(batches):
-        bad += [source.name(int(i)) for i in batch["bad"] if i >= 0]
+        bad.append(batch["bad"])
         on_device = put_batch(batch, run.mesh)
         for i, (name, variables) in enumerate(weights.items()):
             sums, examples = run.eval_step(variables, on_device)
@@ -67,22 +68,30 @@ def evaluate(run: Run, weights: dict[str, Variables], *, predictions: bool = Fal
     totals = {name: window.fetch(finite=False) for name, window in windows.items()}
     count = int(next(iter(totals.values()))["count"])
     metrics = {name: means(total) for name, total in totals.items()}
+    names = [source.name(i) for i in sorted(_everyones(np.concatenate(bad))) if i >= 0]
     if not predictions:
-        return Evaluation(count, bad, metrics)
-    columns: dict[str, Any] = {key: np.concatenate([b[key] for b in seen]) for key in seen[0]}
+        return Evaluation(count, names, metrics)
+    columns = {key: _everyones(np.concatenate([b[key] for b in seen])) for key in seen[0]}
+    order = columns["index"].argsort(kind="stable")[(columns["index"] < 0).sum() :]
+    columns = {key: column[order] for key, column in columns.items()}
     indices = columns.pop("index").tolist()
-    names = [source.name(i) for i in indices]
-    return Evaluation(count, bad, metrics, Predictions(name=names, **columns), indices)
+    named: Any = {"name": [source.name(i) for i in indices], **columns}
+    return Evaluation(count, names, metrics, Predictions(**named), indices)
+
+
+def _everyones(rows: np.ndarray) -> np.ndarray:
+    """The rows that all processes read, of which each has as many."""
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
 def _here(values: dict[str, jax.Array], index: np.ndarray) -> dict[str, np.ndarray]:
-    """This process's rows of per-example values, without the padding."""
+    """This process's rows of per-example values."""
 
     def rows(x: jax.Array) -> np.ndarray:
         shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
-        return np.concatenate([np.asarray(s.data) for s in shards])[index >= 0]
+        return np.concatenate([np.asarray(s.data) for s in shards])
 
-    return {"index": index[index >= 0], **{name: rows(x) for name, x in values.items()}}
+    return {"index": index, **{name: rows(x) for name, x in values.items()}}
 
 
 def as_row(evaluation: Evaluation) -> Row:
@@ -96,7 +105,7 @@ def as_row(evaluation: Evaluation) -> Row:
     return row
 
 
-def judge(run: Run, weights: Weights, workdir: Path | None = None) -> Row:
+def judge(run: Run, weights: Weights, workdir: Path | None = None, is_writer: bool = True) -> Row:
     """Evaluates a checkpoint's weights; with a `workdir`, also writes its `report/index.html`.
 
     Returns:
@@ -107,7 +116,7 @@ def judge(run: Run, weights: Weights, workdir: Path | None = None) -> Row:
     row: Row = {"step": weights.step, "weights": weights.name, "examples": evaluation.examples}
     if evaluation.bad:
         row["skipped"] = len(evaluation.bad)
-    if workdir is not None and evaluation.predictions is not None:
+    if workdir is not None and evaluation.predictions is not None and is_writer:
         names = run.splits.train.class_names
         write_report(workdir, evaluation.predictions, names, partial(evaluation.picture, run))
     return {**row, **evaluation.metrics[weights.name]}

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import jax
 
 from train import STARTED, anomaly
 from train.checkpoint import Checkpoints, Progress, judged
-from train.config import ConfigError, RunConfig, RunError
+from train.config import ConfigError, MeshConfig, RunConfig, RunError
+from train.config_json import to_json
 from train.data.pipeline import train_batches
 from train.evaluate import Evaluation, as_row, evaluate, judge
-from train.mesh import check_batch_size, put_batch, replicated, shard, start_processes
-from train.metrics import MetricsLog, NonFinite, Row, Window
+from train.mesh import check_batch_size, put_batch, replicated, shard
+from train.metrics import MetricsLog, NoLog, NonFinite, Row, Window
+from train.processes import CommonEnd, Processes, start
 from train.progress import Display
 from train.run import Run, check_data, check_workdir, use_compilation_cache, write_config
 from train.stop import Stop
@@ -36,25 +39,28 @@ def fit(
       RunError: it could not go on: a loss that is not finite, a disk that is full, a signal.
     """
     workdir = Path(workdir)
-    check_workdir(workdir, config)
-    use_compilation_cache(config.compilation_cache)
-    start_processes(config.mesh)
-    run = Run(config)
-    check_batch_size("batch_size", config.batch_size, run.mesh)
-    _check_lengths(run)
-    check_data(workdir, run, same_size=True)
-    if not _resumes(workdir):
-        _ = run.given  # what is wrong with a file shows before anything is compiled or written
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop().listening())
+        processes = stack.enter_context(start(config.mesh))
+        check_workdir(workdir, config)
+        use_compilation_cache(config.compilation_cache)
+        run = Run(config)
+        check_batch_size("batch_size", config.batch_size, run.mesh)
+        _check_lengths(run)
+        check_data(workdir, run, same_size=True)
+        if not _resumes(workdir):
+            _ = run.given  # what is wrong with a file shows before anything is compiled or written
+        processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
         try:
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
-        trainer = _Trainer(run, workdir, Display(run.total_steps, quiet))
+        display = Display(run.total_steps, quiet or not processes.is_writer)
+        trainer = _Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
-        trainer.train(stop)
-        return trainer.finish()
+        with processes.reporting():
+            trainer.train(stop)
+            return trainer.finish()
 
 
 def _check_lengths(run: Run) -> None:
@@ -71,10 +77,11 @@ def _resumes(workdir: Path) -> bool:
 class _Trainer:
     """What `fit` holds while it runs."""
 
-    def __init__(self, run: Run, workdir: Path, display: Display) -> None:
-        self.run, self.workdir, self.display = run, workdir, display
+    def __init__(self, run: Run, workdir: Path, display: Display, processes: Processes) -> None:
+        self.run, self.workdir, self.display, self.processes = run, workdir, display, processes
         self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
         resumes = _resumes(workdir)
+        processes.barrier()  # before any of them writes what another one looks for
         self.state = run.new_state(resumes=resumes)
         self.step, self.bad = 0, set[int]()
         self.window = Window(limit=run.config.skip_nonfinite)
@@ -97,8 +104,9 @@ class _Trainer:
             if resumes:  # what looked like a checkpoint is none
                 self.state = run.new_state()
             parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-            write_config(workdir, run, parameters)
-        self.log = MetricsLog(workdir, self.step)
+            if processes.is_writer:
+                write_config(workdir, run, parameters)
+        self.log = MetricsLog(workdir, self.step) if processes.is_writer else NoLog(workdir)
         self._saved, self._told = self.step, len(self.window.left_out)
         self._clock = _Clock()
 
@@ -121,8 +129,8 @@ class _Trainer:
             if self.step and self._due(config.eval.every) and self.step not in self.log.evaluated:
                 self._evaluate()
             while self.step < total:
-                if stop.signal:
-                    self._stop(stop.signal)
+                if reason := self.processes.should_stop(self.step, stop.signal):
+                    self._stop(reason)
                 with self._clock.waiting():
                     batch = next(batches)
                 self._one_step(batch)
@@ -130,6 +138,8 @@ class _Trainer:
         except NonFinite as error:
             raise self._explain(error) from None
         except ConfigError as error:  # bad input loses nothing
+            if self.processes.count > 1:
+                raise  # the others are a step further, and a checkpoint takes all of them
             self._save(None)
             saved = f". What was trained is saved, up to step {self.step}" if self.step else ""
             raise type(error)(f"{error}{saved}") from None
@@ -163,7 +173,8 @@ class _Trainer:
         self._save(None)
         self.checkpoints.wait()
         saved = "saved; the same command resumes there" if self.step else "nothing to save yet"
-        raise RunError(
+        self.processes.barrier()
+        raise CommonEnd(
             f"stopped by {name} after step {self.step} of {self.run.total_steps}, {saved}"
         )
 
@@ -201,6 +212,8 @@ class _Trainer:
         self._write_anomaly()
 
     def _write_anomaly(self) -> None:
+        if not self.processes.is_writer:
+            return
         with contextlib.suppress(OSError):  # a full disk will be spoken of by what must be written
             anomaly.write(self.workdir, self.run, self.window.left_out)
 
@@ -244,7 +257,7 @@ class _Trainer:
         rate = float(self.run.schedule(error.step - 1))
         limit = self.window.limit
         before = f", after {limit} such steps were left out" if limit else ""
-        return RunError(
+        return CommonEnd(  # the sums are everyone's
             f"{error} (learning rate {rate:.4g}){before}; {good} in {self.checkpoints.folder}. "
             f"{self.workdir / 'anomaly.json'} names the examples of its batch. A lower --optim.lr, "
             "a longer --optim.warmup or --optim.clip may help; --skip_nonfinite N leaves out up to "
@@ -256,7 +269,7 @@ class _Trainer:
         self.checkpoints.wait()
         best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
         self._warn_of_bad()
-        row = judge(self.run, best, self.workdir)
+        row = judge(self.run, best, self.workdir, self.processes.is_writer)
         which = f"step {best.step}" + (" (EMA weights)" if best.name == "ema" else "")
         self.display.say(
             f"best: {which}, top-1 {row['top1']:.2%} of {row['examples']} examples, "

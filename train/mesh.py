@@ -7,13 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from train.config import ConfigError, MeshConfig
-
-
-def start_processes(config: MeshConfig) -> None:
-    """Joins the run's other processes, before any other use of JAX; a single one has none."""
-    if config.coordinator is not None:
-        jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
+from train.config import ConfigError
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:

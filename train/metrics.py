@@ -153,6 +153,20 @@ class MetricsLog:
                 file.close()
 
 
+class NoLog(MetricsLog):
+    """What a process has that writes nothing; it knows what was evaluated."""
+
+    def __init__(self, workdir: Path) -> None:
+        rows = read_metrics(workdir / "metrics.jsonl")
+        self.evaluated = {row["step"] for row in rows if row["split"] == "eval"}
+
+    def write(self, row: Row) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def to_line(row: Row) -> str:
     """A row as a line of strict JSON: what is not finite becomes null."""
 
