@@ -89,8 +89,8 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signa
     """Sends this process a signal in the middle of a step."""
     original = train.loop._Trainer._one_step
 
-    def one_step(self, batch):
-        original(self, batch)
+    def one_step(self, *batch):
+        original(self, *batch)
         if self.step == step:
             os.kill(os.getpid(), number)
             time.sleep(0.05)

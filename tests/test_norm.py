@@ -303,7 +303,7 @@ def test_a_norm_that_does_the_convolution_before_it_in_bfloat16():
             np.sqrt(np.mean((np.asarray(a, np.float64) - e) ** 2) / np.mean(np.square(e)))
             for a, e in zip(*map(jax.tree.leaves, jax.device_get((found, exact))), strict=True)
         ]
-    assert all(error < 2**-6 for error in off[True]), off
+    assert all(error < 2**-5 for error in off[True]), off
 
 
 def test_a_norm_that_does_the_convolution_before_it_can_be_differentiated_again():

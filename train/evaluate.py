@@ -1,6 +1,6 @@
 """Exact evaluation: every example of the split once, whatever the batch size and the devices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from train.checkpoint import Weights
+from train.data.feed import Feed, Stopped, never
 from train.data.pipeline import EvalReader, eval_batches
 from train.mesh import put_batch, round_up, shard
 from train.metrics import Row, Window, means
+from train.progress import warn
 from train.report import Predictions, write_report
 from train.run import Run
 from train.state import Variables
@@ -39,15 +41,24 @@ class Evaluation:
         return reader.transform(source[self.indices[i]].image)
 
 
-def evaluate(run: Run, weights: dict[str, Variables], *, predictions: bool = False) -> Evaluation:
+def evaluate(
+    run: Run,
+    weights: dict[str, Variables],
+    *,
+    predictions: bool = False,
+    report: Callable[[str], None] = warn,
+    stopped: Callable[[float], bool] = never,
+) -> Evaluation:
     """Evaluates one or more sets of weights in one pass over the run's evaluation split.
 
     Args:
       weights: by name.
       predictions: also collect what the first set says of each example.
+      report, stopped: see `Feed`; `stopped` is asked before each batch too.
 
     Raises:
       BadExample: an unreadable example (`data.on_bad_image` "error").
+      Stopped: `stopped` said so.
     """
     source, config = run.splits.eval, run.config
     batch_size = round_up(min(config.eval.batch_size, len(source)), run.mesh)
@@ -57,14 +68,19 @@ def evaluate(run: Run, weights: dict[str, Variables], *, predictions: bool = Fal
     batches = eval_batches(
         source, config.data, config.eval, batch_size=batch_size, shard=shard(run.mesh)
     )
-    for step, batch in enumerate(batches):
-        bad.append(batch["bad"])
-        on_device = put_batch(batch, run.mesh)
-        for i, (name, variables) in enumerate(weights.items()):
-            sums, examples = run.eval_step(variables, on_device)
-            windows[name].add(step, sums)
-            if predictions and i == 0:
-                seen.append(_here({**examples, "label": on_device["label"]}, batch["index"]))
+    put = partial(put_batch, mesh=run.mesh)
+    options: Any = {"report": report, "stopped": stopped, "what": "evaluation batch"}
+    with Feed(batches, put, config.data, **options) as feed:
+        for step, (batch, on_device) in enumerate(feed):
+            if stopped(0.0):
+                raise Stopped
+            bad.append(batch["bad"])
+            for i, (name, variables) in enumerate(weights.items()):
+                sums, examples = run.eval_step(variables, on_device)
+                windows[name].add(step, sums)
+                if predictions and i == 0:
+                    seen.append(_here({**examples, "label": on_device["label"]}, batch["index"]))
+            del batch, on_device  # the feed has the next one by now
     totals = {name: window.fetch(finite=False) for name, window in windows.items()}
     count = int(next(iter(totals.values()))["count"])
     metrics = {name: means(total) for name, total in totals.items()}

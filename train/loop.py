@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,21 @@ import jax
 
 from train import STARTED, anomaly
 from train.checkpoint import Checkpoints, Progress, judged
+from train.clock import Clock
 from train.config import ConfigError, MeshConfig, RunConfig, RunError
 from train.config_json import to_json
-from train.data.pipeline import train_batches
+from train.data.feed import Feed, Stopped
+from train.data.pipeline import HostBatch, train_batches
 from train.evaluate import Evaluation, as_row, evaluate, judge
 from train.mesh import check_batch_size, put_batch, replicated, shard
 from train.metrics import MetricsLog, NoLog, NonFinite, Row, Window
+from train.prepare import Batch
 from train.processes import CommonEnd, Processes, start
-from train.progress import Display
+from train.progress import Display, warn
 from train.run import Run, check_data, check_workdir, use_compilation_cache, write_config
 from train.stop import Stop
+
+_PATIENCE = 10.0  # seconds that several processes, asked to stop, wait for a batch
 
 
 def fit(
@@ -83,7 +88,7 @@ class _Trainer:
         resumes = _resumes(workdir)
         processes.barrier()  # before any of them writes what another one looks for
         self.state = run.new_state(resumes=resumes)
-        self.step, self.bad = 0, set[int]()
+        self.step, self.bad, self.retried = 0, set[int](), 0
         self.window = Window(limit=run.config.skip_nonfinite)
         restored = self.checkpoints.restore(self.state)
         if restored:
@@ -94,6 +99,8 @@ class _Trainer:
                 left_out=restored.progress.get("left_out", ()),
             )
             self.bad = set(restored.progress["bad"])
+            for note in restored.notes:
+                self._warn(note)
             done = self.step == run.total_steps
             display.say(
                 f"all {self.step} steps are done"
@@ -108,33 +115,25 @@ class _Trainer:
                 write_config(workdir, run, parameters)
         self.log = MetricsLog(workdir, self.step) if processes.is_writer else NoLog(workdir)
         self._saved, self._told = self.step, len(self.window.left_out)
-        self._clock = _Clock()
+        self._clock = Clock()
 
     def train(self, stop: Stop) -> None:
         """Steps up to the end of the run."""
-        config, total = self.run.config, self.run.total_steps
-        batches = train_batches(
-            self.run.splits.train,
-            config.data,
-            config.augment,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            start=self.step,
-            stop=total,
-            shard=shard(self.run.mesh),
-        )
+        self._asked = stop
         self._clock.start()
         try:
-            # An evaluation that a bad image cut short left its step saved, but not evaluated.
-            if self.step and self._due(config.eval.every) and self.step not in self.log.evaluated:
+            # An evaluation that was cut short left its step saved, but not evaluated.
+            every = self.run.config.eval.every
+            if self.step and self._due(every) and self.step not in self.log.evaluated:
                 self._evaluate()
-            while self.step < total:
-                if reason := self.processes.should_stop(self.step, stop.signal):
-                    self._stop(reason)
-                with self._clock.waiting():
-                    batch = next(batches)
-                self._one_step(batch)
-                self._after_step()
+            with self._feed() as feed:
+                while self.step < self.run.total_steps:
+                    if reason := self.processes.should_stop(self.step, stop.signal):
+                        self._stop(reason)
+                    self._one_step(*self._next(feed))
+                    self._after_step()
+        except Stopped:
+            self._stop(str(stop.signal))
         except NonFinite as error:
             raise self._explain(error) from None
         except ConfigError as error:  # bad input loses nothing
@@ -144,12 +143,51 @@ class _Trainer:
             saved = f". What was trained is saved, up to step {self.step}" if self.step else ""
             raise type(error)(f"{error}{saved}") from None
 
-    def _one_step(self, batch: dict[str, Any]) -> None:
+    def _feed(self) -> Feed[Batch]:
+        config = self.run.config
+        batches = train_batches(
+            self.run.splits.train,
+            config.data,
+            config.augment,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start=self.step,
+            stop=self.run.total_steps,
+            shard=shard(self.run.mesh),
+        )
+        put = partial(put_batch, mesh=self.run.mesh)
+        options: Any = {"report": self._warn, "stopped": self._stopped, "first": self.step + 1}
+        return Feed(batches, put, config.data, **options)
+
+    def _next(self, feed: Feed[Batch]) -> tuple[HostBatch, Batch]:
+        with self._clock.waiting():
+            return next(feed)
+
+    def _stopped(self, waited: float) -> bool:
+        """Whether to stop in the middle of waiting, or of an evaluation.
+
+        Several processes agree on a step to stop before, and have to come to it; one that has no
+        batch for it never does.
+        """
+        if self._asked.signal and self.processes.count > 1 and waited > _PATIENCE:
+            raise RunError(
+                f"stopped by {self._asked.signal} after {waited:.0f} s without a batch; the same "
+                "command resumes from the newest checkpoint"
+            )
+        return self._asked.signal is not None and self.processes.count == 1
+
+    def _warn(self, message: str) -> None:
+        """To stderr, from whatever process it concerns."""
+        who = f"process {self.processes.index}: " if self.processes.count > 1 else ""
+        warn(who + message)
+
+    def _one_step(self, batch: HostBatch, on_device: Batch) -> None:
         first = self._clock.steps == 0
-        self.state, sums = self.run.train_step(self.state, put_batch(batch, self.run.mesh))
+        self.state, sums = self.run.train_step(self.state, on_device)
         self.step += 1
         self.window.add(self.step, sums)
         self.bad.update(int(i) for i in batch["bad"] if i >= 0)
+        self.retried += int(batch["retried"].sum())
         self._clock.steps += 1
         if first:
             jax.block_until_ready(sums)
@@ -191,12 +229,19 @@ class _Trainer:
             "lr": float(self.run.schedule(self.step - 1)),
             **self._clock.lap(self.run.config.batch_size),
         }
+        self._share_bad()
         if self.bad:
             row["skipped"] = len(self.bad)
+        if self.retried:
+            row["retried"] = self.retried
         if self.window.left_out:
             row["nonfinite"] = len(self.window.left_out)
         self.log.write(row)
         self.display.row(row)
+
+    def _share_bad(self) -> None:
+        """Every process knows of the bad images that the others read."""
+        self.bad.update(*self.processes.gather(sorted(self.bad)))
 
     def _tell_left_out(self) -> None:
         """Says which steps were left out since the last time, and keeps it in anomaly.json."""
@@ -222,7 +267,7 @@ class _Trainer:
         weights = {"raw": self.state.variables}
         if self.state.ema:
             weights["ema"] = self.state.ema
-        evaluation = evaluate(self.run, weights)
+        evaluation = evaluate(self.run, weights, report=self._warn, stopped=self._stopped)
         seconds = time.perf_counter() - since
         self._clock.pause(seconds)
         row = {"step": self.step, "epoch": self._epoch, "split": "eval", **as_row(evaluation)}
@@ -240,6 +285,7 @@ class _Trainer:
             return
         window = self.window.fetch()
         self._tell_left_out()
+        self._share_bad()
         left_out = self.window.left_out
         progress: Progress = {"window": window, "bad": sorted(self.bad), "left_out": left_out}
         metrics = None
@@ -289,37 +335,3 @@ class _Trainer:
         self.log.close()
         with contextlib.suppress(RunError):  # what failed was already said
             self.checkpoints.close()
-
-
-class _Clock:
-    """Where the time of a logging window goes."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self._wait = self._pause = 0.0
-        self._since, self._at = time.perf_counter(), 0
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time that the input takes from training."""
-        since = time.perf_counter()
-        yield
-        self._wait += time.perf_counter() - since
-
-    def pause(self, seconds: float) -> None:
-        """Time that was not training's."""
-        self._pause += seconds
-
-    def lap(self, batch_size: int) -> Row:
-        """images/s, share of the time spent waiting for input, and seconds, since the last lap."""
-        seconds = time.perf_counter() - self._since - self._pause
-        row = {
-            "images_per_sec": round((self.steps - self._at) * batch_size / seconds, 2),
-            "input_wait": round(self._wait / seconds, 4),
-            "seconds": round(seconds, 3),
-        }
-        self._since, self._at, self._wait, self._pause = time.perf_counter(), self.steps, 0.0, 0.0
-        return row

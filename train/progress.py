@@ -1,5 +1,6 @@
 """What a person sees of a run: a live bar in a terminal, plain lines anywhere else."""
 
+import sys
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,6 +15,11 @@ from rich.progress import (
 from rich.text import Text
 
 Row = dict[str, Any]
+
+
+def warn(text: str) -> None:
+    """A line on stderr, for what must be seen though nobody asked."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Display:
