@@ -134,6 +134,8 @@ EVERY = {
     "mesh.coordinator": ("host:1", "host:2"),
     "mesh.processes": (4, 5),
     "mesh.process_id": (2, 3),
+    "mesh.fsdp": (2, 4),
+    "mesh.fsdp_params": (True, False),
 }
 
 # What may change when a run is resumed: where it reads and how fast.
@@ -144,9 +146,14 @@ FREE = {
     "data.threads",
     "data.workers",
     "data.prefetch",
+    "data.retries",
+    "data.stall_seconds",
+    "skip_nonfinite",
     "mesh.coordinator",
     "mesh.processes",
     "mesh.process_id",
+    "mesh.fsdp",
+    "mesh.fsdp_params",
 }
 
 
@@ -305,7 +312,7 @@ def literals() -> list:
             choices = [
                 typing.get_args(k) for k in options if typing.get_origin(k) is typing.Literal
             ]
-            if choices:
+            if choices and int not in options:
                 found.append(pytest.param(cls, section, name, choices[0], id=section + name))
     return found
 

@@ -5,9 +5,11 @@
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import re
+import time
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,12 @@ from resnet_jax import save_weights
 from resnet_jax.spec import ResNetSpec
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
-from train.config import ConfigError, ModelConfig, RunConfig
+from train.config import ConfigError, ModelConfig, RunConfig, RunError
 from train.config_json import to_json
-from train.data.pipeline import eval_batches, train_batches
+from train.data.feed import Feed
+from train.data.pipeline import EvalReader, eval_batches, train_batches
+from train.data.sources import ArraySource
+from train.launchers import find_place
 from train.loop import fit
 from train.mesh import put_batch
 from train.metrics import read_metrics
@@ -125,7 +130,7 @@ def leaves(config: RunConfig, workdir) -> str:
 
 
 def reading(config: RunConfig, workdir) -> str:
-    """How Grain is asked to read: threads, processes and buffers, which change no batch."""
+    """How reading is asked for: threads, processes and buffers, which change no batch."""
     asked = []
 
     def spy(original):
@@ -135,8 +140,14 @@ def reading(config: RunConfig, workdir) -> str:
 
         return ask
 
-    grain = train.data.pipeline.grain
+    grain, pipeline = train.data.pipeline.grain, train.data.pipeline
+
+    def in_threads(read, items, threads, ahead):
+        asked.append((threads, ahead))
+        return (read(item) for item in items)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "in_threads", in_threads)
         for name in ("ReadOptions", "MultiprocessingOptions"):
             patch.setattr(grain, name, spy(getattr(grain, name)))
         patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, _: self)
@@ -169,12 +180,50 @@ def cache(config: RunConfig, workdir) -> str:
 
 
 def processes(config: RunConfig, workdir) -> str:
-    """What the distributed runtime is asked for (two real processes: test_mesh.py)."""
+    """Which place among the processes it takes (two real ones: test_distributed.py)."""
+    return str(find_place(config.mesh, 1, {}))
+
+
+def layout(config: RunConfig, workdir) -> str:
+    """What a device keeps of the state."""
+    return str(jax.tree.map(lambda x: x.sharding.spec, Run(config).new_state()))
+
+
+def patience(config: RunConfig, workdir) -> str:
+    """The end of a training whose every step is not finite."""
+    try:
+        return str(fit(config, workdir, quiet=True))
+    except RunError as error:
+        return str(error).partition(";")[0]
+
+
+def rereading(config: RunConfig, workdir) -> str:
+    """How often an example is asked for whose storage is down."""
     asked = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.distributed, "initialize", lambda *args: asked.append(args))
-        train.mesh.start_processes(config.mesh)
+
+    class Down(ArraySource):
+        def __getitem__(self, index):
+            asked.append(index)
+            raise OSError(errno.EIO, "Input/output error")
+
+    whole = Run(config).splits.eval
+    source = Down(whole.images, whole.labels, whole.class_names, whole.split)
+    with pytest.raises(RunError):
+        EvalReader(source, config.data, config.eval)(0)
     return str(asked)
+
+
+def stalling(config: RunConfig, workdir) -> str:
+    """How many reports half a second without a batch makes."""
+    reports: list[str] = []
+
+    def slow():
+        time.sleep(0.5)
+        yield {}
+
+    with Feed(slow(), len, config.data, report=reports.append) as feed:
+        next(feed)
+    return str(len(reports) > 1)
 
 
 def recipe(config: RunConfig, workdir) -> str:
@@ -210,6 +259,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "precision": ("bf16", steps, {}),
     "ema_decay": (0.9, steps, {}),
     "norm_group_size": (4, steps, {}),
+    "skip_nonfinite": (2, patience, {**SHORT, "optim.lr": 1e30, "model.zero_gamma": False}),
     "log_every": ("4st", leaves, SHORT),
     "compilation_cache": ("there", cache, SHORT),
     "model.depths": ((1, 2), network, {}),
@@ -263,6 +313,8 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.threads": (2, reading, {}),
     "data.workers": (1, reading, {}),
     "data.prefetch": (3, reading, {"data.threads": 2}),
+    "data.retries": (0, rereading, {"data.retries": 1}),
+    "data.stall_seconds": (0.05, stalling, {}),
     "data.examples": (50, names, SYNTHETIC),
     "data.classes": (5, names, SYNTHETIC),
     "augment.crop": ("none", batch, {}),
@@ -296,6 +348,8 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mesh.coordinator": ("localhost:2", processes, MESH),
     "mesh.processes": (3, processes, MESH),
     "mesh.process_id": (1, processes, MESH),
+    "mesh.fsdp": (2, layout, {}),
+    "mesh.fsdp_params": (True, layout, {"mesh.fsdp": 2}),
 }
 
 
