@@ -32,7 +32,10 @@ ALLOWED = 0.02
 
 
 def work(steps: int, workdir: Path) -> None:
-    """The child: the run that is watched."""
+    """The child: the run that is watched, in a process set up as the command line's."""
+    from train.memory import limit_arenas
+
+    limit_arenas()
     from train.config import (
         AugmentConfig,
         CheckpointConfig,

@@ -233,19 +233,21 @@ def test_workers_end_with_the_feed():
 
 
 CHILD = """
-import sys
+import multiprocessing, sys
 from dataclasses import replace
 from pathlib import Path
 from tests.test_feed import DATA, Asleep, feeding, stream
-from train.data.feed import Stopped
+from train.data import feed, threads
 
 if __name__ == "__main__":
+    feed.PATIENCE = threads.PATIENCE = 0.5
     asleep, data = Path(sys.argv[2]), replace(DATA, threads=2, workers=int(sys.argv[1]))
-    with feeding(stream(Asleep(asleep), data=data), stopped=lambda _: asleep.exists()) as feed:
+    with feeding(stream(Asleep(asleep), data=data), stopped=lambda _: asleep.exists()) as found:
         try:
-            list(feed)
-        except Stopped:
-            print("stopped", flush=True)
+            list(found)
+        except feed.Stopped:
+            print("stopped")
+    print(len(multiprocessing.active_children()), "workers left", flush=True)
     sys.exit(3)
 """
 
@@ -276,7 +278,8 @@ def test_a_process_whose_reader_hangs_ends(tmp_path, workers):
         timeout=60,
         check=False,
     )
-    assert done.returncode == 3 and done.stdout == "stopped\n", done.stderr
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == "stopped\n0 workers left\n"
 
 
 def test_threads_read_in_order_and_so_far_ahead():
