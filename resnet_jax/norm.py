@@ -1,5 +1,7 @@
 """BatchNorm with explicit, mutable running statistics, and GroupNorm without any."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -78,7 +80,7 @@ class BatchNorm(nn.Module):
             shift = lax.stop_gradient(mean_in.astype(x.dtype))
             by = kernel * factor
             offset = bias - (mean_in - shift) @ by
-            y = (_product(grouped - shift, by.astype(x.dtype)) + offset).astype(self.dtype)
+            y = (_product(grouped - shift, by) + offset).astype(self.dtype)
         if not self.is_initializing():
             count = grouped.size // (grouped.shape[0] * grouped.shape[-1])
             self._update(mean, batch_mean)
@@ -148,10 +150,35 @@ def _outer(a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[G, B, H, W, C_in], [G, 1, 1, C_in, C] -> [G, B, H, W, C]."""
+    """[G, B, H, W, C_in], [G, 1, 1, C_in, C] -> [G, B, H, W, C], in the type of x."""
+    if x.dtype != kernel.dtype:
+        return _rounded_product(x, kernel)
     if x.shape[0] == 1:
         return convolve(x[0], kernel[0])[None]
     return jnp.einsum("gbhwc,gcf->gbhwf", x, kernel[:, 0, 0])
+
+
+@jax.custom_vjp
+def _rounded_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """By the kernel rounded to the type of x; but its gradient is not rounded.
+
+    That of the factor in the kernel is a sum over it; and over a mesh, sums of one type travel
+    together: those of the kernel and of the bias are one all-reduce.
+    """
+    return _product(x, kernel.astype(x.dtype))
+
+
+def _rounded_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    return _rounded_product(x, kernel), (x, kernel)
+
+
+def _rounded_backward(saved: Any, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    by_kernel = _outer(x, d, kernel.dtype)[:, None, None]
+    return _product(d, kernel.swapaxes(-1, -2).astype(d.dtype)), by_kernel
+
+
+_rounded_product.defvjp(_rounded_forward, _rounded_backward)
 
 
 class GroupNorm(nn.Module):

@@ -17,6 +17,7 @@ from train.config_json import to_json
 from train.data.feed import Feed, Stopped
 from train.data.pipeline import HostBatch, train_batches
 from train.evaluate import Evaluation, as_row, evaluate, judge
+from train.memory import give_back
 from train.mesh import check_batch_size, put_batch, replicated, shard
 from train.metrics import MetricsLog, NoLog, NonFinite, Row, Window
 from train.prepare import Batch
@@ -293,6 +294,7 @@ class _Trainer:
             metrics = evaluation.metrics[judged(self.state)[0]]
         self.checkpoints.save(self.step, self.state, progress, metrics)
         self._saved = self.step
+        give_back()  # what evaluations and checkpoints took
 
     def _explain(self, error: NonFinite) -> RunError:
         with contextlib.suppress(RunError):
