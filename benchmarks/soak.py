@@ -3,7 +3,7 @@
     python -m benchmarks.soak [--steps 20000] [--out benchmarks/results/soak.jsonl]
 
 A tiny network is trained on the digits by the whole `fit` in a process of its own: reading threads,
-a log row every 100 steps, an evaluation every 500, a checkpoint every 250. The parent follows
+a log row every 100 steps, an evaluation and a checkpoint every 500. The parent follows
 metrics.jsonl and reads /proc when the child logs the steps it waits for. Each figure is the median
 of the samples at 10 rows up to that step: a single one may fall into a checkpoint's copy. Prints a
 table and one JSON line. Exits with 1 if resident memory has grown by more than 2 % between a tenth
@@ -38,7 +38,6 @@ def work(steps: int, workdir: Path) -> None:
     limit_arenas()
     from train.config import (
         AugmentConfig,
-        CheckpointConfig,
         DataConfig,
         EvalConfig,
         ModelConfig,
@@ -59,7 +58,6 @@ def work(steps: int, workdir: Path) -> None:
         augment=AugmentConfig(crop="pad", pad=1, flip=False),
         optim=OptimConfig(lr=0.05, lr_batch=32),
         eval=EvalConfig(every="500st", batch_size=128, crop_fraction=1.0),
-        checkpoint=CheckpointConfig(every="250st"),
     )
     fit(config, workdir, quiet=True)
 
