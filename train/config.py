@@ -150,7 +150,7 @@ class DataConfig:
     max_pixels: int = 100_000_000
     """Larger images are refused (decompression bombs)."""
     threads: int = 4
-    """Reading and decoding threads of a process; 0 reads in the training thread."""
+    """Reading and decoding threads of a process; 0: one, which reads a batch ahead."""
     workers: int = 0
     """Reading and decoding processes, each with `threads` threads; 0: this process reads."""
     prefetch: int = 2

@@ -38,7 +38,7 @@ class Evaluation:
         """Example `i` of the predictions as the network saw it: uint8 [H, W, C]."""
         source = run.splits.eval
         reader = EvalReader(source, run.config.data, run.config.eval)
-        return reader.transform(source[self.indices[i]].image)
+        return reader.read(self.indices[i], reader.transform)[0]
 
 
 def evaluate(

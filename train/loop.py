@@ -137,12 +137,21 @@ class _Trainer:
             self._stop(str(stop.signal))
         except NonFinite as error:
             raise self._explain(error) from None
-        except ConfigError as error:  # bad input loses nothing
+        except CommonEnd:
+            raise
+        except (ConfigError, RunError) as error:  # bad input and bad storage lose nothing
             if self.processes.count > 1:
                 raise  # the others are a step further, and a checkpoint takes all of them
-            self._save(None)
-            saved = f". What was trained is saved, up to step {self.step}" if self.step else ""
+            saved = self._saved_after_all()
             raise type(error)(f"{error}{saved}") from None
+
+    def _saved_after_all(self) -> str:
+        try:
+            self._save(None)
+            self.checkpoints.wait()
+        except RunError:  # such as the one that is being told
+            return ""
+        return f". What was trained is saved, up to step {self.step}" if self.step else ""
 
     def _feed(self) -> Feed[Batch]:
         config = self.run.config
