@@ -155,6 +155,8 @@ class Campaign:
     folder: Path
     rng: random.Random
     steps: int = STEPS
+    cache: Path | None = None
+    """Of compiled programs; None: one in `folder`."""
     killed: Counter[str] = field(default_factory=Counter)
     damaged: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
@@ -162,7 +164,7 @@ class Campaign:
     """Every promise that was not kept."""
 
     def __post_init__(self) -> None:
-        self.env = environment(self.folder / "cache")
+        self.env = environment(self.cache or self.folder / "cache")
         self.reference = self._workdir("reference", "--checkpoint.keep", "1000000")
         if code := self.reference.to_the_end():
             raise SystemExit(f"the undisturbed run ended with {code}: {self.reference.err}")
@@ -190,6 +192,7 @@ class Campaign:
             if due and len(self._torn.steps()) > 1 and not self._harmed:
                 self._damage()
                 left -= 1
+                print(f"      {dict(self.damaged)}", flush=True)
             self._live(self.rng.choices(list(AIMS), list(AIMS.values()))[0])
         self._check(aimed >= enough and not left, f"after {kills} kills too few were as aimed")
         self._check(self._torn.to_the_end() == 0, "the last restart failed")
@@ -201,7 +204,7 @@ class Campaign:
         torn, seen = self._torn, self._expected
         with torn.training() as child:
             if self._wait(child, aim):
-                seen = max([seen, *torn.steps()])
+                seen = max([seen, *(s for s in torn.steps() if s not in self._harmed)])
                 if child.poll() is None:
                     child.kill()
             ended = child.wait() >= 0
