@@ -41,6 +41,13 @@ class Outcome:
     says: str
     after: str
 
+    def line(self) -> str:
+        """In Markdown."""
+        code = self.code if self.code >= 0 else 128 - self.code  # as a shell says it
+        quote = "``" if "`" in self.says else "`"
+        says = self.says if self.says.startswith("(") else f"{quote}{self.says}{quote}"
+        return f"| {self.did} | `{self.command}` | {code} | {says} | {self.after} |"
+
 
 class Said(Workdir):
     """A run's directory and its last process, as a row of the table wants them."""
@@ -492,8 +499,7 @@ def main() -> int:
                 print(f"WRONG: {name}: {error!r}", flush=True)
                 wrong += 1
                 continue
-            code = f"{row.code}" if row.code >= 0 else f"{128 - row.code}"
-            lines.append(f"| {row.did} | `{row.command}` | {code} | `{row.says}` | {row.after} |")
+            lines.append(row.line())
             print(lines[-1], flush=True)
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")

@@ -192,7 +192,6 @@ class Campaign:
             if due and len(self._torn.steps()) > 1 and not self._harmed:
                 self._damage()
                 left -= 1
-                print(f"      {dict(self.damaged)}", flush=True)
             self._live(self.rng.choices(list(AIMS), list(AIMS.values()))[0])
         self._check(aimed >= enough and not left, f"after {kills} kills too few were as aimed")
         self._check(self._torn.to_the_end() == 0, "the last restart failed")
@@ -286,19 +285,20 @@ class Campaign:
         self._harmed.clear()
 
     def _damage(self) -> None:
-        """A random file of the newest checkpoint, in one of three ways."""
+        """Random files of the newest checkpoint, until it is no longer what was saved."""
         newest = self._torn.steps()[-1]
         folder = self._torn.checkpoints / str(newest)
-        path = self.rng.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
-        way = self.rng.choice(("truncated", "bit flipped", "deleted"))
-        harm(path, way, self.rng)
-        self.damaged[way] += 1
-        if same(self._torn.content(newest), self.reference.content(newest)):
-            self.damaged["hit nothing that is read"] += 1
-            self._expected = newest
-        else:
-            self._harmed.add(newest)
-            self._expected = self._check_checkpoints(self._torn, 0, f"{way} {path.name}")
+        while True:
+            files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+            path, way = self.rng.choice(files), self.rng.choice(list(WAYS))
+            WAYS[way](path, self.rng)
+            self.damaged[f"a file {way}"] += 1
+            if not same(self._torn.content(newest), self.reference.content(newest)):
+                break
+        self.damaged["damaged so that it matters"] += 1
+        self._harmed.add(newest)
+        self._expected = self._check_checkpoints(self._torn, 0, f"{path.name} {way}")
+        print(f"      {path.relative_to(folder)} of checkpoint {newest} {way}", flush=True)
 
     def _check_end(self, torn: Workdir) -> None:
         """State, metrics and what is kept: as if nothing had happened."""
@@ -350,18 +350,22 @@ class Campaign:
             return child.wait()
 
 
-def harm(path: Path, way: str, rng: random.Random) -> None:
-    """Damages a file: "truncated", "bit flipped" or "deleted"."""
+def _truncate(path: Path, rng: random.Random) -> None:
     content = path.read_bytes()
-    if way == "deleted" or not content:
-        path.unlink()
-    elif way == "truncated":
-        path.write_bytes(content[: rng.randrange(len(content))])
-    else:
-        place, bit = rng.randrange(len(content)), rng.randrange(8)
-        path.write_bytes(
-            content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
-        )
+    path.write_bytes(content[: rng.randrange(len(content))])
+
+
+def _flip(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def _delete(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+WAYS = {"truncated": _truncate, "with a flipped bit": _flip, "deleted": _delete}
 
 
 @contextlib.contextmanager
