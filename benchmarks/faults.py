@@ -26,126 +26,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint_content import Content, Corrupt, read
+from benchmarks.child import SAVE, STEPS, Workdir, environment, same, small_disk
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
-ROOT = Path(__file__).parents[1]
-STEPS, EVAL, SAVE, LOG = 3000, 100, 50, 10
-OPTIONS = (
-    *("--model.name", "resnet8_cifar", "--model.depths", "1", "1", "--model.width", "8"),
-    *("--batch_size", "32", "--ema_decay", "0.9", "--log_every", f"{LOG}st"),
-    *("--eval.every", f"{EVAL}st", "--eval.batch_size", "4", "--checkpoint.every", f"{SAVE}st"),
-)
 AIMS = {"start": 15, "anywhere": 25, "checkpoint": 30, "evaluation": 30}
 """Where kills are aimed at, and how often, in %."""
 AIMED = 20
 """Kills inside a checkpoint's writing, and inside an evaluation, that a hundred must have."""
-TIMES = ("seconds", "images_per_sec", "input_wait")
-
-
-def command(workdir: Path, *options: str) -> list[str]:
-    """The command line of the run, as a child process."""
-    return [sys.executable, "-m", "train", "train", "digits", "--workdir", str(workdir), *options]
-
-
-def environment(cache: Path) -> dict[str, str]:
-    """A child's: one device, unbuffered words, a compilation cache of the campaign's own."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {
-        **os.environ,
-        "PYTHONPATH": path,
-        "PYTHONUNBUFFERED": "1",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
-
-
-class Workdir:
-    """A run's directory and the processes that train in it, seen from outside."""
-
-    def __init__(
-        self, path: Path, said: Path, env: dict[str, str], steps: int, *options: str
-    ) -> None:
-        """`said`: where what a process says goes."""
-        self.path, self.env = path, env
-        self.args = command(path, *OPTIONS, "--duration", f"{steps}st", *options)
-        self.out, self.err = said / f"{path.name}.out", said / f"{path.name}.err"
-
-    @contextlib.contextmanager
-    def training(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A process that trains; killed if it is still there at the end."""
-        with self.out.open("wb") as out, self.err.open("wb") as err:
-            child = subprocess.Popen(self.args, env=self.env, stdout=out, stderr=err)
-            try:
-                yield child
-            finally:
-                child.kill()
-                child.wait()
-
-    def to_the_end(self) -> int:
-        """Trains undisturbed; the exit code."""
-        with self.training() as child:
-            return child.wait()
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    def steps(self) -> list[int]:
-        """Of the checkpoints that were renamed, so are said to be whole."""
-        names = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
-        return sorted(int(name) for name in names if name.isdecimal())
-
-    def content(self, step: int) -> Content | None:
-        """None: it is not what was saved."""
-        try:
-            return read(self.checkpoints / str(step))
-        except Corrupt:
-            return None
-
-    @property
-    def started(self) -> bool:
-        return b"first step after" in self.out.read_bytes()
-
-    @property
-    def writing(self) -> bool:
-        """Whether there is a checkpoint that is not whole yet."""
-        names = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
-        return any("orbax-checkpoint-tmp" in name for name in names)
-
-    @property
-    def evaluating(self) -> bool:
-        """Whether the last row is a training's where an evaluation's has to follow."""
-        try:
-            with (self.path / "metrics.jsonl").open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - 2048, 0))
-                *lines, _ = file.read().split(b"\n")
-        except OSError:
-            return False
-        row = json.loads(lines[-1]) if len(lines) > 1 else {"step": 1}
-        return row["step"] % EVAL == 0 and row["split"] == "train"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """metrics.jsonl without its times."""
-        lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(s).items() if k not in TIMES} for s in lines]
-
-
-def same(a: Content | None, b: Content | None) -> bool:
-    """Whether two checkpoints agree in every bit of state, progress and metrics."""
-    if a is None or b is None or a.arrays.keys() != b.arrays.keys():
-        return False
-    arrays = all(
-        x.dtype == b.arrays[name].dtype and x.tobytes() == b.arrays[name].tobytes()
-        for name, x in a.arrays.items()
-    )
-    return arrays and a.record == b.record
 
 
 @dataclass
@@ -155,6 +47,8 @@ class Campaign:
     folder: Path
     rng: random.Random
     steps: int = STEPS
+    cache: Path | None = None
+    """Of compiled programs; None: one in `folder`."""
     killed: Counter[str] = field(default_factory=Counter)
     damaged: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
@@ -162,7 +56,7 @@ class Campaign:
     """Every promise that was not kept."""
 
     def __post_init__(self) -> None:
-        self.env = environment(self.folder / "cache")
+        self.env = environment(self.cache or self.folder / "cache")
         self.reference = self._workdir("reference", "--checkpoint.keep", "1000000")
         if code := self.reference.to_the_end():
             raise SystemExit(f"the undisturbed run ended with {code}: {self.reference.err}")
@@ -201,7 +95,7 @@ class Campaign:
         torn, seen = self._torn, self._expected
         with torn.training() as child:
             if self._wait(child, aim):
-                seen = max([seen, *torn.steps()])
+                seen = max([seen, *(s for s in torn.steps() if s not in self._harmed)])
                 if child.poll() is None:
                     child.kill()
             ended = child.wait() >= 0
@@ -283,19 +177,20 @@ class Campaign:
         self._harmed.clear()
 
     def _damage(self) -> None:
-        """A random file of the newest checkpoint, in one of three ways."""
+        """Random files of the newest checkpoint, until it is no longer what was saved."""
         newest = self._torn.steps()[-1]
         folder = self._torn.checkpoints / str(newest)
-        path = self.rng.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
-        way = self.rng.choice(("truncated", "bit flipped", "deleted"))
-        harm(path, way, self.rng)
-        self.damaged[way] += 1
-        if same(self._torn.content(newest), self.reference.content(newest)):
-            self.damaged["hit nothing that is read"] += 1
-            self._expected = newest
-        else:
-            self._harmed.add(newest)
-            self._expected = self._check_checkpoints(self._torn, 0, f"{way} {path.name}")
+        while True:
+            files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+            path, way = self.rng.choice(files), self.rng.choice(list(WAYS))
+            WAYS[way](path, self.rng)
+            self.damaged[f"a file {way}"] += 1
+            if not same(self._torn.content(newest), self.reference.content(newest)):
+                break
+        self.damaged["damaged so that it matters"] += 1
+        self._harmed.add(newest)
+        self._expected = self._check_checkpoints(self._torn, 0, f"{path.name} {way}")
+        print(f"      {path.relative_to(folder)} of checkpoint {newest} {way}", flush=True)
 
     def _check_end(self, torn: Workdir) -> None:
         """State, metrics and what is kept: as if nothing had happened."""
@@ -347,34 +242,22 @@ class Campaign:
             return child.wait()
 
 
-def harm(path: Path, way: str, rng: random.Random) -> None:
-    """Damages a file: "truncated", "bit flipped" or "deleted"."""
+def _truncate(path: Path, rng: random.Random) -> None:
     content = path.read_bytes()
-    if way == "deleted" or not content:
-        path.unlink()
-    elif way == "truncated":
-        path.write_bytes(content[: rng.randrange(len(content))])
-    else:
-        place, bit = rng.randrange(len(content)), rng.randrange(8)
-        path.write_bytes(
-            content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
-        )
+    path.write_bytes(content[: rng.randrange(len(content))])
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str = "3m") -> Iterator[Path | None]:
-    """A file system of its own; None where it cannot be mounted."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    try:
-        yield folder if mounted else None
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
+def _flip(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def _delete(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+WAYS = {"truncated": _truncate, "with a flipped bit": _flip, "deleted": _delete}
 
 
 def setting() -> dict[str, Any]:
