@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train.loop
+import train.trainer
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
@@ -87,7 +87,7 @@ def test_returns_the_best(tmp_path):
 
 def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
     """Sends this process a signal in the middle of a step."""
-    original = train.loop._Trainer._one_step
+    original = train.trainer.Trainer._one_step
 
     def one_step(self, *batch):
         original(self, *batch)
@@ -95,7 +95,7 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signa
             os.kill(os.getpid(), number)
             time.sleep(0.05)
 
-    monkeypatch.setattr(train.loop._Trainer, "_one_step", one_step)
+    monkeypatch.setattr(train.trainer.Trainer, "_one_step", one_step)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
