@@ -96,7 +96,7 @@ def test_the_first_value_that_is_not_finite_is_named(name, value):
     window.add(9, {**sums(9), "top1": jnp.float32(math.nan)})
     with pytest.raises(NonFinite) as error:
         window.fetch()
-    assert (error.value.step, error.value.name) == (8, name)
+    assert error.value.found == (8, name, str(value))
     assert str(error.value) == f"{name} is not finite at step 8"
     assert issubclass(NonFinite, RunError)
 
