@@ -444,20 +444,24 @@ def test_a_signal_ends_the_waiting_for_others(tmp_path):
     )
     missing = f"process 2 of 3 at localhost:{ports[0]}"
     nobody = f"process 0 of 3 at localhost:{ports[1]}"
-    for child, who in ((second, missing), (lonely, nobody)):
-        while (line := child.stderr.readline()) != f"warning: waiting for {who}\n":
-            assert line.startswith("warning: waiting for process"), line  # not all had come yet
-    since = time.monotonic()
-    second.send_signal(signal.SIGINT)
-    lonely.send_signal(signal.SIGTERM)
-    assert lonely.communicate(timeout=30)[1] == (
-        f"error: stopped by SIGTERM while waiting for {nobody}\n"
-    )
-    why = f"stopped by SIGINT while waiting for {missing}"
-    assert second.communicate(timeout=30)[1] == f"error: process 1: {why}\n"
-    assert time.monotonic() - since < 8
-    assert first.communicate(timeout=30)[1].endswith(f"error: process 1 failed: {why}\n")
-    assert [child.returncode for child in (first, second, lonely)] == [1, 1, 1]
+    try:
+        for child, who in ((second, missing), (lonely, nobody)):
+            while (line := child.stderr.readline()) != f"warning: waiting for {who}\n":
+                assert line.startswith("warning: waiting for process"), line  # not all had come yet
+        since = time.monotonic()
+        second.send_signal(signal.SIGINT)
+        lonely.send_signal(signal.SIGTERM)
+        assert lonely.communicate(timeout=30)[1] == (
+            f"error: stopped by SIGTERM while waiting for {nobody}\n"
+        )
+        why = f"stopped by SIGINT while waiting for {missing}"
+        assert second.communicate(timeout=30)[1] == f"error: process 1: {why}\n"
+        assert time.monotonic() - since < 8
+        assert first.communicate(timeout=30)[1].endswith(f"error: process 1 failed: {why}\n")
+        assert [child.returncode for child in (first, second, lonely)] == [1, 1, 1]
+    finally:
+        for child in (first, second, lonely):
+            child.kill()
     assert not (tmp_path / "run").exists()
 
 

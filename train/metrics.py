@@ -22,7 +22,7 @@ class LeftOut(NamedTuple):
 
     step: int
     what: str
-    """loss or grad_norm: the first of them that is not."""
+    """loss or grad_norm; the loss, if both."""
     value: str = "not finite"
     """nan, inf or -inf; checkpoints of old do not say which."""
 
@@ -60,7 +60,8 @@ class Window:
           NonFinite: `finite`, and the loss or the gradient of a step is not, once too often.
         """
         for step, sums in jax.device_get(self._pending):
-            broken = [name for name, value in sums.items() if not math.isfinite(value)]
+            names = sorted(sums, key=lambda name: name != "loss")  # it is what breaks the gradient
+            broken = [name for name in names if not math.isfinite(sums[name])]
             if finite and broken:
                 self.left_out.append(LeftOut(step, broken[0], str(float(sums[broken[0]]))))
                 if len(self.left_out) > self.limit:
