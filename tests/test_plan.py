@@ -235,7 +235,8 @@ def test_images_per_core():
     [
         ([], "the recipe is missing"),
         (["nothing"], "unknown recipe 'nothing'"),
-        (["digits"], "topology '': choose a TPU with a shape (v4:2x2x1, v5e:2x2"),
+        (["digits"], "--topology is missing: choose a TPU with a shape (v4:2x2x1, v5e:2x2"),
+        (["digits", "--topology", "v9"], "topology 'v9': choose a TPU with a shape (v4:2x2x1"),
         (["digits", "--topology", "v5e:3x3"], "topology 'v5e:3x3': choose from v5e:1x1, v5e:2x2"),
         (
             ["digits", "--topology", "v5e:4x4", "--batch_size", "100"],

@@ -33,7 +33,7 @@ def fit(
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop().listening())
-        processes = stack.enter_context(start(config.mesh))
+        processes = stack.enter_context(start(config.mesh, lambda: stop.signal))
         check_workdir(workdir, config)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)

@@ -210,10 +210,10 @@ class Trainer:
         left_out = self.window.left_out
         if len(left_out) == self._told:
             return
-        for step, name in left_out[self._told :]:
+        for step, what, value in left_out[self._told :]:
             self.display.say(
-                f"{name} is not finite at step {step}: the step is left out, one of at most "
-                f"{self.window.limit} (anomaly.json)"
+                f"{what} is not finite at step {step} ({value}): the step is left out, one of at "
+                f"most {self.window.limit} (anomaly.json)"
             )
         self._told = len(left_out)
         self._write_anomaly()
@@ -263,15 +263,10 @@ class Trainer:
         steps = self.checkpoints.steps()
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
         self._write_anomaly()
-        rate = float(self.run.schedule(error.step - 1))
         limit = self.window.limit
-        before = f", after {limit} such steps were left out" if limit else ""
-        return CommonEnd(  # the sums are everyone's
-            f"{error} (learning rate {rate:.4g}){before}; {good} in {self.checkpoints.folder}. "
-            f"{self.workdir / 'anomaly.json'} names the examples of its batch. A lower --optim.lr, "
-            "a longer --optim.warmup or --optim.clip may help; --skip_nonfinite N leaves out up to "
-            "N such steps"
-        )
+        why, advice = anomaly.explain(self.workdir, self.run, error.found, limit)
+        # The sums are everyone's.
+        return CommonEnd(f"{error} {why}; {good} in {self.checkpoints.folder}. {advice}")
 
     def finish(self) -> Row:
         """Evaluates the best checkpoint and writes the report."""
