@@ -209,7 +209,7 @@ def rereading(config: RunConfig, workdir) -> str:
     whole = Run(config).splits.eval
     source = Down(whole.images, whole.labels, whole.class_names, whole.split)
     with pytest.raises(RunError):
-        EvalReader(source, config.data, config.eval)(0)
+        EvalReader(source, config.data, config.eval)((0, 0), np.empty_like(whole.images[0]))
     return str(asked)
 
 

@@ -224,7 +224,7 @@ def test_data_that_are_not_here():
 
 def test_images_per_core():
     photos = PlanArgs(get_recipe("imagenet-resnet50"))
-    assert images_per_core(photos) == IMAGES_PER_CORE == 387.5
+    assert images_per_core(photos) == IMAGES_PER_CORE == 770
     assert images_per_core(replace(photos, images_per_core=9.0)) == 9
     small = replace(photos.config, augment=AugmentConfig(crop="pad"))
     assert images_per_core(PlanArgs(small)) is None

@@ -14,7 +14,7 @@ import tyro
 
 from train.config import ConfigError, DataConfig, RunConfig
 from train.data.sources import Splits, SyntheticSource, open_splits
-from train.roofline import IMAGES_PER_CORE, Footprint, Roofline, suggestions
+from train.roofline import IMAGES_PER_CORE, Footprint, Roofline, cores_for, suggestions
 from train.topology import (
     Topology,
     check_compiler,
@@ -202,7 +202,7 @@ def model(
         "hours": run.total_steps * line.step / 3600,
         "images_per_second_per_host": rate / topology.hosts,
         "images_per_core": core_rate,
-        "cores_per_host": rate / topology.hosts / core_rate if core_rate else None,
+        "cores_per_host": cores_for(rate / topology.hosts, core_rate) if core_rate else None,
         "host_cpus": chip.host_cpus,
         "binds": line.binds if computed["fits"] else "memory capacity",
     }
