@@ -29,6 +29,7 @@ usage: resnet-jax COMMAND ...
   convert SRC DST [--model NAME]                        weights of a file or a run to another file
   plan RECIPE --topology v5e:16x16 [...]                the step compiled for hardware that is not
                                                         here: memory, time, what binds
+  bench COMMAND ...                                     measure: steps, input, memory, beside others
   models [PATTERN]                                      the networks; one name: stage by stage
   recipes                                               the recipes
 
@@ -171,6 +172,20 @@ def plan_run(args: list[str]) -> None:
     print(render(plan(given)))
 
 
+def bench(args: list[str]) -> None:
+    """Measures; in a checkout, which has the benchmarks."""
+    try:
+        from benchmarks.cli import bench
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", "benchmarks.cli"):
+            raise
+        raise ConfigError(
+            "bench: the benchmarks are not installed with the package; run it in a checkout, where "
+            "they are (pip install -e .)"
+        ) from None
+    bench(args)
+
+
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
     from train.tables import print_model, print_models
@@ -201,6 +216,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "convert": convert,
     "plan": plan_run,
+    "bench": bench,
     "models": models,
     "recipes": recipes,
 }
