@@ -63,7 +63,7 @@ def measure(args: EndToEndArgs) -> Row:
       RunError: the run failed.
     """
     before = environment()
-    rows = train_rows(args)
+    rows, examples = train_rows(args)
     system = System("ours", args.config)
     turns = [system.turn(3) for _ in range(args.windows)] if not system.absent else []
     system.close()
@@ -85,12 +85,13 @@ def measure(args: EndToEndArgs) -> Row:
         "images_per_second": spread(rates),
         "input_wait": spread([row["input_wait"] for row in rows]),
         "step_only_images_per_second": step_only,
+        "seconds_an_epoch": round(examples / spread(rates)["median"], 2),
         "of_step_only": spread([rate / step_only["median"] for rate in rates]),
     }
 
 
-def train_rows(args: EndToEndArgs) -> list[Row]:
-    """The rows of `metrics.jsonl` that a run's training wrote, but for the first.
+def train_rows(args: EndToEndArgs) -> tuple[list[Row], int]:
+    """A run's rows of `metrics.jsonl` on its training, but for the first, and its examples.
 
     Raises:
       RunError: the run failed.
@@ -112,8 +113,9 @@ def train_rows(args: EndToEndArgs) -> list[Row]:
         if child.exitcode:
             raise RunError(f"the run failed with exit code {child.exitcode}")
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        examples = json.loads((workdir / "config.json").read_text())["examples"]["train"]
     rows = [json.loads(line) for line in lines]
-    return [row for row in rows if row["split"] == "train"][1:]
+    return [row for row in rows if row["split"] == "train"][1:], examples
 
 
 def _train(config: RunConfig, workdir: Path) -> None:

@@ -242,8 +242,10 @@ def other(network: Callable[..., Network], config: RunConfig, devices: Any) -> P
             jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
         ),
     )
-    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
-    return Program(step, *placed, state, batch, lambda loss: loss)
+    held, data = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
+    )
+    return Program(step, held, data, state, batch, lambda loss: loss)
 
 
 BUILDERS: dict[str, Callable[[RunConfig, Any], Program]] = {

@@ -10,6 +10,7 @@ kernels of several threads overlap, and their times add up to more.
 import re
 import tempfile
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,9 @@ def kernels(path: Path) -> Iterator[tuple[str, float]]:
     """(name, seconds) of everything that ran on the devices of a trace."""
     from jax.profiler import ProfileData
 
-    planes = list(ProfileData.from_file(str(path)).planes)
+    with warnings.catch_warnings():  # of how its types are made, on Python 3.12
+        warnings.simplefilter("ignore", DeprecationWarning)
+        planes = list(ProfileData.from_file(str(path)).planes)
     devices = [plane for plane in planes if re.match(r"/device:(GPU|TPU):\d+", plane.name)]
     for plane in devices or [plane for plane in planes if plane.name == "/host:CPU"]:
         for line in plane.lines:

@@ -131,9 +131,7 @@ def _peak(config: RunConfig, batch: int, where: Any, platform: str, limit: int) 
     return found["memory"]["peak"] if program else found["memory"]["peak"] or math.inf
 
 
-def largest_fitting(
-    peak: Callable[[int], float], limit: float, *, granule: int, start: int
-) -> int:
+def largest_fitting(peak: Callable[[int], float], limit: float, *, granule: int, start: int) -> int:
     """The largest multiple of `granule` whose peak is within the limit; 0: there is none.
 
     Peaks grow with the batch, nearly linearly: each guess is where the line through the two nearest

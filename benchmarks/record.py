@@ -20,7 +20,7 @@ PACKAGES = (
 )
 FLAGS = (
     *("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "XLA_PYTHON_CLIENT_MEM_FRACTION"),
-    *("GLIBC_TUNABLES", "OMP_NUM_THREADS"),
+    *("JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES", "OMP_NUM_THREADS"),
 )
 
 
@@ -66,17 +66,20 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {**{name: float(f"{value:.3g}") for name, value in found.items()}, "n": len(values)}
 
 
+_PLACES = ("--out", "--hlo", "--trace", "--plot")
+
+
 def command(name: str, args: Sequence[str]) -> str:
     """The command line that a row came from, without where its results went.
 
     >>> command("step", ["resnet18,32,64", "--out", "x.jsonl", "--precision", "fp32"])
     'resnet-jax bench step resnet18,32,64 --precision fp32'
     """
-    words = list(args)
-    while "--out" in words:
-        at = words.index("--out")
-        del words[at : at + 2]
-    words = [word for word in words if not word.startswith("--out=")]
+    words = [word for word in args if not word.startswith(tuple(f"{x}=" for x in _PLACES))]
+    for place in _PLACES:
+        while place in words:
+            at = words.index(place)
+            del words[at : at + 2]
     return shlex.join(["resnet-jax", "bench", name, *words])
 
 

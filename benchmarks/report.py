@@ -77,7 +77,7 @@ def _device(row: Row) -> str:
     """Where a row was measured."""
     ours = row.get("systems", {}).get("ours", {})
     name = row.get("device") or ours.get("device") or ""
-    return row.get("host", name) if name in ("cpu", "") else name
+    return str(row.get("host", name) if name in ("cpu", "") else name)
 
 
 def tables(rows: Sequence[Row]) -> list[str]:
@@ -132,9 +132,7 @@ def _steps(rows: Sequence[Row]) -> list[str]:
         ours = figure(rates["ours"])
         mfu = row.get("systems", {}).get("ours", {}).get("mfu")
         what = f"{row['case']} {row['precision']}"
-        lines.append(
-            [what, _device(row), ours, f"{mfu:.1%}" if mfu else "-", *cells, _source(row)]
-        )
+        lines.append([what, _device(row), ours, f"{mfu:.1%}" if mfu else "-", *cells, _source(row)])
     named = [f"{name}; **ours / it**" for name in peers]
     return _markdown(["case", "on", "ours, images/s", "MFU", *named, "command, results"], lines)
 
@@ -164,7 +162,8 @@ def _plain(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row, found in flat:
         cells = [figure(found[name]) if shown(found.get(name)) else "-" for name in columns]
-        lines.append([row.get("case", row.get("recipe", "")), _device(row), *cells, _source(row)])
+        what = str(row.get("case", row.get("recipe", "")))
+        lines.append([what, _device(row), *cells, _source(row)])
     header = ["case", "on", *(name.replace("_", " ") for name in columns), "command, results"]
     result = _markdown(header, lines)
     for row in rows:

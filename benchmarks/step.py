@@ -80,9 +80,7 @@ def measure(args: StepArgs) -> Row:
     """
     before = environment()
     names = ["ours", *(peer for peer in args.peers if peer != "ours")]
-    systems = start_all(
-        names, args.config, devices=args.devices, warm_seconds=args.warm_seconds
-    )
+    systems = start_all(names, args.config, devices=args.devices, warm_seconds=args.warm_seconds)
     try:
         here = [system for system in systems.values() if not system.absent]
         turns: dict[str, list[list[Sample]]] = {system.name: [] for system in here}

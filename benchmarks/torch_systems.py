@@ -1,6 +1,7 @@
 """torchvision's training step: eager or through torch.compile, channels_last, autocast."""
 
 import importlib
+import itertools
 import sys
 import time
 from typing import Any
@@ -108,6 +109,6 @@ def _model(name: str, classes: int) -> nn.Module:
         return getattr(models, name)(num_classes=classes)
     widths = (16, *(16,) * 3, *(32,) * 3, *(64,) * 3)
     stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    blocks = [_Block(before, width) for before, width in zip(widths, widths[1:], strict=False)]
+    blocks = [_Block(before, width) for before, width in itertools.pairwise(widths)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes)]
     return nn.Sequential(*stem, *blocks, *head)

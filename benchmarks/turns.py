@@ -86,7 +86,8 @@ class System:
         if self._process.poll() is None and not self.absent:
             self.facts.update(self._ask({"end": True}))
         self._process.kill()
-        self._process.wait()
+        with self._process:  # closes the pipes, and waits
+            pass
 
 
 def start_all(
@@ -105,9 +106,7 @@ def start_all(
         flags = systems["ours"].facts.get("xla_flags") if "ours" in systems else None
         if name.endswith(WITH_FLAGS) and flags:
             extra["XLA_FLAGS"] = flags
-        systems[name] = System(
-            name, config, devices=devices, warm_seconds=warm_seconds, env=extra
-        )
+        systems[name] = System(name, config, devices=devices, warm_seconds=warm_seconds, env=extra)
     return systems
 
 
