@@ -168,8 +168,8 @@ def _plain(rows: Sequence[Row]) -> list[str]:
     result = _markdown(header, lines)
     for row in rows:
         if "top" in row:
-            cells = [[k["name"], f"{k['ms']:.3f}", f"{k['share']:.1%}"] for k in row["top"]]
-            result += ["", *_markdown([f"kernels of {row['case']}", "ms", "share"], cells)]
+            top = [[k["name"], f"{k['ms']:.3f}", f"{k['share']:.1%}"] for k in row["top"]]
+            result += ["", *_markdown([f"kernels of {row['case']}", "ms", "share"], top)]
     return result
 
 
