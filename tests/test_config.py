@@ -388,7 +388,12 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("batch_size", [0, -8], [1], "must be at least 1"),
     ("seed", [-1, 2**32], [0, 2**32 - 1], "0..2**32-1"),
     ("ema_decay", [-0.1, 1.0], [0.0, 0.9999], "[0, 1)"),
-    ("norm_group_size", [0, -1, 100, 512], [1, 64, 256, None], "must divide batch_size 256"),
+    (
+        "norm_group_size",
+        [0, -1, 100, 512],
+        [1, 64, 256, None, "device"],
+        "choose an integer that divides batch_size 256, device (",
+    ),
     ("data.image_size", [0], [1], "must be at least 1"),
     ("data.threads", [-1], [0], "must be at least 0"),
     ("data.workers", [-1], [0], "must be at least 0"),

@@ -44,6 +44,17 @@ usage: resnet-jax predict DIR IMAGE... [options]                    with the wei
 `resnet-jax predict DIR --help` and `resnet-jax predict NAME --help` list the options.
 """
 
+PLAN_USAGE = """\
+usage: resnet-jax plan RECIPE --topology CHIPS [options]
+
+  resnet-jax plan imagenet-resnet50 --topology v5e:2x2 --batch_size 512
+
+compiles the recipe's training step for hardware that is not here, and says what it needs and what
+binds. CHIPS: v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, ... or a100-40, a100-80, h100, h200, h200:8.
+
+`resnet-jax plan RECIPE --help` lists the options, and `resnet-jax recipes` the recipes.
+"""
+
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
@@ -166,7 +177,10 @@ def plan_run(args: list[str]) -> None:
     from train.recipes import get_recipe
 
     names, options = split(args, "the recipe")
-    name = names[0] if names else "digits"  # --help alone
+    if not names:  # --help alone
+        print(PLAN_USAGE, end="")
+        return
+    name = names[0]
     start = PlanArgs(get_recipe(name))
     given = parse(f"plan {name}", f"Plan a run of the recipe {name}.", PlanArgs, start, options)
     print(render(plan(given)))

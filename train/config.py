@@ -411,4 +411,8 @@ class RunConfig:
         group = self.norm_group_size
         if isinstance(group, int):
             good = group >= 1 and self.batch_size % group == 0
-            _check("norm_group_size", group, good, f"must divide batch_size {self.batch_size}")
+            rule = (
+                f"choose an integer that divides batch_size {self.batch_size}, device (the "
+                "examples of a device) or None (the global batch)"
+            )
+            _check("norm_group_size", group, good, rule)
