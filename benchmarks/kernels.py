@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,7 +80,7 @@ def measure(args: ProfileArgs) -> Row:
         files = sorted(where.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
         if not files:
             raise RunError(f"the profiler wrote nothing to {where}")
-        found = list(kernels(files[-1]))
+        found = kernels(files[-1])
     if not found:
         raise RunError("the profiler saw no kernel")
     return {
@@ -95,23 +95,31 @@ def measure(args: ProfileArgs) -> Row:
     }
 
 
-def kernels(path: Path) -> Iterator[tuple[str, float]]:
+def kernels(path: Path) -> list[tuple[str, float]]:
     """(name, seconds) of everything that ran on the devices of a trace."""
     from jax.profiler import ProfileData
 
-    with warnings.catch_warnings():  # of how its types are made, on Python 3.12
+    with warnings.catch_warnings():
+        # Of how its types are made, on Python 3.12; as an error it would end the process
         warnings.simplefilter("ignore", DeprecationWarning)
         planes = list(ProfileData.from_file(str(path)).planes)
-    devices = [plane for plane in planes if re.match(r"/device:(GPU|TPU):\d+", plane.name)]
-    for plane in devices or [plane for plane in planes if plane.name == "/host:CPU"]:
-        for line in plane.lines:
-            if "TPU" in plane.name and line.name != "XLA Ops":
-                continue
-            if "GPU" in plane.name and not line.name.startswith("Stream"):
-                continue
-            for event in line.events:
-                if devices or any(name == "hlo_op" for name, _ in event.stats):
-                    yield event.name, event.duration_ns / 1e9
+        devices = [plane for plane in planes if re.match(r"/device:(GPU|TPU):\d+", plane.name)]
+        hosts = [plane for plane in planes if plane.name == "/host:CPU"]
+        return [
+            (event.name, event.duration_ns / 1e9)
+            for plane in devices or hosts
+            for line in plane.lines
+            if _holds_kernels(plane.name, line.name)
+            for event in line.events
+            if devices or any(name == "hlo_op" for name, _ in event.stats)
+        ]
+
+
+def _holds_kernels(plane: str, line: str) -> bool:
+    """Whether a line of a device has its kernels, and not the steps or modules around them."""
+    if "TPU" in plane:
+        return line == "XLA Ops"
+    return line.startswith("Stream") or "GPU" not in plane
 
 
 def table(found: Sequence[tuple[str, float]], steps: int, top: int) -> Row:

@@ -132,15 +132,16 @@ def _system_facts(system: System, turns: list[list[Sample]], args: StepArgs) -> 
     said["step_seconds"] = spread(seconds)
     said["loss"] = turns[-1][-1].loss
     chip = chip_of(said.get("device", ""))
-    peak = shares = None
+    said["mfu"] = said["share_of_roofline"] = None
     if chip:
         peak = chip.bf16_flops if args.config.precision == "bf16" else chip.fp32_flops
-        peak *= args.devices
-        if said.get("flops"):
-            least = max(said["flops"] / peak * args.devices, said["hbm_bytes"] / chip.hbm_bandwidth)
-            shares = least / step
-    said["mfu"] = model_flops(args.config) / step / peak if peak else None
-    said["share_of_roofline"] = shares
+        said["mfu"] = model_flops(args.config) / step / (peak * args.devices)
+        if "hbm_bytes" in said:
+            # On a GPU a library's convolutions are not in the compiler's count
+            flops = max(said["flops"] or 0.0, model_flops(args.config) / args.devices)
+            said["share_of_roofline"] = (
+                max(flops / peak, said["hbm_bytes"] / chip.hbm_bandwidth) / step
+            )
     return {name: _short(value) for name, value in said.items()}
 
 
