@@ -29,6 +29,7 @@ usage: resnet-jax COMMAND ...
   convert SRC DST [--model NAME]                        weights of a file or a run to another file
   plan RECIPE --topology v5e:16x16 [...]                the step compiled for hardware that is not
                                                         here: memory, time, what binds
+  bench COMMAND ...                                     measure: steps, input, memory, beside others
   models [PATTERN]                                      the networks; one name: stage by stage
   recipes                                               the recipes
 
@@ -185,6 +186,21 @@ def plan_run(args: list[str]) -> None:
     print(render(plan(given)))
 
 
+def bench(args: list[str]) -> None:
+    """Measures speed; only a checkout has the benchmarks."""
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks" / "cli.py").is_file():
+        raise ConfigError(
+            "bench: the benchmarks are not installed with the package; run it in a checkout "
+            "(pip install -e .)"
+        )
+    if str(root) not in sys.path:
+        sys.path.append(str(root))  # an editable install knows the packages alone
+    from benchmarks.cli import bench
+
+    bench(args)
+
+
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
     from train.tables import print_model, print_models
@@ -215,6 +231,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "convert": convert,
     "plan": plan_run,
+    "bench": bench,
     "models": models,
     "recipes": recipes,
 }

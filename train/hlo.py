@@ -17,7 +17,7 @@ _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 # They name or regroup buffers; what moves bytes is the -start, where there is a pair.
-_FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "iota", "after-all"}
+FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "iota", "after-all"}
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
@@ -159,7 +159,7 @@ def hbm_bytes(text: str) -> Counter[str]:
         if it.computation != "ENTRY":
             continue
         results[it.name] = it.result
-        if it.kind in _FREE or it.kind.endswith(("-done", "-update")):
+        if it.kind in FREE or it.kind.endswith(("-done", "-update")):
             continue
         written = sum(buffer.bytes for buffer in it.result if not buffer.on_chip)
         read = sum(

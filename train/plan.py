@@ -120,7 +120,7 @@ def data_facts(config: DataConfig, classes: int | None, examples: int | None) ->
     if classes is not None and examples is not None:
         if classes < 1 or examples < 1:
             raise ConfigError(f"classes {classes}, examples {examples}: must be at least 1")
-        return _stand_in(config, examples, examples, classes)
+        return stand_in(config, examples, examples, classes)
     try:
         return open_splits(config)
     except ConfigError as error:
@@ -129,10 +129,11 @@ def data_facts(config: DataConfig, classes: int | None, examples: int | None) ->
             raise ConfigError(
                 f"{error}. To plan without the data, say --classes N --examples N"
             ) from None
-        return _stand_in(config, *KNOWN[name])
+        return stand_in(config, *KNOWN[name])
 
 
-def _stand_in(config: DataConfig, train: int, evaluation: int, classes: int) -> Splits:
+def stand_in(config: DataConfig, train: int, evaluation: int, classes: int) -> Splits:
+    """Synthetic splits of these sizes, for what reads no example."""
     names = [str(i) for i in range(classes)]
     return Splits(
         SyntheticSource(train, config.image_size, names, "train"),

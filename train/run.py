@@ -96,7 +96,7 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     extras = {
         "parameters": parameters,
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "commit": _commit(),
+        "commit": code_version(),
         "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
@@ -113,7 +113,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def code_version() -> str | None:
     """The commit of this code, with "+" if files differ from it; None outside a checkout."""
     here = Path(__file__).parent
 
