@@ -23,7 +23,9 @@ from train.mesh import make_mesh, replicated
 from train.metrics import read_metrics
 from train.run import read_config
 
-OPTIONS = (*TINY, "--ema_decay", "0", "--optim.schedule", "constant", "--checkpoint.every", "10st")
+# At a kink, such as ReLU's, rounding decides which way a gradient goes.
+OPTIONS = (*TINY, "--model.activation", "silu", "--ema_decay", "0", "--optim.schedule", "constant")
+OPTIONS += ("--checkpoint.every", "10st")
 OPTIONS += ("--eval.every", "50st", "--log_every", "5st", "--checkpoint.keep", "99")
 
 
