@@ -88,15 +88,15 @@ def test_returns_the_best(tmp_path):
 
 def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
     """Sends this process a signal in the middle of a step."""
-    original = train.trainer.Trainer._one_step
+    original = train.trainer.Trainer._advance
 
-    def one_step(self, *batch):
-        original(self, *batch)
+    def advance(self, dispatches):
+        original(self, dispatches)
         if self.step == step:
             os.kill(os.getpid(), number)
             time.sleep(0.05)
 
-    monkeypatch.setattr(train.trainer.Trainer, "_one_step", one_step)
+    monkeypatch.setattr(train.trainer.Trainer, "_advance", advance)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

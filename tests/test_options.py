@@ -28,9 +28,10 @@ from tests.runs import tiny
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, ModelConfig, RunConfig, RunError
 from train.config_json import to_json
-from train.data.feed import Feed
+from train.data.feed import Feed, never
 from train.data.pipeline import EvalReader, eval_batches, train_batches
 from train.data.sources import ArraySource
+from train.dispatch import dispatches
 from train.launchers import find_place
 from train.loop import fit
 from train.mesh import put_batch
@@ -241,6 +242,14 @@ def start(config: RunConfig, workdir) -> str:
     return digest(jax.device_get(Run(config).new_state()))
 
 
+def home(config: RunConfig, workdir) -> str:
+    """Whether the training images are said to be on the devices."""
+    said: list[str] = []
+    options: Any = {"report": pytest.fail, "stopped": never, "say": said.append}
+    dispatches(Run(config), 0, **options).close()
+    return str(said)
+
+
 SHORT = {"duration": "4st", "log_every": "2st", "eval.every": "2st"}
 SYNTHETIC = {"data.name": "synthetic", "data.examples": 40, "data.classes": 7}
 BOTTLENECK = {"model.block": "bottleneck"}
@@ -313,6 +322,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.threads": (2, reading, {}),
     "data.workers": (1, reading, {}),
     "data.prefetch": (3, reading, {"data.threads": 2}),
+    "data.resident": ("on", home, {}),
     "data.retries": (0, rereading, {"data.retries": 1}),
     "data.stall_seconds": (0.05, stalling, {}),
     "data.examples": (50, names, SYNTHETIC),

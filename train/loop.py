@@ -59,4 +59,4 @@ def _check_lengths(run: Run) -> None:
     """Raises `ConfigError` for what only the size of the data set can tell, before compilation."""
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
-    _ = run.schedule, run.model
+    _ = run.schedule, run.model, run.resident

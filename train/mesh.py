@@ -50,6 +50,11 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def by_example_of_each(mesh: Mesh) -> NamedSharding:
+    """The second axis cut over the devices: the batches of several steps."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+
 def sharded(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each array, or shape, of a tree that `mesh.fsdp` devices keep between them.
 

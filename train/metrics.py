@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from train.config import RunError
 from train.step import Sums
@@ -47,11 +48,16 @@ class Window:
         self.limit = limit
         self.left_out = [LeftOut(*entry) for entry in left_out]
         """Those that were, from the start of the run."""
-        self._pending: list[tuple[int, Sums]] = []
+        self._pending: list[tuple[int, int, Sums]] = []
 
-    def add(self, step: int, sums: Sums) -> None:
-        """Takes the sums of a step."""
-        self._pending.append((step, sums))
+    def add(self, step: int, sums: Sums, steps: int = 1) -> None:
+        """Takes the sums of a step, or in arrays those of so many from there on."""
+        self._pending.append((step, steps, sums))
+
+    def _fetched(self) -> Iterator[tuple[int, Sums]]:
+        for first, steps, sums in jax.device_get(self._pending):
+            for i in range(steps):
+                yield first + i, {name: np.ravel(value)[i] for name, value in sums.items()}
 
     def fetch(self, *, finite: bool = True) -> dict[str, float]:
         """Waits for the steps so far and returns `totals`.
@@ -59,7 +65,7 @@ class Window:
         Raises:
           NonFinite: `finite`, and the loss or the gradient of a step is not, once too often.
         """
-        for step, sums in jax.device_get(self._pending):
+        for step, sums in self._fetched():
             names = sorted(sums, key=lambda name: name != "loss")  # it is what breaks the gradient
             broken = [name for name in names if not math.isfinite(sums[name])]
             if finite and broken:

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ from train import STARTED, anomaly
 from train.checkpoint import Checkpoints, Progress, judged
 from train.clock import Clock
 from train.config import ConfigError, RunError
-from train.data.feed import Feed, Stopped
-from train.data.pipeline import HostBatch, train_batches
+from train.data.feed import Stopped
+from train.dispatch import Dispatches, dispatches
 from train.evaluate import Evaluation, as_row, evaluate, judge
 from train.memory import give_back
-from train.mesh import put_batch, replicated, shard
+from train.mesh import replicated
 from train.metrics import MetricsLog, NoLog, NonFinite, Row, Window
-from train.prepare import Batch
 from train.processes import CommonEnd, Processes
 from train.progress import Display, warn
 from train.run import Run, write_config
@@ -42,6 +40,7 @@ class Trainer:
         processes.barrier()  # before any of them writes what another one looks for
         self.state = run.new_state(resumes=found)
         self.step, self.bad, self.retried = 0, set[int](), 0
+        self._kept: Any = [] if run.resident else None
         self.window = Window(limit=run.config.skip_nonfinite)
         restored = self.checkpoints.restore(self.state)
         if restored:
@@ -79,11 +78,11 @@ class Trainer:
             every = self.run.config.eval.every
             if self.step and self._due(every) and self.step not in self.log.evaluated:
                 self._evaluate()
-            with self._feed() as feed:
+            with self._dispatches() as dispatches:
                 while self.step < self.run.total_steps:
                     if reason := self.processes.should_stop(self.step, stop.signal):
                         self._stop(reason)
-                    self._one_step(*self._next(feed))
+                    self._advance(dispatches)
                     self._after_step()
         except Stopped:
             self._stop(str(stop.signal))
@@ -105,26 +104,6 @@ class Trainer:
             return ""
         return f". What was trained is saved, up to step {self.step}" if self.step else ""
 
-    def _feed(self) -> Feed[Batch]:
-        config = self.run.config
-        batches = train_batches(
-            self.run.splits.train,
-            config.data,
-            config.augment,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            start=self.step,
-            stop=self.run.total_steps,
-            shard=shard(self.run.mesh),
-        )
-        put = partial(put_batch, mesh=self.run.mesh)
-        options: Any = {"report": self._warn, "stopped": self._stopped, "first": self.step + 1}
-        return Feed(batches, put, config.data, **options)
-
-    def _next(self, feed: Feed[Batch]) -> tuple[HostBatch, Batch]:
-        with self._clock.waiting():
-            return next(feed)
-
     def _stopped(self, waited: float) -> bool:
         """Whether to stop in the middle of waiting, or of an evaluation.
 
@@ -143,18 +122,31 @@ class Trainer:
         who = f"process {self.processes.index}: " if self.processes.count > 1 else ""
         warn(who + message)
 
-    def _one_step(self, batch: HostBatch, on_device: Batch) -> None:
+    def _dispatches(self) -> Dispatches:
+        options: Any = {"report": self._warn, "stopped": self._stopped, "say": self.display.say}
+        return dispatches(self.run, self.step, **options)
+
+    def _advance(self, dispatches: Dispatches) -> None:
+        """One dispatch, which ends at the latest where something is due."""
+        with self._clock.waiting():
+            work = dispatches.next(self._steps_until_due())
         first = self._clock.steps == 0
-        self.state, sums = self.run.train_step(self.state, on_device)
-        self.step += 1
-        self.window.add(self.step, sums)
-        self.bad.update(int(i) for i in batch["bad"] if i >= 0)
-        self.retried += int(batch["retried"].sum())
-        self._clock.steps += 1
+        self.state, sums = dispatches.run(self.state, work)
+        self.window.add(self.step + 1, sums, work.steps)
+        self.step += work.steps
+        self.bad.update(int(i) for i in work.host["bad"] if i >= 0)
+        self.retried += int(work.host["retried"].sum())
+        self._clock.steps += work.steps
         if first:
             jax.block_until_ready(sums)
             self.display.say(f"first step after {time.perf_counter() - STARTED:.1f} s")
         self.display.advance(self.step)
+
+    def _steps_until_due(self) -> int:
+        config, run = self.run.config, self.run
+        often = (config.log_every, config.eval.every, config.checkpoint.every)
+        periods = [max(run.steps(every), 1) for every in often if every]
+        return min(run.total_steps - self.step, *(n - self.step % n for n in periods))
 
     def _due(self, every: str) -> bool:
         """Whether something that happens this often, and at the end, happens after this step."""
@@ -229,7 +221,9 @@ class Trainer:
         weights = {"raw": self.state.variables}
         if self.state.ema:
             weights["ema"] = self.state.ema
-        evaluation = evaluate(self.run, weights, report=self._warn, stopped=self._stopped)
+        evaluation = evaluate(
+            self.run, weights, report=self._warn, stopped=self._stopped, kept=self._kept
+        )
         seconds = time.perf_counter() - since
         self._clock.pause(seconds)
         row = {"step": self.step, "epoch": self._epoch, "split": "eval", **as_row(evaluation)}
@@ -273,7 +267,7 @@ class Trainer:
         self.checkpoints.wait()
         best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
         self._warn_of_bad()
-        row = judge(self.run, best, self.workdir, self.processes.is_writer)
+        row = judge(self.run, best, self.workdir, self.processes.is_writer, self._kept)
         which = f"step {best.step}" + (" (EMA weights)" if best.name == "ema" else "")
         self.display.say(
             f"best: {which}, top-1 {row['top1']:.2%} of {row['examples']} examples, "

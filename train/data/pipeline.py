@@ -13,11 +13,12 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import grain
 import numpy as np
 from absl import flags
+from grain.experimental import index_shuffle
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
 from train.data import images
@@ -47,16 +48,19 @@ class BadExample(ConfigError):
 
 
 @functools.lru_cache(maxsize=4)
-def _order(count: int, seed: int, epoch: int) -> grain.MapDataset:
-    """The epoch's permutation of 0..count-1, computed index by index (nothing is stored)."""
-    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    return grain.MapDataset.range(count).shuffle(seed=mixed)
+def _mixed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _asked_at(position: int, count: int, seed: int) -> tuple[int, int]:
-    """(epoch, index) that a position of the training stream asks for."""
+    """(epoch, index) that a position of the training stream asks for.
+
+    The epoch's permutation of 0..count-1 is computed index by index; nothing is stored.
+    """
     epoch, place = divmod(position, count)
-    return epoch, int(_order(count, seed, epoch)[place])
+    mixed = _mixed(seed, epoch)
+    # What MapDataset.shuffle does, without a data set around every index (a third of the time).
+    return epoch, index_shuffle(place, max_index=count - 1, seed=mixed, rounds=4)
 
 
 def asked(count: int, seed: int, batch_size: int, step: int) -> np.ndarray:
@@ -71,19 +75,32 @@ def asked(count: int, seed: int, batch_size: int, step: int) -> np.ndarray:
       int64 [batch_size], places in the source: the global batch's `index`, but where an unreadable
       example was replaced.
     """
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    return np.array([_asked_at(position, count, seed)[1] for position in positions], np.int64)
+    return asked_between(count, seed, step * batch_size, (step + 1) * batch_size)[:, 1]
+
+
+def asked_between(count: int, seed: int, start: int, stop: int) -> np.ndarray:
+    """int64 [stop - start, 2]: epoch and index at these positions of the training stream."""
+    found = [_asked_at(position, count, seed) for position in range(start, stop)]
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def augmentation_key(seed: int, epoch: Any, index: Any) -> tuple[Any, Any]:
+    """Philox's key of an example's augmentation: a function of (seed, epoch, index) alone.
+
+    `epoch` and `index` are integers, or uint64 arrays.
+    """
+    return seed << 32 | epoch, index
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The augmentation's randomness: a function of (seed, epoch, index) alone.
 
-    It is that of `Philox(key=[seed << 32 | epoch, index])`, and the calling thread's until it asks
+    It is that of a new `Philox(key=augmentation_key(...))`, and the calling thread's until it asks
     for the next one: a new one would first read the system's entropy, which takes 3 times as long.
     """
     if not hasattr(_own, "generator"):
         _own.generator = np.random.Generator(np.random.Philox(0))
-    key = np.array([seed << 32 | epoch, index], np.uint64)
+    key = np.array(augmentation_key(seed, epoch, index), np.uint64)
     _own.generator.bit_generator.state = {
         "bit_generator": "Philox",
         "state": {"counter": _ZEROS, "key": key},
