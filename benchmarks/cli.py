@@ -13,6 +13,7 @@ usage: resnet-jax bench COMMAND ...
   step [NAME[,BATCH[,PIXELS]] ...] [--peers ...]   training steps on random data, beside others
   end_to_end [RECIPE] --data.dir DIR               training on real images, and what waiting costs
   input ...                                        the loader alone
+  resident RECIPE                                  images kept on the device, beside the loader
   compile [NAMES]                                  tracing, compiling, the first step
   startup                                          from process start to the first step
   memory [NAME] [--topology h200]                  the largest batch that fits
@@ -29,6 +30,7 @@ COMMANDS = {
     "step": ("benchmarks.step", False),
     "end_to_end": ("benchmarks.end_to_end", False),
     "input": ("benchmarks.input", True),
+    "resident": ("benchmarks.resident", False),
     "compile": ("benchmarks.compile", True),
     "startup": ("benchmarks.startup", True),
     "memory": ("benchmarks.memory", False),

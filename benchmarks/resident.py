@@ -1,18 +1,13 @@
 """Training fed by the host and from the devices, in turn, and the rate at which plans are made.
 
-    python -m benchmarks.resident digits --model.width 4
-    python -m benchmarks.resident cifar10-resnet20 --data.dir DIR --model.width 4
+usage: resnet-jax bench resident RECIPE [options of the recipe]
 
-Every recipe and option of `train`; whole steps, images/s; evaluations, logs and checkpoints are
-left out. A small network shows what the input costs. Appends a JSON line to results/resident.jsonl.
+Whole steps, images/s; evaluations, logs and checkpoints are left out. A small network
+(`--model.width 4`) shows what the input costs.
 """
 
-import importlib.metadata
-import json
-import os
-import statistics
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +16,8 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+from benchmarks.cases import describe
+from benchmarks.record import command, emit, environment, spread
 from train.arguments import parse, split
 from train.config import RunConfig
 from train.data.resident import plans
@@ -29,20 +26,18 @@ from train.progress import warn
 from train.recipes import get_recipe
 from train.run import Run, use_compilation_cache
 
-RESULTS = Path(__file__).parent / "results" / "resident.jsonl"
-
 
 @dataclass(frozen=True)
-class Args:
-    """A run that is not kept."""
+class ResidentArgs:
+    """Options of `bench resident`."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     turns: int = 5
     """Turns of each side."""
     steps: int = 40
     """Steps of a turn."""
-    out: Path | None = RESULTS
-    """Where the JSON line goes."""
+    out: Path | None = None
+    """Append the result to this file, as one line of JSON."""
 
 
 class Side:
@@ -81,51 +76,33 @@ def plans_per_second(run: Run, steps: int = 400) -> float:
     return max(found)
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 3) for name, value in found.items()}
-
-
-def main() -> None:
-    names, options = split(sys.argv[1:], "RECIPE")
-    args = parse(
-        "bench",
-        "Input from the host and from the devices.",
-        Args,
-        Args(get_recipe(names[0])),
-        options,
-    )
-    use_compilation_cache(args.config.compilation_cache)
-    enough = replace(args.config, duration=f"{(args.turns + 1) * args.steps}st")
+def main(args: Sequence[str]) -> None:
+    """Measures, and prints a line of JSON."""
+    names, options = split(list(args), "the recipe")
+    start = ResidentArgs(get_recipe(names[0] if names else "digits"))
+    given = parse("bench resident", __doc__ or "", ResidentArgs, start, options)
+    use_compilation_cache(given.config.compilation_cache)
+    enough = replace(given.config, duration=f"{(given.turns + 1) * given.steps}st")
     sides = {choice: Side(enough, choice) for choice in ("off", "on")}
     rates: dict[str, list[float]] = {choice: [] for choice in sides}
-    for _ in range(args.turns):
+    for _ in range(given.turns):
         for choice, side in sides.items():
-            rates[choice].append(side.turn(args.steps))
+            rates[choice].append(side.turn(given.steps))
     pairs = [on / off for off, on in zip(rates["off"], rates["on"], strict=True)]
-    device = jax.devices()[0]
     row = {
-        "command": " ".join(sys.argv[1:]),
-        "device": f"{len(jax.devices())} x {device.device_kind}",
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy", "grain")},
-        "turns": args.turns,
-        "steps": args.steps,
-        "host": spread(rates["off"]),
-        "resident": spread(rates["on"]),
-        "ratio": spread(pairs),
+        **environment(),
+        "benchmark": "resident",
+        **describe(given.config),
+        "command": command("resident", args),
+        "device": jax.devices()[0].device_kind,
+        "devices": len(jax.devices()),
+        "steps_a_turn": given.steps,
+        "host_images_per_second": spread(rates["off"]),
+        "resident_images_per_second": spread(rates["on"]),
+        "resident_over_host": spread(pairs),
         "upload_seconds": round(sides["on"].opened, 2),
         "plans_per_second": round(plans_per_second(sides["on"].run)),
-        "load": round(os.getloadavg()[0], 1),
     }
-    print(json.dumps(row))
-    if args.out:
-        with args.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    emit(row, given.out)
     for side in sides.values():
         side.dispatches.close()
-
-
-if __name__ == "__main__":
-    main()
