@@ -50,12 +50,14 @@ class EfficientChannelAttention(nn.Module):
     Parameters: `kernel` float32 [k, 1, 1], with k = |(log2(C) + 1) / 2| made odd, at least 3.
     """
 
+    kernel_init: Initializer = dense_uniform()
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]."""
         size = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(size + 1 - size % 2, 3)
-        kernel = self.param("kernel", dense_uniform(), (size, 1, 1), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (size, 1, 1), jnp.float32)
         means = x.astype(at_least_float32(x.dtype)).mean((1, 2))[..., None]
         pad = (size // 2, size // 2)
         numbers = ("NWC", "WIO", "NWC")
@@ -73,17 +75,17 @@ class DropPath(nn.Module):
     stream.
     """
 
-    rate: float
+    rate: float | jax.Array
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, ...] -> [B, ...]."""
-        if not train or self.rate == 0:
+        if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0):
             return x
         keep = 1 - self.rate
         shape = (x.shape[0], *(1,) * (x.ndim - 1))
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(kept, x / keep, 0).astype(x.dtype)
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
 
 
 class DropBlock(nn.Module):
