@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, kaiming_normal
+from resnet_jax.keep import keep
 
 
 class Conv(nn.Module):
@@ -45,7 +46,7 @@ class Conv(nn.Module):
         """[B, H, W, C_in] -> [B, ceil(H / stride), ceil(W / stride), features], in `dtype`."""
         kernel = self.kernel(x.shape[-1]).astype(self.dtype)
         x, shape = x.astype(self.dtype), (self.stride, self.groups, self.dilation)
-        return convolve(x, kernel, *shape, in_loop=self.in_loop)
+        return keep(convolve(x, kernel, *shape, in_loop=self.in_loop))
 
     @nn.compact
     def kernel(self, channels: int) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, dense_uniform, kaiming_normal
+from resnet_jax.keep import keep
 from resnet_jax.norm import at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -38,7 +39,7 @@ class SqueezeExcite(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
         squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
-        gate = x.astype(at_least_float32(x.dtype)).mean((1, 2), keepdims=True)
+        gate = keep(x.astype(at_least_float32(x.dtype)).mean((1, 2), keepdims=True))
         gate = nn.relu(nn.Dense(squeezed, kernel_init=kaiming_normal(), name="fc1")(gate))
         gate = nn.Dense(channels, kernel_init=kaiming_normal(), name="fc2")(gate)
         return x * nn.sigmoid(gate).astype(x.dtype)
@@ -58,7 +59,7 @@ class EfficientChannelAttention(nn.Module):
         size = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(size + 1 - size % 2, 3)
         kernel = self.param("kernel", self.kernel_init, (size, 1, 1), jnp.float32)
-        means = x.astype(at_least_float32(x.dtype)).mean((1, 2))[..., None]
+        means = keep(x.astype(at_least_float32(x.dtype)).mean((1, 2)))[..., None]
         pad = (size // 2, size // 2)
         numbers = ("NWC", "WIO", "NWC")
         gate = lax.conv_general_dilated(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from resnet_jax import stack
 from resnet_jax.conv import Conv, anti_alias, avg_pool_down, avg_pool_same, max_pool
 from resnet_jax.init import INITIALIZERS
+from resnet_jax.keep import KEPT
 from resnet_jax.layers import (
     ACTIVATIONS,
     DropBlock,
@@ -37,6 +38,8 @@ class Block(nn.Module):
     plan: BlockPlan
     conv: Layer
     norm: Layer
+    closes: bool = True
+    """Whether v1's last activation is part of it."""
 
     @nn.compact
     def __call__(
@@ -88,7 +91,7 @@ class Block(nn.Module):
                     "map, which the shortcut keeps; choose an image size that halves evenly"
                 )
             y = y + shortcut
-        return y if preact else act(y)
+        return act(y) if self.closes and not preact else y
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         plan = self.plan
@@ -132,8 +135,8 @@ def _conv(conv: Layer, plan: ConvPlan, name: str, *, zero: bool = False) -> Conv
 class Stage(nn.Module):
     """Consecutive blocks of one width.
 
-    Those behind the first are all alike. With `scan`, if there are at least two of them, they run
-    as a loop over their stacked variables (`resnet_jax.stack`).
+    Those behind the first are all alike. With `scan`, in a stage of at least four, they run as a
+    loop over their stacked variables (`resnet_jax.stack`).
     """
 
     spec: ResNetSpec
@@ -146,16 +149,21 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
-        loops = self.scan and len(self.plans) > 2
+        loops = self.scan and len(self.plans) >= stack.LEAST
         one_by_one = self.plans[:1] if loops else self.plans
         for i, (plan, rate) in enumerate(zip(one_by_one, self.drop_paths, strict=False), start=1):
-            block = Block(self.spec, plan, self.conv, self.norm, name=f"block{i}")
-            x = block(x, rate, train=train)
+            parts = (self.spec, plan, self.conv, self.norm, not loops)
+            x = Block(*parts, name=f"block{i}")(x, rate, train=train)
         return self._loop(x, train) if loops else x
 
     def _loop(self, x: jax.Array, train: bool) -> jax.Array:
-        """What follows the first block."""
-        parts = (self.spec, self.plans[1], partial(self.conv, in_loop=True), self.norm)
+        """What follows the first block.
+
+        v1's last activations are each part of the next block here: a block keeps its input for the
+        backward pass, and with it knows the slope of the activation.
+        """
+        parts = (self.spec, self.plans[1], partial(self.conv, in_loop=True), self.norm, False)
+        act = (lambda x: x) if self.spec.preact else ACTIVATIONS[self.spec.activation]
         if self.is_initializing():
             assert self.scope is not None
             names = [f"block{i}" for i in range(2, len(self.plans) + 1)]
@@ -165,16 +173,16 @@ class Stage(nn.Module):
                 self.put_variable(collection, stack.NAME, variables)
 
         def body(block: Block, x: jax.Array, rate: jax.Array | None) -> tuple[jax.Array, None]:
-            return block(x, 0.0 if rate is None else rate, train=train), None
+            return block(act(x), 0.0 if rate is None else rate, train=train), None
 
         loop = nn.scan(
-            body,
+            nn.remat(body, prevent_cse=False, policy=KEPT),
             variable_axes={"params": 0, "batch_stats": 0},
             split_rngs={"params": True, "dropout": True},
             length=len(self.plans) - 1,
         )
         rates = jnp.asarray(self.drop_paths[1:]) if any(self.drop_paths) else None
-        return loop(Block(*parts, name=stack.NAME), x, rates)[0]
+        return act(loop(Block(*parts, name=stack.NAME), x, rates)[0])
 
 
 class ResNet(nn.Module):

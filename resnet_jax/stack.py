@@ -1,8 +1,9 @@
 """Blocks of a stage that are all alike, as one: their variables stacked along a first axis.
 
 In the plain layout a stage holds block1, block2, ... blockN; in the stacked one block1, which may
-stride and project, and `blocks`, whose leaves [N - 1, ...] are those of block2 to blockN. A network
-with `scan` has the stacked layout, and is otherwise the same.
+stride and project, and `blocks`, whose leaves [N - 1, ...] are those of block2 to blockN. Stages of
+less than four blocks stay plain: XLA compiles so few about as fast. A network with `scan` has the
+stacked layout, and is otherwise the same.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ import numpy as np
 from flax.core.scope import LazyRng
 
 NAME = "blocks"
+LEAST = 4
+"""Blocks of a stage that is stacked."""
 
 
 def stack_blocks(tree: Any) -> Any:
@@ -24,14 +27,13 @@ def stack_blocks(tree: Any) -> Any:
 
     Args:
       tree: variables, gradients, averages, an optimiser's state: whatever holds stages, of arrays
-        (NumPy's stay so) or of `jax.ShapeDtypeStruct`. Stages of one or two blocks stay as they
-        are, and so does what is stacked already.
+        (NumPy's stay so) or of `jax.ShapeDtypeStruct`. What is stacked already stays as it is.
 
-    >>> stage = {f"block{i}": {"bias": np.full(4, i)} for i in (1, 2, 3)}
+    >>> stage = {f"block{i}": {"bias": np.full(8, i)} for i in (1, 2, 3, 4)}
     >>> stack_blocks({"stage1": stage})["stage1"]["blocks"]["bias"].shape
-    (2, 4)
+    (3, 8)
     """
-    return _map_stages(_stack_stage, "block3", tree)
+    return _map_stages(_stack_stage, f"block{LEAST}", tree)
 
 
 def unstack_blocks(tree: Any) -> Any:
@@ -92,7 +94,9 @@ def initial(block: nn.Module, rng: LazyRng, names: Sequence[str], *args: Any, **
         if last != "kernel":  # nothing else is random
             return jnp.broadcast_to(leaf, (len(names), *leaf.shape))
         words = [_word(*rng.suffix, name, *modules, 1) for name in names]
-        keys = jax.vmap(lambda word: jax.random.fold_in(rng.rng, word))(np.uint32(words))
+        keys = jax.vmap(lambda word: jax.random.fold_in(rng.rng, word))(
+            jnp.asarray(words, jnp.uint32)
+        )
         return jax.vmap(lambda key: draws[tuple(modules)](key, leaf.shape, leaf.dtype))(keys)
 
     with nn.intercept_methods(note):
