@@ -77,7 +77,10 @@ def convolve(
     written out: they can be differentiated again, but not in forward mode.
     """
     native = partial(_native, stride=stride, groups=groups, dilation=dilation)
-    form = _cpu_form(x.shape, kernel.shape, stride, groups, _written_out if in_loop else _native)
+    form = _cpu_form(x.shape, kernel.shape, stride, groups)
+    if in_loop:
+        blocks = partial(_blocks, dense=_written_out)
+        form = {_native: _written_out, _blocks: blocks}.get(form, form)
     if form is _native:
         return native(x, kernel)
     cpu = partial(form, stride=stride, groups=groups, dilation=dilation)
@@ -100,21 +103,17 @@ def _native(
 
 
 def _cpu_form(
-    shape: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: int,
-    groups: int,
-    dense: Callable[..., jax.Array],
+    shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, groups: int
 ) -> Callable[..., jax.Array]:
-    """How to compute a convolution of this shape on a CPU; `dense`: where XLA's own will do."""
+    """How to compute a convolution of this shape on a CPU."""
     if groups > 1:
-        return partial(_blocks, dense=dense)
+        return _blocks
     if kernel[0] == 1:
         return _pointwise
     pixels = -(-shape[1] // stride) * -(-shape[2] // stride)
     if pixels <= 4 or (pixels <= 49 and kernel[2] >= 256):
         return _patches
-    return dense
+    return _native
 
 
 def _written_out(
@@ -179,7 +178,7 @@ def _blocks(
     stride: int,
     groups: int,
     dilation: int,
-    dense: Callable[..., jax.Array],
+    dense: Callable[..., jax.Array] = _native,
 ) -> jax.Array:
     """A grouped convolution as dense ones over runs of groups, with zeros between the groups.
 

@@ -184,7 +184,7 @@ def random_like(params: dict, seed: int) -> dict:
             OptimConfig(name="adamw", weight_decay=0.1, decay="decoupled"),
             optax.constant_schedule(0.1),
         ),
-        optax.chain(per_layer(optax.scale_by_trust_ratio(0.001)), optax.trace(0.9)),
+        optax.chain(per_layer(optax.scale_by_trust_ratio()), optax.trace(0.9)),
     ],
     ids=["sgd", "adamw", "trust ratio"],
 )
