@@ -1,6 +1,6 @@
 """How long a training step takes to trace and to compile, with an empty and with a warm cache.
 
-    python -m benchmarks.compile [CASE ...] [--n 3] [--out benchmarks/results/compile.jsonl]
+    resnet-jax bench compile [CASE ...] [--n 3] [--out benchmarks/results/compile.jsonl]
 
 A case is NAME[,scan|plain[,BATCH,SIZE]], such as resnet152,plain: the step of the recipe of its
 kind (imagenet-resnet50, cifar10-resnet110) with that network, in float32, on synthetic data. Each
@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.step import environment, spread
+from benchmarks.record import Row, command, emit, environment, spread
 
+Turns = dict[str, list[dict[str, float]]]
 CASES = ("resnet50", "resnet152", "resnet152,plain", "resnet1202_cifar")
 
 
@@ -124,38 +125,35 @@ def start(case: str, cache: str) -> dict[str, float]:
     return {**seconds, "total": total - seconds["second_step"]}
 
 
-def measure(cases: list[str], n: int) -> list[dict[str, Any]]:
-    """What there is to say of each case."""
-    found: dict[str, dict[str, list[dict[str, float]]]] = {
-        case: {"cold": [], "warm": []} for case in cases
-    }
+def measure(cases: list[str], n: int) -> list[Row]:
+    """A row for each case."""
+    found: dict[str, Turns] = {case: {"cold": [], "warm": []} for case in cases}
     for _ in range(n):
         for case in cases:
             with tempfile.TemporaryDirectory() as cache:
                 for kind in ("cold", "warm"):
                     found[case][kind].append(start(case, cache))
                     print(case, kind, found[case][kind][-1], file=sys.stderr)
-    lines = []
-    for case, kinds in found.items():
-        both = zip(kinds["cold"], found[cases[0]]["cold"], strict=True)
-        ratios = [(a["trace"] + a["compile"]) / (b["trace"] + b["compile"]) for a, b in both]
-        lines.append(
-            {
-                "benchmark": "compile",
-                "case": case,
-                **parse(case)._asdict(),
-                "n": n,
-                **{
-                    f"{kind}_seconds": {
-                        part: spread([one[part] for one in runs]) for part in runs[0]
-                    }
-                    for kind, runs in kinds.items()
-                },
-                "over": cases[0],
-                "ratio": spread(ratios),
-            }
-        )
-    return lines
+    return [_row(case, kinds, cases[0], found[cases[0]]) for case, kinds in found.items()]
+
+
+def _row(case: str, kinds: Turns, first: str, of_first: Turns) -> Row:
+    def compiling(run: dict[str, float]) -> float:
+        return run["trace"] + run["compile"]
+
+    pairs = zip(map(compiling, kinds["cold"]), map(compiling, of_first["cold"]), strict=True)
+    return {
+        "benchmark": "compile",
+        **parse(case)._asdict(),
+        "case": case,
+        "precision": "fp32",
+        **{f"{kind}_seconds": _parts(runs) for kind, runs in kinds.items()},
+        f"over_{first}": spread([a / b for a, b in pairs]),
+    }
+
+
+def _parts(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {part: spread([run[part] for run in runs]) for part in runs[0]}
 
 
 def main() -> None:
@@ -168,13 +166,9 @@ def main() -> None:
     if args.worker is not None:
         print(json.dumps(first_step(parse(args.case[0]), args.worker)), flush=True)
         return
-    machine = environment()
-    for found in measure(args.case, args.n):
-        line = json.dumps({**machine, **found})
-        print(line, flush=True)
-        if args.out:
-            with args.out.open("a") as file:
-                file.write(line + "\n")
+    machine = {**environment(), "command": command("compile", sys.argv[1:])}
+    for row in measure(args.case, args.n):
+        emit({**machine, **row}, args.out)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def newest(way: str) -> Callable[[Desk], Outcome]:
         else:
             path.unlink()
         run.end()
-        matches(run, 0, rf"^warning: checkpoint {step} is damaged .* set aside as .*{step}.corrupt")
+        aside = rf"set aside as .*{step}.corrupt, which may be deleted; step {before} is used"
+        matches(run, 0, rf"^warning: checkpoint {step} is damaged .*; {aside}")
         expect(f"resumes after step {before} of" in run.out.read_text(), run.out.read_text())
         good = same(run.content(STEPS), desk.whole.content(STEPS))
         expect(good and run.rows() == desk.whole.rows(), "the end is not bit-identical")
@@ -163,6 +164,19 @@ def eval_damaged(desk: Desk) -> Outcome:
     run.args += ["--checkpoint", "last"]
     expect(run.end().code == 0, run.text)
     row.after = "`--checkpoint last` works"
+    return row
+
+
+def eval_all_damaged(desk: Desk) -> Outcome:
+    run = desk.copy("run")
+    for path in run.checkpoints.glob("*/progress/metadata"):
+        path.write_bytes(path.read_bytes()[:-50])
+    run.args = [sys.executable, "-m", "train", "eval", str(run.path)]
+    there = run.steps()
+    matches(run.end(), 2, r"^error: checkpoint \d+ in .* is damaged .*no other one is whole")
+    expect(run.steps() == there, "it touched them")
+    row = run.outcome("`eval`, all checkpoints damaged", "all are left as they were")
+    row.command = "resnet-jax eval run"
     return row
 
 
@@ -354,6 +368,7 @@ CASES: dict[str, Callable[[Desk], Outcome]] = {
     "missing": newest("deleted"),
     "all_damaged": all_damaged,
     "eval_damaged": eval_damaged,
+    "eval_all_damaged": eval_all_damaged,
     "other_model": other_model,
     "diverges": diverges,
     "skip_reached": bright(2),

@@ -1,6 +1,6 @@
 """Seconds from the start of the process to the end of the first training step.
 
-    python benchmarks/startup.py [--n 5] [--recipe digits] [--out benchmarks/results/startup.jsonl]
+    resnet-jax bench startup [--n 5] [--recipe digits] [--out benchmarks/results/startup.jsonl]
 
 Cold (an empty compilation cache) and warm (the same command again) alternate, each in a process of
 its own with nothing but the recipe's defaults; the clock is the parent's, stopped when the child

@@ -1,167 +1,160 @@
-"""Whole training steps, side by side with other systems: images/s, and the ratio with its spread.
+"""Whole training steps on random data that are on the device: how fast, and beside others.
 
-    python -m benchmarks.step [--case resnet18,32,64 ...] [--peers ours,linen,haiku,torch]
-        [--rounds 7] [--steps 3] [--precision fp32] [--out benchmarks/results/step.jsonl]
+usage: resnet-jax bench step [NAME[,BATCH[,PIXELS]] ...] [--peers flax torchvision ...] [options]
 
-A case is NAME,BATCH,SIZE. Each system runs in a process of its own, compiled and warm before
-anything is measured; then they take turns (A B C A B C ...), `--steps` steps a turn, while the
-others wait without running. Every step is waited for. One JSON line a case: device, versions,
-flags, n, images/s (median, min, max over turns) and ours / peer (median, min, max over rounds).
-Systems that are not installed are left out, and named.
+NAME is a recipe, or a network that trains as the recipe of its kind of data. Each system runs in
+a process of its own, compiled and warm before anything is measured; then they take turns
+(A B C A B C ...), a few timing samples a turn, while the others wait. Every sample waits for all
+that its steps compute. The result is ours / peer, by the round, with its spread.
+
+Peers: flax (linen as its example has it), haiku, jax-resnet, keras, torchvision,
+torchvision-compile, and ours-plain-norm (no BatchNorm inside a convolution); flax+flags has the
+XLA_FLAGS that ours sets.
 """
 
-import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "dm-haiku", "torch", "torchvision", "resnet-jax")
+import tyro
+
+from benchmarks.cases import describe, facts, read_case
+from benchmarks.record import Row, command, emit, environment, spread
+from benchmarks.systems import check_systems
+from benchmarks.turns import Sample, System, start_all
+from resnet_jax.summary import summarise, totals
+from resnet_jax.zoo import get_spec
+from train.arguments import parse
+from train.chips import chip_of
+from train.config import ConfigError, RunConfig, RunError
+
 CASES = ("resnet50,16,224", "resnet18,32,64", "resnet20_cifar,128,32")
-FLAGS = ("XLA_FLAGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS")
 
 
-def work(peer: str, case: str, precision: str) -> None:
-    """A system's process: builds, warms up, then does as many steps as each line of stdin says."""
-    from benchmarks.peers import PEERS
+@dataclass(frozen=True)
+class StepArgs:
+    """Options of `bench step`."""
 
-    name, batch, size = case.split(",")
-    classes = 10 if name.endswith("cifar") else 1000
-    since = time.perf_counter()
-    run = PEERS[peer](name, int(batch), int(size), classes, precision)
-    run()
-    first = time.perf_counter() - since
-    for _ in range(2):
-        run()
-    print(json.dumps({"first_step": first}), flush=True)
-    for line in sys.stdin:
-        seconds = []
-        for _ in range(int(line)):
-            since = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - since)
-        print(json.dumps(seconds), flush=True)
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    peers: tuple[str, ...] = ()
+    """Systems beside ours: flax, haiku, jax-resnet, keras, torchvision, torchvision-compile."""
+    rounds: int = 7
+    """Turns of each system."""
+    samples: int = 3
+    """Timing samples a turn; its rate is that of their median."""
+    warm_seconds: float = 1.0
+    """Steps that nobody times, for so long and at least two, behind the first."""
+    devices: int = 1
+    """Of those here, for ours; a peer has one."""
+    out: Path | None = None
+    """Append the results to this file, a line of JSON for each case."""
 
-
-class System:
-    """The parent's end of a system's process."""
-
-    def __init__(self, peer: str, case: str, precision: str):
-        command = [sys.executable, "-m", "benchmarks.step", "--worker", peer]
-        command += ["--case", case, "--precision", precision]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.ready = self._read()
-
-    def _read(self) -> Any:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(("{", "[")):
-                return json.loads(line)
-        return None
-
-    def steps(self, count: int) -> list[float]:
-        """Seconds of each of `count` steps."""
-        assert self.process.stdin is not None
-        print(count, file=self.process.stdin, flush=True)
-        return self._read()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def __post_init__(self) -> None:
+        for name in ("rounds", "samples", "devices"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        check_systems(self.peers)
+        if self.peers and self.devices > 1:
+            raise ConfigError(f"devices {self.devices}: a comparison has one")
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, min and max, to three digits."""
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: float(f"{value:.3g}") for name, value in found.items()}
+def main(args: Sequence[str]) -> None:
+    """Measures every case, and prints a line of JSON for each."""
+    cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    names, options = args[:cut] or CASES, args[cut:]
+    given = [
+        parse("bench step", __doc__ or "", StepArgs, StepArgs(read_case(name)), options)
+        for name in names
+    ]
+    for each in given:
+        emit({**measure(each), "command": command("step", args)}, each.out)
 
 
-def measure(case: str, peers: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """One case; every system in turn."""
-    batch = int(case.split(",")[1])
-    systems = {peer: System(peer, case, args.precision) for peer in peers}
-    absent = [peer for peer, system in systems.items() if system.ready is None]
-    for peer in absent:
-        systems.pop(peer).close()
-    rates: dict[str, list[float]] = {peer: [] for peer in systems}
-    for _ in range(args.rounds):
-        for peer, system in systems.items():
-            rates[peer].append(batch / statistics.median(system.steps(args.steps)))
-    for system in systems.values():
-        system.close()
-    ours = rates["ours"]
+def measure(args: StepArgs) -> Row:
+    """One case, every system in turn.
+
+    Raises:
+      RunError: ours did not get through.
+    """
+    before = environment()
+    names = ["ours", *(peer for peer in args.peers if peer != "ours")]
+    systems = start_all(names, args.config, devices=args.devices, warm_seconds=args.warm_seconds)
+    try:
+        here = [system for system in systems.values() if not system.absent]
+        turns: dict[str, list[list[Sample]]] = {system.name: [] for system in here}
+        for _ in range(args.rounds):
+            for system in here:
+                taken = None if system.absent else system.turn(args.samples)
+                if taken:
+                    turns[system.name].append(taken)
+    finally:
+        for system in systems.values():
+            system.close()
+    absent = {name: system.absent for name, system in systems.items() if system.absent}
+    if "ours" in absent:
+        raise RunError(f"ours: {absent['ours']}")
+    whole = {name: found for name, found in turns.items() if name not in absent}
     return {
         "benchmark": "step",
-        "case": case,
-        "precision": args.precision,
-        "rounds": args.rounds,
-        "steps_a_round": args.steps,
-        "images_per_second": {peer: spread(values) for peer, values in rates.items()},
-        "ours_over": {
-            peer: spread([a / b for a, b in zip(ours, values, strict=True)])
-            for peer, values in rates.items()
-            if peer != "ours"
-        },
-        "first_step_seconds": {
-            peer: round(system.ready["first_step"], 1) for peer, system in systems.items()
+        **describe(args.config),
+        **before,
+        "devices": args.devices,
+        **results(whole, args.config.batch_size),
+        "systems": {
+            name: _system_facts(systems[name], found, args) for name, found in whole.items()
         },
         "not_here": absent,
     }
 
 
-def environment() -> dict[str, Any]:
-    """Device, versions and flags that a figure depends on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+def results(turns: dict[str, list[list[Sample]]], batch_size: int) -> Row:
+    """images/s of each system, and ours / peer in the same round."""
+    rates = {
+        name: [batch_size / statistics.median(s.seconds for s in turn) for turn in found]
+        for name, found in turns.items()
+    }
     return {
-        "device": f"{os.cpu_count()} cores, {_processor()}",
-        "python": platform.python_version(),
-        "versions": versions,
-        "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
-        "load_before": round(os.getloadavg()[0], 2),
+        "images_per_second": {name: spread(values) for name, values in rates.items()},
+        "ours_over": {
+            name: spread([a / b for a, b in zip(rates["ours"], values, strict=True)])
+            for name, values in rates.items()
+            if name != "ours"
+        },
     }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+def _system_facts(system: System, turns: list[list[Sample]], args: StepArgs) -> Row:
+    said = dict(system.facts)
+    seconds = [sample.seconds for turn in turns for sample in turn]
+    step = statistics.median(seconds)
+    said["step_seconds"] = spread(seconds)
+    said["loss"] = turns[-1][-1].loss
+    chip = chip_of(said.get("device", ""))
+    said["mfu"] = said["share_of_roofline"] = None
+    if chip:
+        peak = chip.bf16_flops if args.config.precision == "bf16" else chip.fp32_flops
+        said["mfu"] = model_flops(args.config) / step / (peak * args.devices)
+        if "hbm_bytes" in said:
+            # On a GPU a library's convolutions are not in the compiler's count
+            flops = max(said["flops"] or 0.0, model_flops(args.config) / args.devices)
+            said["share_of_roofline"] = (
+                max(flops / peak, said["hbm_bytes"] / chip.hbm_bandwidth) / step
+            )
+    return {name: _short(value) for name, value in said.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", nargs="+", default=list(CASES))
-    parser.add_argument("--peers", default="ours,linen,haiku,torch")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="of each system in a round")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--out", type=Path, help="append the results to this file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.worker:
-        return work(args.worker, args.case[0], args.precision)
-    for case in args.case:
-        found = {**environment(), **measure(case, args.peers.split(","), args)}
-        line = json.dumps(found)
-        print(line, flush=True)
-        if args.out:
-            with args.out.open("a") as file:
-                file.write(line + "\n")
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-if __name__ == "__main__":
-    main()
+def model_flops(config: RunConfig) -> float:
+    """FLOPs of a training step: 2 for a multiply-add, and 3 of the forward pass of the network.
+
+    Of the network as published, whatever a program computes (MFU: Chowdhery 2022, appendix B).
+    """
+    spec = get_spec(config.model.name, **config.model.changes)
+    classes = len(facts(config).train.class_names)
+    _, multiply_adds, _ = totals(summarise(spec, classes, config.data.image_size))
+    return 6.0 * multiply_adds * config.batch_size

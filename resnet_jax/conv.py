@@ -79,8 +79,8 @@ def convolve(
     native = partial(_native, stride=stride, groups=groups, dilation=dilation)
     form = _cpu_form(x.shape, kernel.shape, stride, groups)
     if in_loop:
-        blocks = partial(_blocks, dense=_written_out)
-        form = {_native: _written_out, _blocks: blocks}.get(form, form)
+        looped: dict[Any, Any] = {_native: _written_out, _blocks: _blocks_in_loop}
+        form = looped.get(form, form)
     if form is _native:
         return native(x, kernel)
     cpu = partial(form, stride=stride, groups=groups, dilation=dilation)
@@ -195,6 +195,9 @@ def _blocks(
         taps = taps.reshape(*kernel.shape[:2], run * width, run * out)
         maps.append(dense(x[..., i * run * width : (i + 1) * run * width], taps))
     return jnp.concatenate(maps, -1)
+
+
+_blocks_in_loop = partial(_blocks, dense=_written_out)
 
 
 def _taps(x: jax.Array, size: int, stride: int, dilation: int, outside: float) -> list[jax.Array]:

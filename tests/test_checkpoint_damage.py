@@ -102,7 +102,12 @@ def test_every_file_damaged_in_turn(two, tmp_path):
                 fell_back += 1
                 needed.add(re.sub("[0-9a-f]{32}", "*", str(file)))
                 (note,) = found.notes
-                assert note.startswith("checkpoint 2 is damaged (") and "2.corrupt" in note, what
+                assert note.startswith("checkpoint 2 is damaged (") and "..." not in note, note
+                where = str(file.relative_to("2"))
+                which = r"params[./]head[./]kernel" if "process_0" in where else re.escape(where)
+                assert re.search(rf"\((state[:,] (array )?)?{which}[: ]", note), note
+                aside = f"set aside as {folder / '2.corrupt'}, which may be deleted"
+                assert note.endswith(f"); {aside}; step 1 is used"), note
                 assert opened(folder).steps() == [1] and (folder / "2.corrupt").is_dir(), what
             else:
                 assert not found.notes and opened(folder).steps() == [1, 2], what
@@ -194,6 +199,14 @@ def test_evaluation_says_what_is_left_and_touches_nothing(copy):
     with pytest.raises(ConfigError, match="checkpoint 1 in"):  # it may have been the best
         opened(copy).restore_weights("best", sharding)
     assert sorted(copy.rglob("*")) == before
+    (copy / "2" / "progress" / "metadata").write_text("")
+    for which in ("best", "last"):
+        with pytest.raises(ConfigError, match=r"damaged \(progress.*; no other one is whole"):
+            opened(copy).restore_weights(which, sharding)
+    shutil.rmtree(copy / "1")
+    (copy / "2").rename(copy / "2.corrupt")
+    with pytest.raises(ConfigError, match=r"no checkpoint in it but .* set aside \(2.corrupt\)"):
+        opened(copy).restore_weights("best", sharding)
 
 
 def legacy(folder: Path) -> None:

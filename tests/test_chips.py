@@ -54,8 +54,8 @@ def test_topologies(name, chips, hosts, gigabytes):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "choose a TPU with a shape (v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, ...) or a GPU"),
-        ("v9:2x2", "or a GPU (a100-40, a100-80, h100, h200; 'h200:8' for eight)"),
+        ("v9:2x2", "choose a TPU with a shape (v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, ...) or a"),
+        ("v9:2x2", "a GPU (a100-40, a100-80, h100, h200; h200:8 for eight)"),
         ("v5e", "choose from v5e:1x1, v5e:2x2"),
         ("v5e:3x3", "choose from v5e:1x1, v5e:2x2"),
         ("v5e:32x32", "v5e:16x16"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,20 @@ def test_eval_of_a_named_checkpoint(trained):
     done = resnet_jax("eval", str(trained), "--checkpoint", "7")
     assert done.returncode == 2
     assert re.search(r"error: checkpoint '7': choose best, last or one of .*55, 60", done.stderr)
+
+
+def test_eval_of_a_run_whose_checkpoints_are_all_damaged(trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    for record in workdir.glob("checkpoints/*/progress/metadata"):
+        record.write_text("{")
+    done = resnet_jax("eval", str(workdir))
+    assert done.returncode == 2 and not done.stdout
+    assert re.fullmatch(
+        r"error: checkpoint \d+ in .*/checkpoints is damaged \(progress/metadata: not readable "
+        r"as JSON\); no other one is whole. Put a copy of one back, or move them away and train "
+        r"again\n",
+        done.stderr,
+    )
 
 
 def test_predict(trained, tmp_path):

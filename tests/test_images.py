@@ -72,7 +72,7 @@ def test_lossless_formats_come_back_exactly(kind):
 )
 def test_jpeg_equals_pillow(options):
     data = encode(smooth(61, 83), "JPEG", quality=90, **options)
-    assert images._read_jpeg_header(data, LIMIT) == (61, 83, 1)
+    assert images._read_jpeg_header(data, LIMIT).size(1) == (61, 83)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     decoded = decode(data, max_pixels=LIMIT)
     assert np.abs(decoded.astype(int) - expected).max() <= 1
@@ -355,14 +355,13 @@ def test_the_crop_does_not_depend_on_scaled_decoding(monkeypatch):
     data = encode(smooth(960, 1280), "JPEG", quality=95)
     augment = AugmentConfig(crop="random_resized", area=(0.25, 1.0), flip=False)
     sizes = []
-    decode_jpeg = images.simplejpeg.decode_jpeg
+    decode_jpeg = images.jpeg.decode
 
-    def spy(*args, **kwargs):
-        pixels = decode_jpeg(*args, **kwargs)
-        sizes.append(pixels.shape[0])
-        return pixels
+    def spy(data, header, factor, rows):
+        sizes.append(header.size(factor)[0])
+        return decode_jpeg(data, header, factor, rows)
 
-    monkeypatch.setattr(images.simplejpeg, "decode_jpeg", spy)
+    monkeypatch.setattr(images.jpeg, "decode", spy)
     full = decode(data, max_pixels=LIMIT)
     sizes.clear()
     for seed in range(20):
@@ -384,7 +383,7 @@ def coordinates(height: int, width: int) -> np.ndarray:
 def test_random_resized_samples_area_and_aspect():
     augment = AugmentConfig(crop="random_resized", area=(0.1, 0.6), aspect=(0.5, 2.0))
     generator = rng(1)
-    boxes = np.array([images._sample_crop(1000, 1000, augment, generator) for _ in range(2000)])
+    boxes = np.array([images.sample_crop(1000, 1000, augment, generator) for _ in range(2000)])
     top, left, height, width = boxes.T
     assert (boxes >= 0).all() and (top + height <= 1000).all() and (left + width <= 1000).all()
     area, aspect = height * width / 1e6, np.log(width / height)
@@ -401,7 +400,7 @@ def test_random_resized_samples_area_and_aspect():
 )
 def test_random_resized_falls_back_to_the_centre(height, width, expected):
     augment = AugmentConfig(crop="random_resized", area=(0.9, 1.0))
-    assert images._sample_crop(height, width, augment, rng()) == expected
+    assert images.sample_crop(height, width, augment, rng()) == expected
 
 
 def test_random_resized_cuts_what_it_sampled():
@@ -409,7 +408,7 @@ def test_random_resized_cuts_what_it_sampled():
     augment = AugmentConfig(crop="random_resized", area=(0.1, 0.5), flip=False)
     for seed in range(20):
         view = train_image(pixels, 16, augment, rng(seed), max_pixels=LIMIT).astype(float)
-        top, left, height, width = images._sample_crop(200, 250, augment, rng(seed))
+        top, left, height, width = images.sample_crop(200, 250, augment, rng(seed))
         assert (view[..., 2] == 77).all()
         y = top + (np.arange(16) + 0.5) * height / 16 - 0.5
         x = left + (np.arange(16) + 0.5) * width / 16 - 0.5
@@ -425,6 +424,47 @@ def test_random_resized_of_a_turned_jpeg_is_sampled_upright():
         turned = train_image(data, 50, augment, rng(seed), max_pixels=LIMIT)
         expected = train_image(upright, 50, augment, rng(seed), max_pixels=LIMIT)
         assert difference(turned, expected) < 3  # the crop is moved by up to half a scaled pixel
+
+
+def pillow_resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Antialiased bilinear interpolation."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("shrink", [1.05, 1.3, 1.6, 2.0, 2.2])
+def test_a_crop_is_resized_as_pillow_does_and_does_not_alias(shrink):
+    """Noise is the worst case: what aliases stays as loud as it was."""
+    pixels = noise(round(100 * shrink), round(100 * shrink))
+    expected = pillow_resize(pixels, 100).astype(float)
+    found = images.resize_crop(pixels, 100).astype(float)
+    plain = cv2.resize(pixels, (100, 100), interpolation=cv2.INTER_LINEAR).astype(float)
+    inner = (slice(2, -2), slice(2, -2))
+    error, aliased = (np.square(x - expected)[inner].mean() for x in (found, plain))
+    assert error < (0.6 if shrink < 1.2 else 0.4) * aliased
+    assert 0.95 < found[inner].std() / expected[inner].std() < 1.12
+    if shrink == 2:
+        assert np.abs(found - expected)[inner].max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(250, 180, 3), (120, 300, 1), (700, 400, 3), (60, 50, 1)])
+def test_resized_into_place(shape):
+    pixels = noise(*shape)
+    batch = np.zeros((3, 100, 100, shape[2]), np.uint8)
+    assert images.resize_crop(pixels, 100, batch[1]).base is batch
+    np.testing.assert_array_equal(batch[1], images.resize_crop(pixels, 100))
+    assert batch[1].any() and not batch[0].any() and not batch[2].any()
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_view_is_written_into_its_place(crop, channels):
+    pixels, augment = noise(40, 50, channels), AugmentConfig(crop=crop)
+    for seed in range(4):
+        batch = np.zeros((3, 24, 24, channels), np.uint8)
+        view = train_image(pixels, 24, augment, rng(seed), max_pixels=LIMIT, out=batch[1])
+        expected = train_image(pixels, 24, augment, rng(seed), max_pixels=LIMIT)
+        np.testing.assert_array_equal(batch[1], expected)
+        assert view.base is batch and not batch[0].any() and not batch[2].any()
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])

@@ -1,6 +1,7 @@
 """`fit`: what it writes, how it resumes, and how it stops."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train.loop
+import train.trainer
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
@@ -87,15 +88,15 @@ def test_returns_the_best(tmp_path):
 
 def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
     """Sends this process a signal in the middle of a step."""
-    original = train.loop._Trainer._one_step
+    original = train.trainer.Trainer._advance
 
-    def one_step(self, *batch):
-        original(self, *batch)
+    def advance(self, dispatches):
+        original(self, dispatches)
         if self.step == step:
             os.kill(os.getpid(), number)
             time.sleep(0.05)
 
-    monkeypatch.setattr(train.loop._Trainer, "_one_step", one_step)
+    monkeypatch.setattr(train.trainer.Trainer, "_advance", advance)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -161,14 +162,25 @@ def test_how_it_is_read_may_change(finished):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = tiny(optim=OptimConfig(lr=1e6, lr_batch=32), duration="200st")
+    config = tiny(optim=OptimConfig(lr=1e6, lr_batch=16), duration="200st")
     with pytest.raises(RunError) as caught:
         fit(config, tmp_path, quiet=True)
     message = str(caught.value)
     assert "not finite at step" in message and "learning rate" in message
     steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
     last = f"the last good checkpoint is step {max(steps)}" if steps else "no checkpoint yet"
-    assert last in message
+    assert last in message and "may help, in a new --workdir" in message
+    text = (tmp_path / "anomaly.json").read_text()
+    told = json.loads(text)
+    rate = 1e6 * 2 * (1 + math.cos(math.pi * (told["step"] - 1) / 200)) / 2
+    assert told["learning_rate"] == pytest.approx(rate, rel=1e-6)
+    assert f"learning rate {rate:.4g}: --optim.lr 1e+06 scaled" in message
+    assert told["what"] in ("loss", "grad_norm") and told["value"] in ("nan", "inf", "-inf")
+    assert f"{told['what']}: {told['value']})" in message and told["before"] == []
+    names = [
+        f'  {{"index": {e["index"]}, "name": "train[{e["index"]}]"}}' for e in told["examples"]
+    ]
+    assert len(set(names)) == 32 and ",\n".join(names) in text and len(text.splitlines()) == 41
     assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl"))
 
 

@@ -61,6 +61,8 @@ def test_devices_stand_in_order_of_their_processes():
 def test_fsdp_divides_the_devices(devices):
     with pytest.raises(ConfigError, match=r"mesh.fsdp 3: does not divide 8 devices.* 1, 2, 4, 8"):
         make_mesh(devices, fsdp=3)
+    with pytest.raises(ConfigError, match=r"mesh.fsdp 2: there is 1 device; .*_count=2 simulates"):
+        make_mesh(devices[:1], fsdp=2)
 
 
 def test_arrays_are_cut_along_their_longest_axis_that_divides(devices):

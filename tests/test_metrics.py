@@ -96,9 +96,18 @@ def test_the_first_value_that_is_not_finite_is_named(name, value):
     window.add(9, {**sums(9), "top1": jnp.float32(math.nan)})
     with pytest.raises(NonFinite) as error:
         window.fetch()
-    assert (error.value.step, error.value.name) == (8, name)
+    assert error.value.found == (8, name, str(value))
     assert str(error.value) == f"{name} is not finite at step 8"
     assert issubclass(NonFinite, RunError)
+
+
+def test_the_loss_is_named_before_what_follows_from_it():
+    window = Window(limit=1)
+    nan, inf = jnp.float32(math.nan), jnp.float32(-math.inf)
+    window.add(3, {**dict.fromkeys(("count", "grad_norm"), nan), "loss": inf})
+    window.fetch()
+    assert window.left_out == [(3, "loss", "-inf")]
+    assert Window(left_out=[[2, "loss"]]).left_out == [(2, "loss", "not finite")]  # an old one
 
 
 def test_a_loss_that_is_not_finite_may_be_let_pass():

@@ -28,9 +28,10 @@ from tests.runs import tiny
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, ModelConfig, RunConfig, RunError
 from train.config_json import to_json
-from train.data.feed import Feed
+from train.data.feed import Feed, never
 from train.data.pipeline import EvalReader, eval_batches, train_batches
 from train.data.sources import ArraySource
+from train.dispatch import dispatches
 from train.launchers import find_place
 from train.loop import fit
 from train.mesh import put_batch
@@ -209,7 +210,7 @@ def rereading(config: RunConfig, workdir) -> str:
     whole = Run(config).splits.eval
     source = Down(whole.images, whole.labels, whole.class_names, whole.split)
     with pytest.raises(RunError):
-        EvalReader(source, config.data, config.eval)(0)
+        EvalReader(source, config.data, config.eval)((0, 0), np.empty_like(whole.images[0]))
     return str(asked)
 
 
@@ -239,6 +240,14 @@ def start(config: RunConfig, workdir) -> str:
         save_weights(Run(tiny(seed=5)).new_state().variables, file, model.name, **model.changes)
         config = changed(config, "init.weights", str(file))
     return digest(jax.device_get(Run(config).new_state()))
+
+
+def home(config: RunConfig, workdir) -> str:
+    """Whether the training images are said to be on the devices."""
+    said: list[str] = []
+    options: Any = {"report": pytest.fail, "stopped": never, "say": said.append}
+    dispatches(Run(config), 0, **options).close()
+    return str(said)
 
 
 SHORT = {"duration": "4st", "log_every": "2st", "eval.every": "2st"}
@@ -313,6 +322,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.threads": (2, reading, {}),
     "data.workers": (1, reading, {}),
     "data.prefetch": (3, reading, {"data.threads": 2}),
+    "data.resident": ("on", home, {}),
     "data.retries": (0, rereading, {"data.retries": 1}),
     "data.stall_seconds": (0.05, stalling, {}),
     "data.examples": (50, names, SYNTHETIC),

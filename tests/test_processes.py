@@ -4,6 +4,7 @@ Most of it needs no JAX, so that here the processes are threads; `tests/test_dis
 with real ones.
 """
 
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import environment
+from tests.runs import command, environment
 from train import several
 from train.board import Board, Hub, connect
 from train.config import ConfigError, MeshConfig, RunError
@@ -414,7 +415,8 @@ def test_a_killed_process_ends_the_other(killed):
     body = f"if p.index == {killed}: os.kill(os.getpid(), 9)\n        time.sleep(60)"
     done = children(body, *explicit(2, {}, {}))
     other = done[1 - killed]
-    said = f"error: process {killed} is gone: it was killed, or its machine or network failed\n"
+    said = f"error: process {killed} is gone: it was killed, or its machine or network failed. "
+    said += f"{several.AGAIN}\n"
     assert (done[killed].returncode, other.returncode, other.stderr) == (-9, 1, said)
 
 
@@ -422,6 +424,45 @@ def test_one_that_does_not_come():
     (only,) = children("pass", *explicit(3, {}))
     assert only.returncode == 1
     assert only.stderr == "error: process 0: processes 1, 2 of 3 did not come within 4 s\n"
+
+
+def test_a_signal_ends_the_waiting_for_others(tmp_path):
+    """Of one that others have come to, of one that came, and of one that finds nobody."""
+    ports = (free_port(), free_port())
+    options = ("train", "digits", "--workdir", str(tmp_path / "run"), "--mesh.processes", "3")
+    first, second, lonely = (
+        subprocess.Popen(
+            command(
+                *(*options, "--mesh.process_id", str(k)),
+                *("--mesh.coordinator", f"localhost:{ports[alone]}"),
+            ),
+            env=environment(1),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k, alone in ((0, 0), (1, 0), (1, 1))
+    )
+    missing = f"process 2 of 3 at localhost:{ports[0]}"
+    nobody = f"process 0 of 3 at localhost:{ports[1]}"
+    try:
+        for child, who in ((second, missing), (lonely, nobody)):
+            while (line := child.stderr.readline()) != f"warning: waiting for {who}\n":
+                assert line.startswith("warning: waiting for process"), line  # not all had come yet
+        since = time.monotonic()
+        second.send_signal(signal.SIGINT)
+        lonely.send_signal(signal.SIGTERM)
+        assert lonely.communicate(timeout=30)[1] == (
+            f"error: stopped by SIGTERM while waiting for {nobody}\n"
+        )
+        why = f"stopped by SIGINT while waiting for {missing}"
+        assert second.communicate(timeout=30)[1] == f"error: process 1: {why}\n"
+        assert time.monotonic() - since < 8
+        assert first.communicate(timeout=30)[1].endswith(f"error: process 1 failed: {why}\n")
+        assert [child.returncode for child in (first, second, lonely)] == [1, 1, 1]
+    finally:
+        for child in (first, second, lonely):
+            child.kill()
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_that_are_the_same():

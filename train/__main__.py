@@ -29,6 +29,7 @@ usage: resnet-jax COMMAND ...
   convert SRC DST [--model NAME]                        weights of a file or a run to another file
   plan RECIPE --topology v5e:16x16 [...]                the step compiled for hardware that is not
                                                         here: memory, time, what binds
+  bench COMMAND ...                                     measure: steps, input, memory, beside others
   models [PATTERN]                                      the networks; one name: stage by stage
   recipes                                               the recipes
 
@@ -41,6 +42,17 @@ usage: resnet-jax predict DIR IMAGE... [options]                    with the wei
        resnet-jax predict NAME.TAG IMAGE... [options]               with timm's
 
 `resnet-jax predict DIR --help` and `resnet-jax predict NAME --help` list the options.
+"""
+
+PLAN_USAGE = """\
+usage: resnet-jax plan RECIPE --topology CHIPS [options]
+
+  resnet-jax plan imagenet-resnet50 --topology v5e:2x2 --batch_size 512
+
+compiles the recipe's training step for hardware that is not here, and says what it needs and what
+binds. CHIPS: v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, ... or a100-40, a100-80, h100, h200, h200:8.
+
+`resnet-jax plan RECIPE --help` lists the options, and `resnet-jax recipes` the recipes.
 """
 
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -165,10 +177,28 @@ def plan_run(args: list[str]) -> None:
     from train.recipes import get_recipe
 
     names, options = split(args, "the recipe")
-    name = names[0] if names else "digits"  # --help alone
+    if not names:  # --help alone
+        print(PLAN_USAGE, end="")
+        return
+    name = names[0]
     start = PlanArgs(get_recipe(name))
     given = parse(f"plan {name}", f"Plan a run of the recipe {name}.", PlanArgs, start, options)
     print(render(plan(given)))
+
+
+def bench(args: list[str]) -> None:
+    """Measures speed; only a checkout has the benchmarks."""
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks" / "cli.py").is_file():
+        raise ConfigError(
+            "bench: the benchmarks are not installed with the package; run it in a checkout "
+            "(pip install -e .)"
+        )
+    if str(root) not in sys.path:
+        sys.path.append(str(root))  # an editable install knows the packages alone
+    from benchmarks.cli import bench
+
+    bench(args)
 
 
 def models(args: list[str]) -> None:
@@ -201,6 +231,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "convert": convert,
     "plan": plan_run,
+    "bench": bench,
     "models": models,
     "recipes": recipes,
 }

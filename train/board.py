@@ -20,6 +20,9 @@ GONE_SECONDS = 20
 """A machine that answers nothing for so long is gone. The operating system asks and answers, so
 that a process which is only busy, or stopped in a debugger, is not taken for dead."""
 
+TRY_SECONDS = 4.0
+"""A connection to a machine that is there takes less, even if the first packets are lost."""
+
 Heard = Callable[[str, Any], None]
 
 
@@ -38,17 +41,24 @@ def keep_alive(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def connect(host: str, port: int, seconds: float) -> socket.socket:
+def connect(
+    host: str, port: int, seconds: float, waiting: Callable[[], None] = lambda: None
+) -> socket.socket:
     """A connection to process 0, which may not be there yet.
+
+    Args:
+      waiting: called before every attempt, none of which takes longer than `TRY_SECONDS`.
 
     Raises:
       RunError: not within so many seconds.
     """
     end = time.monotonic() + seconds
     while True:
+        waiting()
         left = end - time.monotonic()
         try:
-            connection = socket.create_connection((host, port), timeout=max(left, 1))
+            patience = min(max(left, 1), TRY_SECONDS)
+            connection = socket.create_connection((host, port), timeout=patience)
         except OSError as error:  # refused, or a name that the network does not know yet
             if left < 0.5:
                 raise RunError(
@@ -159,19 +169,28 @@ class Board:
     Args:
       index: of `count`, this process.
       heard: is told every entry, in the thread that reads them. `lost/0` is process 0's end.
+      waiting: called while process 0 is not there yet; what it raises ends the waiting.
 
     Raises:
       RunError: process 0 cannot be reached within `seconds`.
     """
 
     def __init__(
-        self, host: str, port: int, *, index: int, count: int, heard: Heard, seconds: float
+        self,
+        host: str,
+        port: int,
+        *,
+        index: int,
+        count: int,
+        heard: Heard,
+        seconds: float,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._entries: dict[str, Any] = {}
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._heard = heard
-        self._socket = connect(host, port, seconds)
+        self._socket = connect(host, port, seconds, waiting)
         self._socket.sendall(json.dumps([index, count]).encode() + b"\n")
         threading.Thread(target=self._read, daemon=True).start()
 

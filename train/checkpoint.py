@@ -191,7 +191,7 @@ class Checkpoints:
         for step, record in self._folder.records().items():
             if isinstance(record, Corrupt):
                 bad.setdefault(step, str(record))
-        notes = [self._set_aside(step, why) for step, why in bad.items()]
+        notes = [f"{self._set_aside(*each)}; step {found.step} is used" for each in bad.items()]
         placed = [_place(found.arrays[name], leaf.sharding) for name, leaf in named(state).items()]
         state = jax.tree.unflatten(jax.tree.structure(state), placed)
         return Restored(found.step, state, found.record.progress, notes)
@@ -221,7 +221,7 @@ class Checkpoints:
                 f"checkpoint {step} in {self.folder} is damaged ({why}), and cannot be set aside: "
                 f"{error.strerror}"
             ) from error
-        return f"checkpoint {step} is damaged ({why}); it was set aside as {target}"
+        return f"checkpoint {step} is damaged ({why}); set aside as {target}, which may be deleted"
 
     def restore_weights(self, which: str, sharding: jax.sharding.Sharding) -> Weights:
         """Reads what a network needs, without building the run that trained it.
@@ -233,7 +233,7 @@ class Checkpoints:
           The weights that the run is judged by.
 
         Raises:
-          ConfigError: no such checkpoint, or it is damaged.
+          ConfigError: no such checkpoint, or it is damaged: the message names those that are whole.
         """
         step = self._choose(which)
         content, why = self._read(step, None)
@@ -249,7 +249,9 @@ class Checkpoints:
     def _choose(self, which: str) -> int:
         steps = self.steps()
         if not steps:
-            raise ConfigError(f"{self.folder}: no checkpoint in it")
+            aside = ", ".join(sorted(path.name for path in self.folder.glob("*.corrupt*")))
+            only = f" but what was damaged and set aside ({aside})" if aside else ""
+            raise ConfigError(f"{self.folder}: no checkpoint in it{only}. Train again")
         if which == "last":
             return steps[-1]
         if which == "best":
@@ -265,8 +267,10 @@ class Checkpoints:
         return int(which)
 
     def _unusable(self, step: int, why: str) -> ConfigError:
-        others = ", ".join(str(other) for other in self.steps() if other != step)
-        choice = f"choose another: {others}" if others else "there is no other"
+        whole = [other for other in self.steps() if other != step and self._read(other, None)[0]]
+        choice = "no other one is whole. Put a copy of one back, or move them away and train again"
+        if whole:
+            choice = f"choose another: {', '.join(map(str, whole))}"
         return ConfigError(f"checkpoint {step} in {self.folder} is damaged ({why}); {choice}")
 
     def close(self) -> None:

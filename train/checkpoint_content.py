@@ -8,6 +8,8 @@ shapes, in the progress.
 
 import hashlib
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,13 +119,31 @@ def read(folder: Path, state: Any = None) -> Content:
         arrays = {name: np.asarray(future.result()) for name, future in reading.items()}
     except OtherModel:
         raise
-    except (ValueError, OSError) as error:  # TensorStore's, in up to 3 kB
-        raise Corrupt(f"state: {' '.join(str(error).split())[:200]}") from error
+    except (ValueError, OSError) as error:  # TensorStore's
+        raise Corrupt(_said(folder, str(error))) from error
     for name, digest in (digests or {}).items():
         found = host_digest(arrays[name])
         if found != digest:
             raise Corrupt(f"state: {name} is not what was saved ({found}, not {digest})")
     return Content(int(folder.name), record, arrays)
+
+
+_TENSORSTORE = re.compile(
+    r'(?:"(?P<array>[^"]+)/[^"/]*" in [^"]*)?local file "(?P<file>[^"]*)"(?:: (?P<why>.*))?'
+)
+"""Error reading "params.head.kernel/0.0" in OCDBT database at local file "/.../60/state/": why"""
+
+
+def _said(folder: Path, words: str) -> str:
+    """What TensorStore says, in up to 3 kB: which file of the checkpoint, and what is wrong."""
+    words = " ".join(words.split())
+    found = _TENSORSTORE.search(words)
+    if not found:
+        return f"state: {textwrap.shorten(words, 300, placeholder=' ...')}"
+    file = found["file"].removeprefix(f"{folder}/").rstrip("/")
+    where = f"{file}, array {found['array']}" if found["array"] else file
+    why = found["why"] or ("missing" if words.startswith("NOT_FOUND") else "cannot be read")
+    return f"{where}: {textwrap.shorten(why, 300, placeholder=' ...')}"
 
 
 def _check_model(folder: Path, saved: dict[str, str], state: Any) -> None:
@@ -149,7 +169,7 @@ def _open_arrays(folder: Path) -> dict[str, Any]:
     keys = [key.decode() for key in ts.KvStore.open(store).result().list().result()]
     names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
     if not names:
-        raise Corrupt("state: there are no arrays")
+        raise Corrupt("state/manifest.ocdbt: missing, or it names no arrays")
     opening = {
         name.replace(".", "/"): ts.open(
             {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}, open=True, read=True

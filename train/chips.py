@@ -119,3 +119,26 @@ _ALL = (
 
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ALL}
 """By name. A v4 chip's two cores are one device ("megacore"), as its runtime has them."""
+
+_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+    "NVIDIA A100-SXM4-40GB": "a100-40",
+    "NVIDIA A100-SXM4-80GB": "a100-80",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that a device calls itself by, as `jax.Device.device_kind` and torch have it.
+
+    >>> chip_of("TPU v5 lite").name, chip_of("cpu")
+    ('v5e', None)
+    """
+    return CHIPS.get(_KINDS.get(device_kind, ""))

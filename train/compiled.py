@@ -46,10 +46,7 @@ def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], 
     found, text = compiled.memory_analysis(), compiled.as_text()
     # XLA's own counts take the body of a loop once.
     cost = {} if run.config.scans else compiled.cost_analysis() or {}
-    # What comes out and is no argument's buffer, such as the metrics' sums
-    fresh = found.output_size_in_bytes - found.alias_size_in_bytes
-    code = found.generated_code_size_in_bytes
-    peak = found.argument_size_in_bytes + found.temp_size_in_bytes + fresh + code
+    peak = peak_bytes(found)
     memory = {
         **parts,
         "temporaries": found.temp_size_in_bytes,
@@ -93,6 +90,14 @@ def abstract_batch(run: Run) -> dict[str, Any]:
     }
     where = by_example(run.mesh)
     return {k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()}
+
+
+def peak_bytes(found: Any) -> int:
+    """What a device holds while a program runs, by its `memory_analysis()`."""
+    # What comes out and is no argument's buffer, such as the metrics' sums
+    fresh = found.output_size_in_bytes - found.alias_size_in_bytes
+    code = found.generated_code_size_in_bytes
+    return found.argument_size_in_bytes + found.temp_size_in_bytes + fresh + code
 
 
 def shard_bytes(tree: Any) -> int:

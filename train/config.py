@@ -158,6 +158,10 @@ class DataConfig:
     retries: int = 5
     """How often a read is tried again that failed for a passing reason (a network, a server), after
     0.1, 0.2, 0.4 ... seconds."""
+    resident: Literal["auto", "on", "off"] = "auto"
+    """Whether the training images live on the devices, where they are shuffled, cropped and
+    mirrored: the same batches. auto: on a GPU or TPU, if they take at most 2 GiB, the run is an
+    epoch or more in one process, and `augment` is pad or none and flip."""
     stall_seconds: float = 60.0
     """A batch that takes longer is reported, and again every so many seconds."""
     examples: int = 1280
@@ -414,7 +418,11 @@ class RunConfig:
         group = self.norm_group_size
         if isinstance(group, int):
             good = group >= 1 and self.batch_size % group == 0
-            _check("norm_group_size", group, good, f"must divide batch_size {self.batch_size}")
+            rule = (
+                f"choose an integer that divides batch_size {self.batch_size}, device (the "
+                "examples of a device) or None (the global batch)"
+            )
+            _check("norm_group_size", group, good, rule)
 
     @property
     def scans(self) -> bool:

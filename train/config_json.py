@@ -16,6 +16,7 @@ _FREE = (
     "data.threads",
     "data.workers",
     "data.prefetch",
+    "data.resident",
     "data.retries",
     "data.stall_seconds",
     "mesh",

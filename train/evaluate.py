@@ -1,6 +1,7 @@
 """Exact evaluation: every example of the split once, whatever the batch size and the devices."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,10 @@ from jax.experimental import multihost_utils
 
 from train.checkpoint import Weights
 from train.data.feed import Feed, Stopped, never
-from train.data.pipeline import EvalReader, eval_batches
+from train.data.pipeline import EvalReader, HostBatch, eval_batches
 from train.mesh import put_batch, round_up, shard
 from train.metrics import Row, Window, means
+from train.prepare import Batch
 from train.progress import warn
 from train.report import Predictions, write_report
 from train.run import Run
@@ -48,6 +50,7 @@ def evaluate(
     predictions: bool = False,
     report: Callable[[str], None] = warn,
     stopped: Callable[[float], bool] = never,
+    kept: list[tuple[HostBatch, Batch]] | None = None,
 ) -> Evaluation:
     """Evaluates one or more sets of weights in one pass over the run's evaluation split.
 
@@ -55,6 +58,7 @@ def evaluate(
       weights: by name.
       predictions: also collect what the first set says of each example.
       report, stopped: see `Feed`; `stopped` is asked before each batch too.
+      kept: takes the batches when it is empty, and gives them, from the devices, when it is not.
 
     Raises:
       BadExample: an unreadable example (`data.on_bad_image` "error").
@@ -65,12 +69,7 @@ def evaluate(
     windows = {name: Window() for name in weights}
     bad: list[np.ndarray] = []
     seen: list[dict[str, np.ndarray]] = []
-    batches = eval_batches(
-        source, config.data, config.eval, batch_size=batch_size, shard=shard(run.mesh)
-    )
-    put = partial(put_batch, mesh=run.mesh)
-    options: Any = {"report": report, "stopped": stopped, "what": "evaluation batch"}
-    with Feed(batches, put, config.data, **options) as feed:
+    with _feed(run, batch_size, report, stopped, kept) as feed:
         for step, (batch, on_device) in enumerate(feed):
             if stopped(0.0):
                 raise Stopped
@@ -93,6 +92,41 @@ def evaluate(
     indices = columns.pop("index").tolist()
     named: Any = {"name": [source.name(i) for i in indices], **columns}
     return Evaluation(count, names, metrics, Predictions(**named), indices)
+
+
+@contextlib.contextmanager
+def _feed(
+    run: Run,
+    batch_size: int,
+    report: Callable[[str], None],
+    stopped: Callable[[float], bool],
+    kept: list[tuple[HostBatch, Batch]] | None,
+) -> Iterator[Iterator[tuple[HostBatch, Batch]]]:
+    """The evaluation's batches, on the devices."""
+    if kept:
+        yield iter(kept)
+        return
+    data, where = run.config.data, shard(run.mesh)
+    batches = eval_batches(
+        run.splits.eval, data, run.config.eval, batch_size=batch_size, shard=where
+    )
+    put = partial(put_batch, mesh=run.mesh)
+    options: Any = {"report": report, "stopped": stopped, "what": "evaluation batch"}
+    with Feed(batches, put, data, **options) as feed:
+        if kept is None:
+            yield feed
+            return
+        found: list[tuple[HostBatch, Batch]] = []
+        yield map(partial(_keep, found), feed)
+        kept += found  # not what came before an error
+
+
+def _keep(
+    found: list[tuple[HostBatch, Batch]], pair: tuple[HostBatch, Batch]
+) -> tuple[HostBatch, Batch]:
+    host = {key: column for key, column in pair[0].items() if key != "image"}
+    found.append((host, pair[1]))
+    return pair
 
 
 def _everyones(rows: np.ndarray) -> np.ndarray:
@@ -121,14 +155,22 @@ def as_row(evaluation: Evaluation) -> Row:
     return row
 
 
-def judge(run: Run, weights: Weights, workdir: Path | None = None, is_writer: bool = True) -> Row:
+def judge(
+    run: Run,
+    weights: Weights,
+    workdir: Path | None = None,
+    is_writer: bool = True,
+    kept: list[tuple[HostBatch, Batch]] | None = None,
+) -> Row:
     """Evaluates a checkpoint's weights; with a `workdir`, also writes its `report/index.html`.
+
+    `kept`: see `evaluate`.
 
     Returns:
       `step`, `weights` (their name), `examples`, `loss`, `top1`, `top5`, and `skipped` if any were.
     """
     named = {weights.name: weights.variables}
-    evaluation = evaluate(run, named, predictions=workdir is not None)
+    evaluation = evaluate(run, named, predictions=workdir is not None, kept=kept)
     row: Row = {"step": weights.step, "weights": weights.name, "examples": evaluation.examples}
     if evaluation.bad:
         row["skipped"] = len(evaluation.bad)

@@ -17,8 +17,8 @@ _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 # They name or regroup buffers; what moves bytes is the -start, where there is a pair.
-_FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "iota", "after-all"}
-_FREE |= {"while"}  # its body counts
+FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "iota", "after-all"}
+FREE |= {"while"}  # its body counts
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
@@ -198,7 +198,7 @@ def hbm_bytes(text: str) -> Counter[str]:
         if it.computation not in trips:
             continue
         results[it.name] = it.result
-        if it.kind in _FREE or it.kind.endswith(("-done", "-update")):
+        if it.kind in FREE or it.kind.endswith(("-done", "-update")):
             continue
         operands = [buffer for name in set(it.operands) for buffer in results.get(name, [])]
         moved = _moved(it, operands, trips[it.computation])

@@ -1,32 +1,18 @@
-"""`fit`: the one training loop."""
+"""`fit`: a run from its config to its report."""
 
 import contextlib
-import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jax
-
-from train import STARTED, anomaly
-from train.checkpoint import Checkpoints, Progress, judged
-from train.clock import Clock
-from train.config import ConfigError, MeshConfig, RunConfig, RunError
+from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
-from train.data.feed import Feed, Stopped
-from train.data.pipeline import HostBatch, train_batches
-from train.evaluate import Evaluation, as_row, evaluate, judge
-from train.memory import give_back
-from train.mesh import check_batch_size, put_batch, replicated, shard
-from train.metrics import MetricsLog, NoLog, NonFinite, Row, Window
-from train.prepare import Batch
-from train.processes import CommonEnd, Processes, start
-from train.progress import Display, warn
-from train.run import Run, check_data, check_workdir, use_compilation_cache, write_config
+from train.mesh import check_batch_size
+from train.metrics import Row
+from train.processes import start
+from train.progress import Display
+from train.run import Run, check_data, check_workdir, use_compilation_cache
 from train.stop import Stop
-
-_PATIENCE = 10.0  # seconds that several processes, asked to stop, wait for a batch
+from train.trainer import Trainer, resumes
 
 
 def fit(
@@ -47,14 +33,14 @@ def fit(
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop().listening())
-        processes = stack.enter_context(start(config.mesh))
+        processes = stack.enter_context(start(config.mesh, lambda: stop.signal))
         check_workdir(workdir, config)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
         check_data(workdir, run, same_size=True)
-        if not _resumes(workdir):
+        if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
         try:
@@ -62,7 +48,7 @@ def fit(
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
         display = Display(run.total_steps, quiet or not processes.is_writer)
-        trainer = _Trainer(run, workdir, display, processes)
+        trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
         with processes.reporting():
             trainer.train(stop)
@@ -73,276 +59,4 @@ def _check_lengths(run: Run) -> None:
     """Raises `ConfigError` for what only the size of the data set can tell, before compilation."""
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
-    _ = run.schedule, run.model
-
-
-def _resumes(workdir: Path) -> bool:
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
-
-
-class _Trainer:
-    """What `fit` holds while it runs."""
-
-    def __init__(self, run: Run, workdir: Path, display: Display, processes: Processes) -> None:
-        self.run, self.workdir, self.display, self.processes = run, workdir, display, processes
-        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
-        resumes = _resumes(workdir)
-        processes.barrier()  # before any of them writes what another one looks for
-        self.state = run.new_state(resumes=resumes)
-        self.step, self.bad, self.retried = 0, set[int](), 0
-        self.window = Window(limit=run.config.skip_nonfinite)
-        restored = self.checkpoints.restore(self.state)
-        if restored:
-            self.step, self.state = restored.step, restored.state
-            self.window = Window(
-                restored.progress["window"],
-                limit=run.config.skip_nonfinite,
-                left_out=restored.progress.get("left_out", ()),
-            )
-            self.bad = set(restored.progress["bad"])
-            for note in restored.notes:
-                self._warn(note)
-            done = self.step == run.total_steps
-            display.say(
-                f"all {self.step} steps are done"
-                if done
-                else f"resumes after step {self.step} of {run.total_steps}"
-            )
-        else:
-            if resumes:  # what looked like a checkpoint is none
-                self.state = run.new_state()
-            parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-            if processes.is_writer:
-                write_config(workdir, run, parameters)
-        self.log = MetricsLog(workdir, self.step) if processes.is_writer else NoLog(workdir)
-        self._saved, self._told = self.step, len(self.window.left_out)
-        self._clock = Clock()
-
-    def train(self, stop: Stop) -> None:
-        """Steps up to the end of the run."""
-        self._asked = stop
-        self._clock.start()
-        try:
-            # An evaluation that was cut short left its step saved, but not evaluated.
-            every = self.run.config.eval.every
-            if self.step and self._due(every) and self.step not in self.log.evaluated:
-                self._evaluate()
-            with self._feed() as feed:
-                while self.step < self.run.total_steps:
-                    if reason := self.processes.should_stop(self.step, stop.signal):
-                        self._stop(reason)
-                    self._one_step(*self._next(feed))
-                    self._after_step()
-        except Stopped:
-            self._stop(str(stop.signal))
-        except NonFinite as error:
-            raise self._explain(error) from None
-        except CommonEnd:
-            raise
-        except (ConfigError, RunError) as error:  # bad input and bad storage lose nothing
-            if self.processes.count > 1:
-                raise  # the others are a step further, and a checkpoint takes all of them
-            saved = self._saved_after_all()
-            raise type(error)(f"{error}{saved}") from None
-
-    def _saved_after_all(self) -> str:
-        try:
-            self._save(None)
-            self.checkpoints.wait()
-        except RunError:  # such as the one that is being told
-            return ""
-        return f". What was trained is saved, up to step {self.step}" if self.step else ""
-
-    def _feed(self) -> Feed[Batch]:
-        config = self.run.config
-        batches = train_batches(
-            self.run.splits.train,
-            config.data,
-            config.augment,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            start=self.step,
-            stop=self.run.total_steps,
-            shard=shard(self.run.mesh),
-        )
-        put = partial(put_batch, mesh=self.run.mesh)
-        options: Any = {"report": self._warn, "stopped": self._stopped, "first": self.step + 1}
-        return Feed(batches, put, config.data, **options)
-
-    def _next(self, feed: Feed[Batch]) -> tuple[HostBatch, Batch]:
-        with self._clock.waiting():
-            return next(feed)
-
-    def _stopped(self, waited: float) -> bool:
-        """Whether to stop in the middle of waiting, or of an evaluation.
-
-        Several processes agree on a step to stop before, and have to come to it; one that has no
-        batch for it never does.
-        """
-        if self._asked.signal and self.processes.count > 1 and waited > _PATIENCE:
-            raise RunError(
-                f"stopped by {self._asked.signal} after {waited:.0f} s without a batch; the same "
-                "command resumes from the newest checkpoint"
-            )
-        return self._asked.signal is not None and self.processes.count == 1
-
-    def _warn(self, message: str) -> None:
-        """To stderr, from whatever process it concerns."""
-        who = f"process {self.processes.index}: " if self.processes.count > 1 else ""
-        warn(who + message)
-
-    def _one_step(self, batch: HostBatch, on_device: Batch) -> None:
-        first = self._clock.steps == 0
-        self.state, sums = self.run.train_step(self.state, on_device)
-        self.step += 1
-        self.window.add(self.step, sums)
-        self.bad.update(int(i) for i in batch["bad"] if i >= 0)
-        self.retried += int(batch["retried"].sum())
-        self._clock.steps += 1
-        if first:
-            jax.block_until_ready(sums)
-            self.display.say(f"first step after {time.perf_counter() - STARTED:.1f} s")
-        self.display.advance(self.step)
-
-    def _due(self, every: str) -> bool:
-        """Whether something that happens this often, and at the end, happens after this step."""
-        last = self.step == self.run.total_steps
-        return last or (every != "" and self.step % max(self.run.steps(every), 1) == 0)
-
-    def _after_step(self) -> None:
-        config = self.run.config
-        if self._due(config.log_every):
-            self._log_training()
-        evaluation = self._evaluate() if self._due(config.eval.every) else None
-        if evaluation or self._due(config.checkpoint.every):
-            self._save(evaluation)
-
-    def _stop(self, name: str) -> None:
-        self._save(None)
-        self.checkpoints.wait()
-        saved = "saved; the same command resumes there" if self.step else "nothing to save yet"
-        self.processes.barrier()
-        raise CommonEnd(
-            f"stopped by {name} after step {self.step} of {self.run.total_steps}, {saved}"
-        )
-
-    def _log_training(self) -> None:
-        means = self.window.close()
-        self._tell_left_out()
-        if not means:  # none of its steps was finite
-            return
-        row = {
-            "step": self.step,
-            "epoch": self._epoch,
-            "split": "train",
-            **means,
-            "lr": float(self.run.schedule(self.step - 1)),
-            **self._clock.lap(self.run.config.batch_size),
-        }
-        self._share_bad()
-        if self.bad:
-            row["skipped"] = len(self.bad)
-        if self.retried:
-            row["retried"] = self.retried
-        if self.window.left_out:
-            row["nonfinite"] = len(self.window.left_out)
-        self.log.write(row)
-        self.display.row(row)
-
-    def _share_bad(self) -> None:
-        """Every process knows of the bad images that the others read."""
-        self.bad.update(*self.processes.gather(sorted(self.bad)))
-
-    def _tell_left_out(self) -> None:
-        """Says which steps were left out since the last time, and keeps it in anomaly.json."""
-        left_out = self.window.left_out
-        if len(left_out) == self._told:
-            return
-        for step, name in left_out[self._told :]:
-            self.display.say(
-                f"{name} is not finite at step {step}: the step is left out, one of at most "
-                f"{self.window.limit} (anomaly.json)"
-            )
-        self._told = len(left_out)
-        self._write_anomaly()
-
-    def _write_anomaly(self) -> None:
-        if not self.processes.is_writer:
-            return
-        with contextlib.suppress(OSError):  # a full disk will be spoken of by what must be written
-            anomaly.write(self.workdir, self.run, self.window.left_out)
-
-    def _evaluate(self) -> Evaluation:
-        since = time.perf_counter()
-        weights = {"raw": self.state.variables}
-        if self.state.ema:
-            weights["ema"] = self.state.ema
-        evaluation = evaluate(self.run, weights, report=self._warn, stopped=self._stopped)
-        seconds = time.perf_counter() - since
-        self._clock.pause(seconds)
-        row = {"step": self.step, "epoch": self._epoch, "split": "eval", **as_row(evaluation)}
-        row["seconds"] = round(seconds, 3)
-        self.log.write(row)
-        self.display.row(row)
-        return evaluation
-
-    @property
-    def _epoch(self) -> float:
-        return self.step * self.run.config.batch_size / len(self.run.splits.train)
-
-    def _save(self, evaluation: Evaluation | None) -> None:
-        if self.step == self._saved:
-            return
-        window = self.window.fetch()
-        self._tell_left_out()
-        self._share_bad()
-        left_out = self.window.left_out
-        progress: Progress = {"window": window, "bad": sorted(self.bad), "left_out": left_out}
-        metrics = None
-        if evaluation:
-            metrics = evaluation.metrics[judged(self.state)[0]]
-        self.checkpoints.save(self.step, self.state, progress, metrics)
-        self._saved = self.step
-        give_back()  # what evaluations and checkpoints took
-
-    def _explain(self, error: NonFinite) -> RunError:
-        with contextlib.suppress(RunError):
-            self.checkpoints.wait()
-        steps = self.checkpoints.steps()
-        good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
-        self._write_anomaly()
-        rate = float(self.run.schedule(error.step - 1))
-        limit = self.window.limit
-        before = f", after {limit} such steps were left out" if limit else ""
-        return CommonEnd(  # the sums are everyone's
-            f"{error} (learning rate {rate:.4g}){before}; {good} in {self.checkpoints.folder}. "
-            f"{self.workdir / 'anomaly.json'} names the examples of its batch. A lower --optim.lr, "
-            "a longer --optim.warmup or --optim.clip may help; --skip_nonfinite N leaves out up to "
-            "N such steps"
-        )
-
-    def finish(self) -> Row:
-        """Evaluates the best checkpoint and writes the report."""
-        self.checkpoints.wait()
-        best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
-        self._warn_of_bad()
-        row = judge(self.run, best, self.workdir, self.processes.is_writer)
-        which = f"step {best.step}" + (" (EMA weights)" if best.name == "ema" else "")
-        self.display.say(
-            f"best: {which}, top-1 {row['top1']:.2%} of {row['examples']} examples, "
-            f"loss {row['loss']:.4f}; report: {self.workdir / 'report' / 'index.html'}"
-        )
-        return row
-
-    def _warn_of_bad(self) -> None:
-        source = self.run.splits.train
-        if self.bad:
-            names = ", ".join(source.name(i) for i in sorted(self.bad)[:10])
-            more = f" and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
-            self.display.say(f"left out {len(self.bad)} unreadable training images: {names}{more}")
-
-    def close(self) -> None:
-        self.display.close()
-        self.log.close()
-        with contextlib.suppress(RunError):  # what failed was already said
-            self.checkpoints.close()
+    _ = run.schedule, run.model, run.resident

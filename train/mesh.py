@@ -23,6 +23,11 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     if count % fsdp:
+        if count == 1:
+            raise ConfigError(
+                f"mesh.fsdp {fsdp}: there is 1 device; leave it at 1. To try it on a CPU, "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={fsdp} simulates {fsdp}"
+            )
         good = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
         raise ConfigError(f"mesh.fsdp {fsdp}: does not divide {count} devices; choose from {good}")
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -43,6 +48,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_example(mesh: Mesh) -> NamedSharding:
     """The first axis cut over the devices: a batch."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def by_example_of_each(mesh: Mesh) -> NamedSharding:
+    """The second axis cut over the devices: the batches of several steps."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
 def sharded(tree: Any, mesh: Mesh) -> Any:

@@ -7,14 +7,25 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from train.config import RunError
 from train.step import Sums
 
 Row = dict[str, Any]
+
+
+class LeftOut(NamedTuple):
+    """A training step whose loss or gradient is not finite."""
+
+    step: int
+    what: str
+    """loss or grad_norm; the loss, if both."""
+    value: str = "not finite"
+    """nan, inf or -inf; checkpoints of old do not say which."""
 
 
 class Window:
@@ -30,18 +41,23 @@ class Window:
         totals: dict[str, float] | None = None,
         *,
         limit: int = 0,
-        left_out: Sequence[tuple[int, str]] = (),
+        left_out: Sequence[Sequence[Any]] = (),
     ) -> None:
         """`limit`: how many steps of the run may be left out for not being finite."""
         self.totals: dict[str, float] = dict(totals or {})
         self.limit = limit
-        self.left_out = [(step, name) for step, name in left_out]
-        """(step, what was not finite) of those that were, from the start of the run."""
-        self._pending: list[tuple[int, Sums]] = []
+        self.left_out = [LeftOut(*entry) for entry in left_out]
+        """Those that were, from the start of the run."""
+        self._pending: list[tuple[int, int, Sums]] = []
 
-    def add(self, step: int, sums: Sums) -> None:
-        """Takes the sums of a step."""
-        self._pending.append((step, sums))
+    def add(self, step: int, sums: Sums, steps: int = 1) -> None:
+        """Takes the sums of a step, or in arrays those of so many from there on."""
+        self._pending.append((step, steps, sums))
+
+    def _fetched(self) -> Iterator[tuple[int, Sums]]:
+        for first, steps, sums in jax.device_get(self._pending):
+            for i in range(steps):
+                yield first + i, {name: np.ravel(value)[i] for name, value in sums.items()}
 
     def fetch(self, *, finite: bool = True) -> dict[str, float]:
         """Waits for the steps so far and returns `totals`.
@@ -49,12 +65,13 @@ class Window:
         Raises:
           NonFinite: `finite`, and the loss or the gradient of a step is not, once too often.
         """
-        for step, sums in jax.device_get(self._pending):
-            broken = [name for name, value in sums.items() if not math.isfinite(value)]
+        for step, sums in self._fetched():
+            names = sorted(sums, key=lambda name: name != "loss")  # it is what breaks the gradient
+            broken = [name for name in names if not math.isfinite(sums[name])]
             if finite and broken:
-                self.left_out.append((step, broken[0]))
+                self.left_out.append(LeftOut(step, broken[0], str(float(sums[broken[0]]))))
                 if len(self.left_out) > self.limit:
-                    raise NonFinite(step, broken[0])
+                    raise NonFinite(self.left_out[-1])
                 continue
             for name, value in sums.items():
                 self.totals[name] = self.totals.get(name, 0.0) + float(value)
@@ -72,9 +89,9 @@ class Window:
 class NonFinite(RunError):
     """Training produced a value that is not finite."""
 
-    def __init__(self, step: int, name: str) -> None:
-        super().__init__(f"{name} is not finite at step {step}")
-        self.step, self.name = step, name
+    def __init__(self, found: LeftOut) -> None:
+        super().__init__(f"{found.what} is not finite at step {found.step}")
+        self.found = found
 
 
 def means(totals: dict[str, float]) -> Row:

@@ -14,7 +14,7 @@ import tyro
 
 from train.config import ConfigError, DataConfig, RunConfig
 from train.data.sources import Splits, SyntheticSource, open_splits
-from train.roofline import IMAGES_PER_CORE, Footprint, Roofline, suggestions
+from train.roofline import IMAGES_PER_CORE, Footprint, Roofline, cores_for, suggestions
 from train.topology import (
     Topology,
     check_compiler,
@@ -120,7 +120,7 @@ def data_facts(config: DataConfig, classes: int | None, examples: int | None) ->
     if classes is not None and examples is not None:
         if classes < 1 or examples < 1:
             raise ConfigError(f"classes {classes}, examples {examples}: must be at least 1")
-        return _stand_in(config, examples, examples, classes)
+        return stand_in(config, examples, examples, classes)
     try:
         return open_splits(config)
     except ConfigError as error:
@@ -129,10 +129,11 @@ def data_facts(config: DataConfig, classes: int | None, examples: int | None) ->
             raise ConfigError(
                 f"{error}. To plan without the data, say --classes N --examples N"
             ) from None
-        return _stand_in(config, *KNOWN[name])
+        return stand_in(config, *KNOWN[name])
 
 
-def _stand_in(config: DataConfig, train: int, evaluation: int, classes: int) -> Splits:
+def stand_in(config: DataConfig, train: int, evaluation: int, classes: int) -> Splits:
+    """Synthetic splits of these sizes, for what reads no example."""
     names = [str(i) for i in range(classes)]
     return Splits(
         SyntheticSource(train, config.image_size, names, "train"),
@@ -202,7 +203,7 @@ def model(
         "hours": run.total_steps * line.step / 3600,
         "images_per_second_per_host": rate / topology.hosts,
         "images_per_core": core_rate,
-        "cores_per_host": rate / topology.hosts / core_rate if core_rate else None,
+        "cores_per_host": cores_for(rate / topology.hosts, core_rate) if core_rate else None,
         "host_cpus": chip.host_cpus,
         "binds": line.binds if computed["fits"] else "memory capacity",
     }

@@ -4,7 +4,7 @@ A single process has none of it: `start` gives it a `Processes` that agrees with
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.config import ConfigError, MeshConfig, RunError
@@ -75,7 +75,9 @@ class Processes:
 
 
 @contextlib.contextmanager
-def start(config: MeshConfig) -> Iterator[Processes]:
+def start(
+    config: MeshConfig, stopped: Callable[[], str | None] = lambda: None
+) -> Iterator[Processes]:
     """Joins the run's other processes, before any other use of JAX, and ends with them.
 
     Who they are say `mesh.coordinator`, `mesh.processes` and `mesh.process_id`, or else SLURM, Open
@@ -84,9 +86,12 @@ def start(config: MeshConfig) -> Iterator[Processes]:
     and why, and exits with 2 if it was bad input and 1 if not. So does the end of a process that
     was killed, or whose machine is gone, within 20 s.
 
+    Args:
+      stopped: the name of a signal that this process got, which ends its waiting for the others.
+
     Raises:
       ConfigError: the processes do not say the same of each other.
-      RunError: they have not all come within two minutes.
+      RunError: they have not all come within two minutes, or before a signal.
     """
     from train.several import CONNECT_SECONDS, Several  # which imports this module
 
@@ -94,7 +99,7 @@ def start(config: MeshConfig) -> Iterator[Processes]:
     if place is None:
         yield Processes()
         return
-    processes = Several(place)
+    processes = Several(place, stopped)
     try:
         with processes.reporting():
             processes.join()

@@ -5,9 +5,19 @@ Arithmetic only: what the compiler said goes in as numbers.
 
 from dataclasses import dataclass
 
-IMAGES_PER_CORE = 775 / 2
-"""JPEGs that one CPU core reads, decodes, crops and resizes to 224 pixels in a second: measured,
-775 images/s with Grain and simplejpeg on two cores of an AMD EPYC (Zen 5) virtual machine."""
+IMAGES_PER_CORE = 770.0
+"""JPEGs that one CPU core reads, decodes, crops, resizes to 224 pixels and mirrors in a second:
+measured, 1.3 ms of CPU time each (110 kB, from memory) on an AMD EPYC (Zen 5) virtual machine, with
+other loads beside it (`benchmarks/results/input.jsonl`)."""
+
+
+def cores_for(images_per_second: float, images_per_core: float = IMAGES_PER_CORE) -> float:
+    """CPU cores that prepare so many JPEGs in a second.
+
+    >>> round(cores_for(2 * IMAGES_PER_CORE), 2)
+    2.0
+    """
+    return images_per_second / images_per_core
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     extras = {
         "parameters": parameters,
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "commit": _commit(),
+        "commit": code_version(),
         "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
@@ -113,7 +113,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def code_version() -> str | None:
     """The commit of this code, with "+" if files differ from it; None outside a checkout."""
     here = Path(__file__).parent
 
@@ -212,19 +212,30 @@ class Run:
     @cached_property
     def train_step(self) -> Any:
         from train.step import make_train_step
+
+        parts, options = self.step_parts
+        return make_train_step(*parts, sharding=self.state_sharding, **options)
+
+    @property
+    def step_parts(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of `make_step`."""
         from train.tasks import Classify
 
-        return make_train_step(
-            self.model,
-            Classify(),
-            self.tx,
-            self.prepare,
-            self.mesh,
-            seed=self.config.seed,
-            ema_decay=self.config.ema_decay,
-            skip_nonfinite=self.config.skip_nonfinite > 0,
-            sharding=self.state_sharding,
-        )
+        config = self.config
+        options = {"seed": config.seed, "ema_decay": config.ema_decay}
+        options["skip_nonfinite"] = config.skip_nonfinite > 0
+        return (self.model, Classify(), self.tx, self.prepare, self.mesh), options
+
+    @cached_property
+    def resident(self) -> bool:
+        """Whether the training images live on the devices.
+
+        Raises:
+          ConfigError: `data.resident` says so, and they cannot.
+        """
+        from train.data.resident import lives_on_devices
+
+        return lives_on_devices(self.config, self.splits, self.mesh, self.total_steps)
 
     @cached_property
     def state_sharding(self) -> Any:

@@ -7,17 +7,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.board import Board, Hub
 from train.config import ConfigError, RunError
 from train.launchers import Place
 from train.processes import CommonEnd, Processes
+from train.progress import warn
 from train.relay import Relay
 
 CONNECT_SECONDS = 120
 """In which all processes have to be there."""
+QUIET_SECONDS = 5.0
+"""For which a process waits for the others without a word."""
+REMIND_SECONDS = 30.0
+"""After which it says again for whom it waits."""
 MEET_SECONDS = 600.0
 """In which all processes have to come to where they agree on something."""
 FOLLOW_SECONDS = 5.0
@@ -26,12 +31,14 @@ CAUSE_SECONDS = 5.0
 """An error of JAX's may be another process's end, which is heard of in so long if it is."""
 END_SECONDS = 10.0
 """A process that failed ends in so long, whatever it still waits for."""
+AGAIN = "The same command resumes from the newest checkpoint, or starts anew if there is none yet"
 
 
 class Several(Processes):
     """A process that has a place among others; `join` before anything else, `finish` at the end."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, stopped: Callable[[], str | None] = lambda: None) -> None:
+        self._stopped, self._remind = stopped, time.monotonic() + QUIET_SECONDS
         self.index, self.count, self._place = place.index, place.count, place
         self._hub = Hub(place.port, place.count) if self.is_writer else None
         self._stopping = threading.Lock()
@@ -47,16 +54,36 @@ class Several(Processes):
             count=place.count,
             heard=self._heard,
             seconds=CONNECT_SECONDS,
+            waiting=lambda: self._waiting("process 0"),
         )
+
+    def _waiting(self, who: str) -> None:
+        """Says for whom this process waits, now and then, and ends it by `RunError` on a signal."""
+        missing = f"{who} of {self.count} at {self._place.host}:{self._place.port}"
+        if signal := self._stopped():
+            raise RunError(f"stopped by {signal} while waiting for {missing}")
+        if time.monotonic() > self._remind:
+            self._remind = time.monotonic() + REMIND_SECONDS
+            warn(f"waiting for {missing}")
+
+    def _meet(self) -> None:
+        end = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                self._board.wait(self._keys("here"), 0.2)
+            except TimeoutError as error:
+                who = _named(error.args)
+                if time.monotonic() > end:
+                    raise RunError(
+                        f"{who} of {self.count} did not come within {CONNECT_SECONDS} s"
+                    ) from None
+                self._waiting(who)
+            else:
+                return
 
     def join(self) -> None:
         """Meets the others, and starts JAX's distributed runtime among them."""
-        try:
-            self._board.wait(self._keys("here"), CONNECT_SECONDS)
-        except TimeoutError as error:
-            raise RunError(
-                f"{_named(error.args)} of {self.count} did not come within {CONNECT_SECONDS} s"
-            ) from None
+        self._meet()
         port = self.broadcast(_free_port() if self._hub else None)
         address = f"127.0.0.1:{port}" if self._hub else Relay(self._place.host, port).address
         import jax
@@ -127,8 +154,8 @@ class Several(Processes):
         elif what == "broken":
             self._ends(value, 2, 0.0)
         elif what == "lost":
-            gone = f"process {who} is gone: it was killed, or its machine or network failed"
-            self._ends(gone, 1, 0.0)
+            why = f"it was killed, or its machine or network failed. {AGAIN}"
+            self._ends(f"process {who} is gone: {why}", 1, 0.0)
 
     def _ends(self, *why: Any) -> None:
         if not self._over:  # what comes later is what the first one led to

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from train.mesh import by_example, replicated
+from train.mesh import by_example, by_example_of_each, replicated
 from train.optim import ema_decay_at
 from train.prepare import Batch, Prepare
 from train.state import TrainState, Variables
@@ -26,7 +26,12 @@ def _sum(values: dict[str, jax.Array], mask: jax.Array) -> Sums:
     return {**sums, "count": mask.sum()}
 
 
-def make_train_step(
+Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+TrainSteps = Callable[..., tuple[TrainState, Sums]]
+Cut = Callable[[jax.Array, jax.Array, jax.Array], Batch]
+
+
+def make_step(
     model: nn.Module,
     task: Task,
     tx: optax.GradientTransformation,
@@ -36,16 +41,14 @@ def make_train_step(
     seed: int,
     ema_decay: float,
     skip_nonfinite: bool = False,
-    sharding: TrainState | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """One optimiser step over a global batch, jitted over the mesh, its state donated.
+) -> Step:
+    """One optimiser step over a global batch: a plain function, to be traced.
 
     Args:
       seed: dropout and its kin draw from a key of (seed, step), by place in the global batch.
       ema_decay: of the moving average in `TrainState.ema`; 0 keeps none.
       skip_nonfinite: a step whose loss or gradient is not finite leaves the state as it was; only
         the step, and the optimiser's counters with it, go on, so that the schedule does.
-      sharding: of the state, from `state_sharding`; None: the whole of it on every device.
 
     Returns:
       (state, batch) -> (state, sums): `loss`, the task's metrics and `count`, and `grad_norm`, the
@@ -87,10 +90,72 @@ def make_train_step(
         return new, sums
 
     everywhere = replicated(mesh)
+    return step
+
+
+def make_train_step(
+    model: nn.Module,
+    task: Task,
+    tx: optax.GradientTransformation,
+    prepare: Prepare,
+    mesh: Mesh,
+    *,
+    sharding: TrainState | None = None,
+    **options: Any,
+) -> Step:
+    """`make_step`, which takes the same arguments, jitted over the mesh, its state donated.
+
+    Args:
+      sharding: of the state, from `state_sharding`; None: the whole of it on every device.
+    """
+    everywhere = replicated(mesh)
     kept = everywhere if sharding is None else sharding
     return jax.jit(
-        step,
+        make_step(model, task, tx, prepare, mesh, **options),
         in_shardings=(kept, by_example(mesh)),
+        out_shardings=(kept, everywhere),
+        donate_argnums=0,
+    )
+
+
+def make_train_steps(
+    step: Step, cut: Cut, mesh: Mesh, *, sharding: TrainState | None = None
+) -> TrainSteps:
+    """Many steps in one dispatch, over a training set that lives on the devices.
+
+    The number of steps is not part of the program, so that where one dispatch ends and the next
+    begins (a checkpoint, a signal) cannot change a bit of what is computed.
+
+    Args:
+      step: from `make_step`.
+      cut: (images, labels, plan [B, 4]) -> batch, as `Resident.cut`.
+      sharding: as in `make_train_step`.
+
+    Returns:
+      (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums): the state, donated,
+      after the first `steps` plans; each sum is [K], of which the first `steps` are meant.
+    """
+
+    def many(
+        state: TrainState, images: jax.Array, labels: jax.Array, plans: jax.Array, steps: jax.Array
+    ) -> tuple[TrainState, Sums]:
+        def one(state: TrainState, plan: jax.Array) -> tuple[TrainState, Sums]:
+            return step(state, cut(images, labels, plan))
+
+        def body(i: jax.Array, carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
+            state, sums = carry
+            state, new = one(state, plans[i])
+            return state, jax.tree.map(lambda whole, x: whole.at[i].set(x), sums, new)
+
+        shapes = jax.eval_shape(one, state, plans[0])[1]
+        sums = jax.tree.map(lambda x: jnp.zeros((len(plans), *x.shape), x.dtype), shapes)
+        return lax.fori_loop(0, steps, body, (state, sums))
+
+    everywhere = replicated(mesh)
+    kept = everywhere if sharding is None else sharding
+    return jax.jit(
+        many,
+        in_shardings=(kept, everywhere, everywhere, by_example_of_each(mesh), everywhere),
         out_shardings=(kept, everywhere),
         donate_argnums=0,
     )

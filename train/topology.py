@@ -61,8 +61,8 @@ def parse_topology(name: str) -> Topology:
         tpus = ", ".join(f"{chip}:{'2x2x1' if chip in ('v4', 'v5p') else '2x2'}" for chip in _FORMS)
         gpus = ", ".join(chip for chip in CHIPS if chip not in _FORMS)
         raise ConfigError(
-            f"topology {name!r}: choose a TPU with a shape ({tpus}, ...) or a GPU ({gpus}; "
-            "'h200:8' for eight)"
+            f"{f'topology {name!r}' if name else '--topology is missing'}: choose a TPU with a "
+            f"shape ({tpus}, ...) or a GPU ({gpus}; h200:8 for eight)"
         )
     chip = CHIPS[kind]
     if chip.sm:

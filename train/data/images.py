@@ -1,23 +1,25 @@
 """From the bytes of an image file to the uint8 pixels of one example.
 
-JPEG takes a fast path through simplejpeg (libjpeg-turbo, which can also decode at a fraction of
-the size); every other format, and every JPEG that simplejpeg refuses, is Pillow's to judge.
+JPEG takes a fast path through libjpeg-turbo (`train/data/jpeg.py`); every other format, and every
+JPEG that it refuses, is Pillow's to judge.
 Normalising, mixing and erasing happen on the device (`train/prepare.py`).
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import cv2
 import numpy as np
-import simplejpeg
 from numpy.random import Generator
 from PIL import Image, UnidentifiedImageError
+
+from train.data import jpeg
 
 if TYPE_CHECKING:
     from train.config import AugmentConfig
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 cv2.setNumThreads(0)  # the data loader has its own threads; a pool inside each would fight them
 
 _ORIENTATION = 0x0112  # the Exif tag
-_APP1, _START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
 _PILLOW_LIMIT = threading.Lock()  # held while Pillow's own limit on pixels, a global, is lifted
+
+
+Box = tuple[int, int, int, int]
+"""(top, left, height, width), in pixels."""
 
 
 class BadImage(ValueError):
@@ -46,24 +51,20 @@ def decode(data: bytes, *, max_pixels: int, min_size: tuple[int, int] | None = N
     header = _read_jpeg_header(data, max_pixels)
     if header is None:
         return _decode_with_pillow(data, max_pixels)
-    height, width, orientation = header
-    height, width = _scaled_size(height, width, min_size or (height, width))
-    if orientation >= 5:
-        height, width = width, height
     try:
-        pixels = simplejpeg.decode_jpeg(
-            data, "RGB", fastdct=False, fastupsample=False, min_height=height, min_width=width
-        )
-    except ValueError as error:
-        # Here libjpeg paints the missing blocks grey, and Pillow would take that for the image.
-        if "premature end of data segment" in str(error):
-            raise BadImage(f"truncated or damaged JPEG: {error}") from error
+        return header.decode(data, header.factor(min_size or header.size(1)))
+    except jpeg.Unusual:
         return _decode_with_pillow(data, max_pixels)
-    return _turn_upright(pixels, orientation)
 
 
 def train_image(
-    image: bytes | np.ndarray, size: int, augment: AugmentConfig, rng: Generator, *, max_pixels: int
+    image: bytes | np.ndarray,
+    size: int,
+    augment: AugmentConfig,
+    rng: Generator,
+    *,
+    max_pixels: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """One training view of an image: crop, resize, flip, to uint8 [size, size, C].
 
@@ -74,21 +75,40 @@ def train_image(
       "pad": zeros on each side, then a random crop (He et al. 2015, "Deep residual learning",
           section 4.2);
       "none": the short side resized to `size`, and the centre.
+    `out`, contiguous, is written and returned; without it, a new array.
     The view is a function of image, arguments and `rng`, from which every image draws equally
-    often. Raises BadImage, see `decode`.
+    often. Raises BadImage, see `decode`; of a JPEG, what is below the crop is not looked at.
     """
     if augment.crop == "random_resized":
-        view = _random_resized_crop(image, size, augment, rng, max_pixels)
+        crop = random_crop(image, size, augment, rng, max_pixels=max_pixels)
+        view = resize_crop(crop, size, out)
     else:
         view = eval_image(image, size, 1.0, max_pixels=max_pixels)
         if augment.crop == "pad":
             pad = augment.pad
-            top, left = rng.integers(0, 2 * pad + 1, 2)
+            top, left = pad_offsets(rng.bit_generator.random_raw(1), pad)[0]
             padded = np.pad(view, ((pad, pad), (pad, pad), (0, 0)))
             view = padded[top : top + size, left : left + size]
+        out = np.empty(view.shape, np.uint8) if out is None else out
+        out[...] = view
+        view = out
     if augment.flip and rng.random() < 0.5:
-        view = view[:, ::-1]
-    return np.ascontiguousarray(view)
+        cv2.flip(view, 1, dst=view)  # in place; NumPy takes 40 times as long
+    return view
+
+
+def pad_offsets(words: np.ndarray, pad: int) -> np.ndarray:
+    """Random 64-bit words -> where a crop lies in an image padded by `pad`, uniform in 0..2 pad.
+
+    Args:
+      words: uint64 [...], one of each image.
+
+    Returns:
+      int64 [..., 2], top and left: the word's lower and upper half, scaled (Lemire 2019,
+      arXiv:1805.10941; what that rejects, one draw in 10^8, is a bias that nobody can see).
+    """
+    halves = np.stack([words & 0xFFFFFFFF, words >> 32], axis=-1)
+    return (halves * (2 * pad + 1) >> 32).astype(np.int64)
 
 
 def eval_image(
@@ -143,87 +163,132 @@ def _resize_short_side(pixels: np.ndarray, short: int, method: Image.Resampling)
     return np.asarray(resized).reshape(height, width, pixels.shape[2])
 
 
-def _random_resized_crop(
-    image: bytes | np.ndarray, size: int, augment: AugmentConfig, rng: Generator, max_pixels: int
+def random_crop(
+    image: bytes | np.ndarray,
+    size: int,
+    augment: AugmentConfig,
+    rng: Generator,
+    *,
+    max_pixels: int,
 ) -> np.ndarray:
-    if isinstance(image, np.ndarray) or not (header := _read_jpeg_header(image, max_pixels)):
-        image = _as_pixels(image, max_pixels)
-        full_height, full_width = image.shape[:2]
-    else:
-        full_height, full_width, _ = header
-    top, left, height, width = _sample_crop(full_height, full_width, augment, rng)
-    if not isinstance(image, np.ndarray):  # the size at which the crop still has `size` pixels
-        enough = (-(-size * full_height // height), -(-size * full_width // width))
-        image = decode(image, max_pixels=max_pixels, min_size=enough)
-    down, across = image.shape[0] / full_height, image.shape[1] / full_width
+    """The part of the image that a random_resized view shows, uint8 [h, w, C], not yet resized.
+
+    Of a JPEG no more is decoded than it takes: at 1/2, 1/4 or 1/8 of its size where the crop still
+    has `size` pixels each way, and no rows below the crop. Raises BadImage.
+    """
+    header = None if isinstance(image, np.ndarray) else _read_jpeg_header(image, max_pixels)
+    if isinstance(image, np.ndarray) or header is None:
+        pixels = _as_pixels(image, max_pixels)
+        return _cut(pixels, sample_crop(pixels.shape[0], pixels.shape[1], augment, rng))
+    full = header.size(1)
+    box = sample_crop(*full, augment, rng)
+    enough = (-(-size * full[0] // box[2]), -(-size * full[1] // box[3]))
+    factor = header.factor(enough)
+    scaled = _scaled(box, full, header.size(factor))
+    try:
+        return _cut(header.decode(image, factor, rows=scaled[0] + scaled[2]), scaled)
+    except jpeg.Unusual:
+        return _cut(_decode_with_pillow(image, max_pixels), box)
+
+
+def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
+    top, left, height, width = box
+    return pixels[top : top + height, left : left + width]
+
+
+def _scaled(box: Box, full: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Where a box of an image of size `full` is in the same image of another size."""
+    down, across = size[0] / full[0], size[1] / full[1]
+    top, left, height, width = box
     height, width = max(1, round(height * down)), max(1, round(width * across))
-    top = min(round(top * down), image.shape[0] - height)
-    left = min(round(left * across), image.shape[1] - width)
-    crop = image[top : top + height, left : left + width]
-    # Linear interpolation aliases when it shrinks; area averaging turns to blocks when it grows.
-    method = cv2.INTER_AREA if min(height, width) >= size else cv2.INTER_LINEAR
-    view = cv2.resize(crop, (size, size), interpolation=method)
-    return view.reshape(size, size, crop.shape[2])  # OpenCV drops a channel axis of one
+    return (
+        min(round(top * down), size[0] - height),
+        min(round(left * across), size[1] - width),
+        height,
+        width,
+    )
 
 
-def _sample_crop(
-    height: int, width: int, augment: AugmentConfig, rng: Generator
-) -> tuple[int, int, int, int]:
+def resize_crop(pixels: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Resizes uint8 [H, W, C] to [size, size, C], antialiased, into `out` if it is given.
+
+    Antialiased bilinear interpolation averages with a triangle as wide as two *output* pixels.
+    Where it shrinks by s <= sqrt(5), this is that filter in two fast parts: neighbours mixed by the
+    weights a, 1 - 2a, a, then plain interpolation (a triangle as wide as two input pixels), with
+    a = (s^2 - 1) / 12, so that the variances, 2a + 1/6 = s^2 / 6, agree; at s = 2 every weight
+    does. Where it shrinks more, which no JPEG needs: the mean over an output pixel's area.
+    """
+    height, width, channels = pixels.shape
+    out = np.empty((size, size, channels), np.uint8) if out is None else out
+    target = out if channels == 3 else out[..., 0]  # OpenCV drops a channel axis of one
+    down, across = max(height / size, 1.0), max(width / size, 1.0)
+    if max(down, across) ** 2 > 5:
+        cv2.resize(pixels, (size, size), dst=target, interpolation=cv2.INTER_AREA)
+        return out
+    if max(down, across) > 1:
+        pixels = cv2.sepFilter2D(
+            pixels, -1, _mixed(across), _mixed(down), borderType=cv2.BORDER_REPLICATE
+        )
+    cv2.resize(pixels, (size, size), dst=target, interpolation=cv2.INTER_LINEAR)
+    return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _mixed(shrink: float) -> np.ndarray:
+    side = (shrink * shrink - 1) / 12
+    return np.array((side, 1 - 2 * side, side), np.float32)
+
+
+def sample_crop(height: int, width: int, augment: AugmentConfig, rng: Generator) -> Box:
     """(top, left, height, width) as torchvision's RandomResizedCrop.get_params draws them.
 
     The first of ten candidates that fits, else the largest central crop of an allowed aspect.
     All are drawn at once, so that the number of draws does not depend on the image.
     """
-    area = height * width * rng.uniform(*augment.area, 10)
-    low, high = np.log(augment.aspect)
-    aspect = np.exp(rng.uniform(low, high, 10))
-    down, across = rng.random(2)
-    heights = np.rint(np.sqrt(area / aspect)).astype(int)
-    widths = np.rint(np.sqrt(area * aspect)).astype(int)
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-    if fits.any():
-        h, w = int(heights[fits.argmax()]), int(widths[fits.argmax()])
-        return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
+    drawn = rng.random(22).tolist()
+    (small, large), (low, high) = augment.area, map(math.log, augment.aspect)
+    for share, shape in zip(drawn[:10], drawn[10:20], strict=True):
+        area = height * width * (small + (large - small) * share)
+        aspect = math.exp(low + (high - low) * shape)
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return int(drawn[20] * (height - h + 1)), int(drawn[21] * (width - w + 1)), h, w
     h = min(height, max(1, round(width / augment.aspect[0])))
     w = min(width, max(1, round(height * augment.aspect[1])))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _read_jpeg_header(data: bytes, max_pixels: int) -> tuple[int, int, int] | None:
-    """(height, width, orientation), upright; None for Pillow's part: no JPEG, or four inks."""
-    if not data.startswith(b"\xff\xd8\xff"):
+class _Jpeg(NamedTuple):
+    """A JPEG's header in upright coordinates; decoding raises BadImage where it is cut short."""
+
+    header: jpeg.Header
+    orientation: int
+
+    def _upright(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size if self.orientation < 5 else (size[1], size[0])
+
+    def size(self, factor: int) -> tuple[int, int]:
+        return self._upright(self.header.size(factor))
+
+    def factor(self, enough: tuple[int, int]) -> int:
+        return self.header.factor(self._upright(enough))
+
+    def decode(self, data: bytes, factor: int, rows: int | None = None) -> np.ndarray:
+        rows = rows if self.orientation == 1 else None
+        try:
+            pixels = jpeg.decode(data, self.header, factor, rows)
+        except jpeg.Damaged as error:
+            raise BadImage(f"truncated or damaged JPEG: {error}") from error
+        return _turn_upright(pixels, self.orientation)
+
+
+def _read_jpeg_header(data: bytes, max_pixels: int) -> _Jpeg | None:
+    """None for Pillow's part: no JPEG, or four inks."""
+    header = jpeg.read_header(data)
+    if header is None or header.colours in ("CMYK", "YCCK"):
         return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    if colours in ("CMYK", "YCCK"):
-        return None
-    _check_size(height, width, max_pixels)
-    orientation = _orientation(_open(data, max_pixels)) if _may_have_exif(data) else 1
-    return (width, height, orientation) if orientation >= 5 else (height, width, orientation)
-
-
-def _may_have_exif(jpeg: bytes) -> bool:
-    """Whether an APP1 segment precedes the first scan, or might: asking Pillow costs 3 % more."""
-    at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (_APP1, 0xFF):
-        if jpeg[at + 1] == _START_OF_SCAN:
-            return False
-        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    return True
-
-
-def _scaled_size(height: int, width: int, enough: tuple[int, int]) -> tuple[int, int]:
-    """The smallest size that libjpeg decodes to fast and that is `enough`, else the full one.
-
-    Only halvings: 3/8, 5/8, ... take libjpeg-turbo longer than the next larger power of two.
-    """
-    for factor in (8, 4, 2):
-        scaled = -(-height // factor), -(-width // factor)
-        if scaled[0] >= enough[0] and scaled[1] >= enough[1]:
-            return scaled
-    return height, width
+    _check_size(header.height, header.width, max_pixels)
+    return _Jpeg(header, _orientation(_open(data, max_pixels)) if header.may_have_exif else 1)
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:

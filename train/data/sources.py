@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.util
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -84,10 +85,11 @@ class FolderSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(self.files[index].read_bytes(), self.labels[index])
+        with open(self.files[index], "rb", buffering=0) as file:  # a third of read_bytes()'s time
+            return Example(file.readall(), self.labels[index])
 
     def name(self, index: int) -> str:
-        return str(self.files[index].relative_to(self.root))
+        return str(self.files[index]).removeprefix(os.path.join(self.root, ""))
 
 
 @dataclass(frozen=True)

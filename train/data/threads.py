@@ -4,17 +4,18 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 PATIENCE = 3.0
 """Seconds that a read may take to its end when nobody wants it any more."""
 
 
-def in_threads(read: Callable[[int], T], items: range, threads: int, ahead: int) -> Iterator[T]:
+def in_threads(read: Callable[[S], T], items: Iterable[S], threads: int, ahead: int) -> Iterator[T]:
     """read(item) of all items, in order, `ahead` of them beforehand in so many threads.
 
     What `read` raises is raised where its result would come. With no thread, nothing is read
@@ -36,14 +37,14 @@ def in_threads(read: Callable[[int], T], items: range, threads: int, ahead: int)
         pool.close()
 
 
-class _Pool(Generic[T]):
+class _Pool(Generic[S, T]):
     """Daemon threads: those of concurrent.futures are joined when the process ends, and a single
     one that a dead disk holds would hold the process for good."""
 
-    def __init__(self, read: Callable[[int], T], threads: int) -> None:
+    def __init__(self, read: Callable[[S], T], threads: int) -> None:
         self._read = read
         self._closed = False
-        self._jobs: queue.SimpleQueue[tuple[Future[T], int] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Future[T], S] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"reader-{i}", daemon=True)
             for i in range(threads)
@@ -51,7 +52,7 @@ class _Pool(Generic[T]):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, item: int) -> Future[T]:
+    def submit(self, item: S) -> Future[T]:
         future: Future[T] = Future()
         self._jobs.put((future, item))
         return future

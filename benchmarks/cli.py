@@ -1,0 +1,60 @@
+"""`resnet-jax bench`: the commands that measure."""
+
+import importlib
+import importlib.util
+import runpy
+import sys
+
+from train.config import ConfigError
+
+USAGE = """\
+usage: resnet-jax bench COMMAND ...
+
+  step [NAME[,BATCH[,PIXELS]] ...] [--peers ...]   training steps on random data, beside others
+  end_to_end [RECIPE] --data.dir DIR               training on real images, and what waiting costs
+  input ...                                        the loader alone
+  compile [NAMES]                                  tracing, compiling, the first step
+  startup                                          from process start to the first step
+  memory [NAME] [--topology h200]                  the largest batch that fits
+  profile [NAME[,BATCH[,PIXELS]]]                  the kernels that take the time
+  program [NAME[,BATCH]] --topology h200           the program of a chip that is not here
+  report [FILE ...] [--plot FILE]                  tables and a plot of results
+
+A result is one line of JSON, appended to the file of `--out`: device, versions, flags, load, n,
+median and range. `resnet-jax bench COMMAND --help` lists a command's options.
+"""
+
+# The command's name -> its module; a true value: it is run as a script.
+COMMANDS = {
+    "step": ("benchmarks.step", False),
+    "end_to_end": ("benchmarks.end_to_end", False),
+    "input": ("benchmarks.input", True),
+    "compile": ("benchmarks.compile", True),
+    "startup": ("benchmarks.startup", True),
+    "memory": ("benchmarks.memory", False),
+    "profile": ("benchmarks.kernels", False),
+    "program": ("benchmarks.program", False),
+    "report": ("benchmarks.report", False),
+}
+
+
+def bench(args: list[str]) -> None:
+    """Runs a benchmark.
+
+    Raises:
+      ConfigError: no such command, or bad options.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    name, *options = args
+    if name not in COMMANDS:
+        raise ConfigError(f"unknown command 'bench {name}': choose from {', '.join(COMMANDS)}")
+    module, script = COMMANDS[name]
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(f"bench {name}: {module} is not in this checkout")
+    if script:
+        sys.argv = [f"resnet-jax bench {name}", *options]
+        runpy.run_module(module, run_name="__main__")
+    else:
+        importlib.import_module(module).main(options)

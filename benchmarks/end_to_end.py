@@ -1,0 +1,130 @@
+"""Training on real images, from their files on: how fast, and how much of it is waiting.
+
+usage: resnet-jax bench end_to_end [RECIPE] --data.dir DIR [options of the recipe]
+
+Two measurements of one config: `resnet-jax train` as it is, in a process of its own, whose rows say
+images/s and the share of the time that it waited for its input (the first window, which compiles,
+is left out); and its step on random data that are on the device. Their ratio is what the input
+costs. The evaluation at the end of the run is not measured, but has to be waited for: a small
+`--data.eval_split` helps.
+"""
+
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from benchmarks.cases import describe, read_case
+from benchmarks.record import Row, command, emit, environment, spread
+from benchmarks.turns import System
+from train.arguments import parse
+from train.config import ConfigError, RunConfig, RunError
+from train.memory import limit_arenas
+
+
+@dataclass(frozen=True)
+class EndToEndArgs:
+    """Options of `bench end_to_end`."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    windows: int = 5
+    """Stretches that are timed, behind one that is not."""
+    steps: int = 20
+    """Of a stretch."""
+    out: Path | None = None
+    """Append the result to this file, as one line of JSON."""
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+
+
+def main(args: Sequence[str]) -> None:
+    """Measures, and prints a line of JSON."""
+    cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    if cut > 1:
+        raise ConfigError(f"bench end_to_end takes one recipe, not {cut}")
+    start = EndToEndArgs(read_case(args[0] if cut else "imagenet-resnet50"))
+    given = parse("bench end_to_end", __doc__ or "", EndToEndArgs, start, args[cut:])
+    emit({**measure(given), "command": command("end_to_end", args)}, given.out)
+
+
+def measure(args: EndToEndArgs) -> Row:
+    """The run, then its step alone.
+
+    Raises:
+      RunError: the run failed.
+    """
+    before = environment()
+    rows, examples = train_rows(args)
+    system = System("ours", args.config)
+    turns = [system.turn(3) for _ in range(args.windows)] if not system.absent else []
+    system.close()
+    if system.absent:
+        raise RunError(f"the step alone: {system.absent}")
+    batch = args.config.batch_size
+    alone = [batch / sample.seconds for turn in turns for sample in turn or []]
+    rates = [row["images_per_sec"] for row in rows]
+    step_only = spread(alone)
+    return {
+        "benchmark": "end_to_end",
+        **describe(args.config),
+        "data": args.config.data.name,
+        "threads": args.config.data.threads,
+        "workers": args.config.data.workers,
+        "device": system.facts.get("device"),
+        **before,
+        "steps_a_window": args.steps,
+        "images_per_second": spread(rates),
+        "input_wait": spread([row["input_wait"] for row in rows]),
+        "step_only_images_per_second": step_only,
+        "seconds_an_epoch": round(examples / spread(rates)["median"], 2),
+        "of_step_only": spread([rate / step_only["median"] for rate in rates]),
+    }
+
+
+def train_rows(args: EndToEndArgs) -> tuple[list[Row], int]:
+    """A run's rows of `metrics.jsonl` on its training, but for the first, and its examples.
+
+    Raises:
+      RunError: the run failed.
+    """
+    steps = args.steps * (args.windows + 1)
+    config = replace(
+        args.config,
+        duration=f"{steps}st",
+        log_every=f"{args.steps}st",
+        optim=replace(args.config.optim, warmup="0st", schedule="constant"),
+        eval=replace(args.config.eval, every=f"{steps}st"),
+        checkpoint=replace(args.config.checkpoint, every=""),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        child = multiprocessing.get_context("spawn").Process(target=_train, args=(config, workdir))
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise RunError(f"the run failed with exit code {child.exitcode}")
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        examples = json.loads((workdir / "config.json").read_text())["examples"]["train"]
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["split"] == "train"][1:], examples
+
+
+def _train(config: RunConfig, workdir: Path) -> None:
+    """As `resnet-jax train` does."""
+    limit_arenas()
+    from train.loop import fit
+
+    try:
+        fit(config, workdir, quiet=True)
+    except (ConfigError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

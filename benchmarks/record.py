@@ -1,0 +1,93 @@
+"""What a benchmark writes down: one JSON object a line, with all that its figures depend on."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train.run import code_version
+
+Row = dict[str, Any]
+
+PACKAGES = (
+    *("resnet-jax", "jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda13-plugin"),
+    *("dm-haiku", "jax-resnet", "keras", "torch", "torchvision"),
+)
+FLAGS = (
+    *("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "XLA_PYTHON_CLIENT_MEM_FRACTION"),
+    *("JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES", "OMP_NUM_THREADS"),
+)
+
+
+def environment() -> Row:
+    """Host, versions, flags and commit that a figure depends on; no device is touched."""
+    return {
+        "host": f"{os.cpu_count()} cores, {_processor()}",
+        "host_cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "versions": versions(PACKAGES),
+        "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
+        "commit": code_version(),
+    }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, min and max, to three digits, and of how many.
+
+    >>> spread([2.0, 1.0, 4.0])
+    {'median': 2.0, 'min': 1.0, 'max': 4.0, 'n': 3}
+    """
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {**{name: float(f"{value:.3g}") for name, value in found.items()}, "n": len(values)}
+
+
+_PLACES = ("--out", "--hlo", "--trace", "--plot")
+
+
+def command(name: str, args: Sequence[str]) -> str:
+    """The command line that a row came from, without where its results went.
+
+    >>> command("step", ["resnet18,32,64", "--out", "x.jsonl", "--precision", "fp32"])
+    'resnet-jax bench step resnet18,32,64 --precision fp32'
+    """
+    words = [word for word in args if not word.startswith(tuple(f"{x}=" for x in _PLACES))]
+    for place in _PLACES:
+        while place in words:
+            at = words.index(place)
+            del words[at : at + 2]
+    return shlex.join(["resnet-jax", "bench", name, *words])
+
+
+def emit(row: Row, out: Path | None) -> None:
+    """Prints a row, and appends it to a file."""
+    line = json.dumps(row)
+    print(line, flush=True)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a") as file:
+            file.write(line + "\n")
