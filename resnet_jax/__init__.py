@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from resnet_jax.pretrained import Preprocessing, load_pretrained
     from resnet_jax.resnet import ResNet
     from resnet_jax.spec import ResNetSpec
+    from resnet_jax.stack import stack_blocks, unstack_blocks
     from resnet_jax.weights import WeightsError, from_tensors, load_weights, save_weights
     from resnet_jax.zoo import get_spec, list_models
 
@@ -30,6 +31,8 @@ _HOME = {
     "load_pretrained": "pretrained",
     "load_weights": "weights",
     "save_weights": "weights",
+    "stack_blocks": "stack",
+    "unstack_blocks": "stack",
 }
 
 __all__ = [
@@ -46,6 +49,8 @@ __all__ = [
     "load_pretrained",
     "load_weights",
     "save_weights",
+    "stack_blocks",
+    "unstack_blocks",
 ]
 
 

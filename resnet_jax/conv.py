@@ -6,6 +6,7 @@ and `_cpu_form` has another way to compute those; `benchmarks/NOTES.md` has the 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, kaiming_normal
+from resnet_jax.keep import keep
 
 
 class Conv(nn.Module):
@@ -25,6 +27,7 @@ class Conv(nn.Module):
 
     `standardize` uses each output's kernel with mean 0 and variance 1 over its inputs (weight
     standardisation, Qiao 2019, arXiv:1903.10520, equation 10, with timm's epsilon for BiT).
+    `in_loop` is `convolve`'s.
 
     Parameters: `kernel` float32 [k, k, C_in / groups, features].
     """
@@ -37,11 +40,13 @@ class Conv(nn.Module):
     standardize: bool = False
     kernel_init: Initializer = kaiming_normal()
     dtype: jnp.dtype = jnp.float32
+    in_loop: bool = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C_in] -> [B, ceil(H / stride), ceil(W / stride), features], in `dtype`."""
         kernel = self.kernel(x.shape[-1]).astype(self.dtype)
-        return convolve(x.astype(self.dtype), kernel, self.stride, self.groups, self.dilation)
+        x, shape = x.astype(self.dtype), (self.stride, self.groups, self.dilation)
+        return keep(convolve(x, kernel, *shape, in_loop=self.in_loop))
 
     @nn.compact
     def kernel(self, channels: int) -> jax.Array:
@@ -55,15 +60,27 @@ class Conv(nn.Module):
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1, dilation: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    *,
+    in_loop: bool = False,
 ) -> jax.Array:
     """2-D convolution, padded by `dilation * (k // 2)` on every side.
 
     [B, H, W, C_in], [k, k, C_in / groups, C_out] -> [B, ceil(H / stride), ceil(W / stride), C_out].
     The same to rounding on every platform; differentiable any number of times, in both modes.
+
+    `in_loop` is for the body of a loop, of stride 1, where XLA's CPU compiler needs the gradients
+    written out: they can be differentiated again, but not in forward mode.
     """
     native = partial(_native, stride=stride, groups=groups, dilation=dilation)
     form = _cpu_form(x.shape, kernel.shape, stride, groups)
+    if in_loop:
+        looped: dict[Any, Any] = {_native: _written_out, _blocks: _blocks_in_loop}
+        form = looped.get(form, form)
     if form is _native:
         return native(x, kernel)
     cpu = partial(form, stride=stride, groups=groups, dilation=dilation)
@@ -99,6 +116,44 @@ def _cpu_form(
     return _native
 
 
+def _written_out(
+    x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
+) -> jax.Array:
+    """A dense convolution of stride 1 whose gradients are such ones too, with the axes in place.
+
+    XLA's CPU compiler moves the axes of a convolution to where its library takes them outside of
+    loops only; what it emits by itself in a loop's body is 30 times slower.
+    """
+    assert stride == groups == 1, f"stride {stride}, groups {groups}: not in a loop"
+    return _of_stride_one(x, kernel, dilation)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _of_stride_one(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    return _native(x, kernel, stride=1, groups=1, dilation=dilation)
+
+
+def _of_stride_one_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, Any]:
+    return _of_stride_one(x, kernel, dilation), (x, kernel)
+
+
+def _of_stride_one_backward(dilation: int, saved: Any, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    by_x = _of_stride_one(d, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
+    pad = dilation * (kernel.shape[0] // 2)
+    by_kernel = lax.conv_general_dilated(  # over the batch, of maps as large as the kernel
+        x.transpose(3, 1, 2, 0),
+        d.transpose(1, 2, 0, 3),
+        window_strides=(dilation, dilation),
+        padding=((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return by_x, by_kernel.transpose(1, 2, 0, 3)
+
+
+_of_stride_one.defvjp(_of_stride_one_forward, _of_stride_one_backward)
+
+
 def _pointwise(
     x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
 ) -> jax.Array:
@@ -117,7 +172,13 @@ def _patches(
 
 
 def _blocks(
-    x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    groups: int,
+    dilation: int,
+    dense: Callable[..., jax.Array] = _native,
 ) -> jax.Array:
     """A grouped convolution as dense ones over runs of groups, with zeros between the groups.
 
@@ -126,7 +187,7 @@ def _blocks(
     width, out = kernel.shape[2], kernel.shape[3] // groups
     run = max(n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * width <= 64))
     same = jnp.eye(run, dtype=kernel.dtype)
-    dense = partial(_native, stride=stride, groups=1, dilation=dilation)
+    dense = partial(dense, stride=stride, groups=1, dilation=dilation)
     maps = []
     for i in range(groups // run):
         taps = kernel[..., i * run * out : (i + 1) * run * out]
@@ -134,6 +195,9 @@ def _blocks(
         taps = taps.reshape(*kernel.shape[:2], run * width, run * out)
         maps.append(dense(x[..., i * run * width : (i + 1) * run * width], taps))
     return jnp.concatenate(maps, -1)
+
+
+_blocks_in_loop = partial(_blocks, dense=_written_out)
 
 
 def _taps(x: jax.Array, size: int, stride: int, dilation: int, outside: float) -> list[jax.Array]:

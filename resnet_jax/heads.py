@@ -42,11 +42,12 @@ def classifier(
     dtype: jnp.dtype = jnp.float32,
     norm_group_size: int | None = None,
     freeze_norm: bool = False,
+    scan: bool = False,
 ) -> Classifier:
     """The network of a spec; the arguments are `create_model`'s."""
     if isinstance(spec, LeNetSpec):
         return Classifier(LeNet(spec, dtype), num_classes)
-    return Classifier(ResNet(spec, dtype, norm_group_size, freeze_norm), num_classes)
+    return Classifier(ResNet(spec, dtype, norm_group_size, freeze_norm, scan), num_classes)
 
 
 def create_model(
@@ -56,6 +57,7 @@ def create_model(
     dtype: jnp.dtype = jnp.float32,
     norm_group_size: int | None = None,
     freeze_norm: bool = False,
+    scan: bool = False,
     **changes: object,
 ) -> Classifier:
     """A classifier by its name in the zoo, with any field of its `ResNetSpec` changed.
@@ -66,6 +68,8 @@ def create_model(
       dtype: of activations; parameters, statistics and logits stay float32.
       norm_group_size: see `BatchNorm.group_size`.
       freeze_norm: BatchNorm uses its running statistics in training too, and leaves them alone.
+      scan: the blocks of a stage that are alike run as a loop, so that compilation does not grow
+        with depth. The variables have another layout: `stack_blocks`, `unstack_blocks`.
       **changes: fields of `ResNetSpec` (lenet5: of `LeNetSpec`).
 
     Raises:
@@ -87,4 +91,4 @@ def create_model(
     if getattr(spec, "norm", None) != "batch" and (norm_group_size or freeze_norm):
         given = f"norm_group_size {norm_group_size}" if norm_group_size else "freeze_norm"
         raise ValueError(f"{given}: {name} has no BatchNorm")
-    return classifier(spec, num_classes, dtype, norm_group_size, freeze_norm)
+    return classifier(spec, num_classes, dtype, norm_group_size, freeze_norm, scan)

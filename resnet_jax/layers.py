@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, dense_uniform, kaiming_normal
+from resnet_jax.keep import keep
 from resnet_jax.norm import at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -38,7 +39,7 @@ class SqueezeExcite(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
         squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
-        gate = x.astype(at_least_float32(x.dtype)).mean((1, 2), keepdims=True)
+        gate = keep(x.astype(at_least_float32(x.dtype)).mean((1, 2), keepdims=True))
         gate = nn.relu(nn.Dense(squeezed, kernel_init=kaiming_normal(), name="fc1")(gate))
         gate = nn.Dense(channels, kernel_init=kaiming_normal(), name="fc2")(gate)
         return x * nn.sigmoid(gate).astype(x.dtype)
@@ -50,13 +51,15 @@ class EfficientChannelAttention(nn.Module):
     Parameters: `kernel` float32 [k, 1, 1], with k = |(log2(C) + 1) / 2| made odd, at least 3.
     """
 
+    kernel_init: Initializer = dense_uniform()
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]."""
         size = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(size + 1 - size % 2, 3)
-        kernel = self.param("kernel", dense_uniform(), (size, 1, 1), jnp.float32)
-        means = x.astype(at_least_float32(x.dtype)).mean((1, 2))[..., None]
+        kernel = self.param("kernel", self.kernel_init, (size, 1, 1), jnp.float32)
+        means = keep(x.astype(at_least_float32(x.dtype)).mean((1, 2)))[..., None]
         pad = (size // 2, size // 2)
         numbers = ("NWC", "WIO", "NWC")
         gate = lax.conv_general_dilated(
@@ -73,17 +76,17 @@ class DropPath(nn.Module):
     stream.
     """
 
-    rate: float
+    rate: float | jax.Array
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, ...] -> [B, ...]."""
-        if not train or self.rate == 0:
+        if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0):
             return x
         keep = 1 - self.rate
         shape = (x.shape[0], *(1,) * (x.ndim - 1))
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(kept, x / keep, 0).astype(x.dtype)
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
 
 
 class DropBlock(nn.Module):

@@ -9,6 +9,7 @@ from jax import lax
 
 from resnet_jax.conv import convolve
 from resnet_jax.init import Initializer
+from resnet_jax.keep import keep
 
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
@@ -69,10 +70,10 @@ class BatchNorm(nn.Module):
             raise ValueError(f"group_size {group}: does not divide the batch of {batch} examples")
         grouped = x.reshape(batch // group, group, *x.shape[1:])
         if kernel is None:
-            batch_mean, batch_var = _moments(grouped, lax.stop_gradient(mean.value))
+            batch_mean, batch_var = map(keep, _moments(grouped, lax.stop_gradient(mean.value)))
             y = self._normalise(grouped, batch_mean, batch_var, scale, bias)
         else:
-            mean_in, batch_mean, batch_var = _moments_of_product(grouped, kernel)
+            mean_in, batch_mean, batch_var = map(keep, _moments_of_product(grouped, kernel))
             factor = scale * lax.rsqrt(batch_var + self.epsilon)
             # Centred before the product, or the gradient of the factor would be the small
             # difference of two sums rounded to `dtype`; and by what `dtype` can hold, or zeros
@@ -80,7 +81,7 @@ class BatchNorm(nn.Module):
             shift = lax.stop_gradient(mean_in.astype(x.dtype))
             by = kernel * factor
             offset = bias - (mean_in - shift) @ by
-            y = (_product(grouped - shift, by) + offset).astype(self.dtype)
+            y = (keep(_product(grouped - shift, by)) + offset).astype(self.dtype)
         if not self.is_initializing():
             count = grouped.size // (grouped.shape[0] * grouped.shape[-1])
             self._update(mean, batch_mean)
@@ -206,7 +207,7 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", jax.nn.initializers.zeros, (channels,), jnp.float32)
         wide = x.astype(at_least_float32(x.dtype))
         wide = wide.reshape(x.shape[0], -1, self.groups, channels // self.groups)
-        centred = wide - wide.mean((1, 3), keepdims=True)
-        var = jnp.square(centred).mean((1, 3), keepdims=True)
+        centred = wide - keep(wide.mean((1, 3), keepdims=True))
+        var = keep(jnp.square(centred).mean((1, 3), keepdims=True))
         y = (centred * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
         return (y * scale + bias).astype(self.dtype)

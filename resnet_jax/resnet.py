@@ -7,8 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax import stack
 from resnet_jax.conv import Conv, anti_alias, avg_pool_down, avg_pool_same, max_pool
 from resnet_jax.init import INITIALIZERS
+from resnet_jax.keep import KEPT
 from resnet_jax.layers import (
     ACTIVATIONS,
     DropBlock,
@@ -34,13 +36,19 @@ class Block(nn.Module):
 
     spec: ResNetSpec
     plan: BlockPlan
-    drop_path: float
     conv: Layer
     norm: Layer
+    closes: bool = True
+    """Whether v1's last activation is part of it."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] -> [B, H / stride, W / stride, plan.features]."""
+    def __call__(
+        self, x: jax.Array, drop_path: float | jax.Array = 0.0, *, train: bool
+    ) -> jax.Array:
+        """[B, H, W, C] -> [B, H / stride, W / stride, plan.features].
+
+        `drop_path` is the chance of an example to skip the branch in training.
+        """
         spec, convs = self.spec, self.plan.convs
         act, preact = ACTIVATIONS[spec.activation], spec.preact
         y = shortcut = x
@@ -75,7 +83,7 @@ class Block(nn.Module):
         elif spec.attention == "eca":
             y = EfficientChannelAttention(name="eca")(y)
         if self.plan.shortcut != "none":
-            y = DropPath(self.drop_path, name="drop_path")(y, train=train)
+            y = DropPath(drop_path, name="drop_path")(y, train=train)
             shortcut = self._shortcut(shortcut, train)
             if y.shape != shortcut.shape:
                 raise ValueError(
@@ -83,7 +91,7 @@ class Block(nn.Module):
                     "map, which the shortcut keeps; choose an image size that halves evenly"
                 )
             y = y + shortcut
-        return y if preact else act(y)
+        return act(y) if self.closes and not preact else y
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         plan = self.plan
@@ -125,34 +133,71 @@ def _conv(conv: Layer, plan: ConvPlan, name: str, *, zero: bool = False) -> Conv
 
 
 class Stage(nn.Module):
-    """Consecutive blocks of one width."""
+    """Consecutive blocks of one width.
+
+    Those behind the first are all alike. With `scan`, in a stage of at least four, they run as a
+    loop over their stacked variables (`resnet_jax.stack`).
+    """
 
     spec: ResNetSpec
     plans: tuple[BlockPlan, ...]
     drop_paths: tuple[float, ...]
     conv: Layer
     norm: Layer
+    scan: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
-        for i, (plan, rate) in enumerate(zip(self.plans, self.drop_paths, strict=True), start=1):
-            block = Block(self.spec, plan, rate, self.conv, self.norm, name=f"block{i}")
-            x = block(x, train=train)
-        return x
+        loops = self.scan and len(self.plans) >= stack.LEAST
+        one_by_one = self.plans[:1] if loops else self.plans
+        for i, (plan, rate) in enumerate(zip(one_by_one, self.drop_paths, strict=False), start=1):
+            parts = (self.spec, plan, self.conv, self.norm, not loops)
+            x = Block(*parts, name=f"block{i}")(x, rate, train=train)
+        return self._loop(x, train) if loops else x
+
+    def _loop(self, x: jax.Array, train: bool) -> jax.Array:
+        """What follows the first block.
+
+        v1's last activations are each part of the next block here: a block keeps its input for the
+        backward pass, and with it knows the slope of the activation.
+        """
+        parts = (self.spec, self.plans[1], partial(self.conv, in_loop=True), self.norm, False)
+        act = (lambda x: x) if self.spec.preact else ACTIVATIONS[self.spec.activation]
+        if self.is_initializing():
+            assert self.scope is not None
+            names = [f"block{i}" for i in range(2, len(self.plans) + 1)]
+            rng = self.scope.rngs["params"]
+            alike = stack.initial(Block(*parts, parent=None), rng, names, x, train=False)
+            for collection, variables in alike.items():
+                self.put_variable(collection, stack.NAME, variables)
+
+        def body(block: Block, x: jax.Array, rate: jax.Array | None) -> tuple[jax.Array, None]:
+            return block(act(x), 0.0 if rate is None else rate, train=train), None
+
+        loop = nn.scan(
+            nn.remat(body, prevent_cse=False, policy=KEPT),
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=len(self.plans) - 1,
+        )
+        rates = jnp.asarray(self.drop_paths[1:]) if any(self.drop_paths) else None
+        return act(loop(Block(*parts, name=stack.NAME), x, rates)[0])
 
 
 class ResNet(nn.Module):
     """The backbone.
 
     `norm_group_size` and `freeze_norm` are `BatchNorm`'s `group_size` and `frozen`, for every norm
-    of the network; `dtype` is what activations are computed in.
+    of the network; `dtype` is what activations are computed in. `scan` is `Stage`'s: the variables
+    then have another layout.
     """
 
     spec: ResNetSpec
     dtype: jnp.dtype = jnp.float32
     norm_group_size: int | None = None
     freeze_norm: bool = False
+    scan: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -184,6 +229,7 @@ class ResNet(nn.Module):
                 tuple(spec.drop_path * i / last for i in here),
                 conv,
                 norm,
+                self.scan,
                 name=f"stage{s}",
             )(x, train=train)
             pyramid[f"c{s + 1}"] = x

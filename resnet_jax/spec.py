@@ -232,6 +232,12 @@ class ResNetSpec:
         return "pad" if reshapes else "identity"
 
     @property
+    def is_deep(self) -> bool:
+        """Whether compiling it block by block hurts: 50 and more, as in ResNet-152 and the 54 of
+        CIFAR's ResNet-110."""
+        return sum(self.depths) >= 50
+
+    @property
     def image_size(self) -> int:
         """Side, in pixels, of the images that networks with such a stem are made for."""
         return 32 if self.stem == "3x3" else 224
@@ -257,6 +263,7 @@ class LeNetSpec:
     drop_connect: float = 0.0
     """DropConnect on the classifier; see `ResNetSpec`."""
 
+    is_deep = False
     image_size = 32
     features = 84
 

@@ -14,6 +14,7 @@ import numpy as np
 from resnet_jax import zoo
 from resnet_jax.heads import Classifier, create_model
 from resnet_jax.layout import own_layout, paths, torch_layout
+from resnet_jax.stack import unstack_blocks
 from resnet_jax.torch_file import UnsafeFile, read_torch
 
 Variables = dict[str, Any]
@@ -102,7 +103,7 @@ def save_weights(
 
     `.safetensors` has the names and the layout of torch: `timm.create_model(name)` and torchvision
     load it strictly. `.npz` has ours: "params/backbone/stage1/block1/conv1/kernel". Variables of
-    bfloat16 keep their values, those of float64 are rounded.
+    bfloat16 keep their values, those of float64 are rounded; those of stacked blocks are unstacked.
 
     Raises:
       ValueError: another suffix; an unknown name; variables that are not this network's.
@@ -112,7 +113,7 @@ def save_weights(
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"{path}: choose from the suffixes .safetensors, .npz")
     spec = zoo.get_spec(name, **changes)
-    given = dict(paths(variables))
+    given = dict(paths(unstack_blocks(variables)))
     bias = given.get(("params", "head", "bias"))
     shapes = _shapes(name, zoo.num_classes(name) if bias is None else bias.shape[0], changes)
     _check_fit(
@@ -217,10 +218,11 @@ def _numbers(value: Any) -> bool:
 
 def _shapes(name: str, num_classes: int, changes: Mapping[str, Any]) -> Any:
     """The variables' shapes, without computing anything."""
-    return _traced(create_model(name, num_classes, **changes))
+    # In a loop, the alike blocks of a stage are traced once.
+    return unstack_blocks(_traced(create_model(name, num_classes, scan=True, **changes)))
 
 
-@lru_cache(maxsize=4)  # tracing 420 layers takes seconds, and whoever loads a file often saves one
+@lru_cache(maxsize=4)  # tracing takes a second, and whoever loads a file often saves one
 def _traced(model: Classifier) -> Any:
     size = 64 if model.backbone.spec.image_size == 224 else 32
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

@@ -45,6 +45,7 @@ EVERY = {
     "precision": ("fp32", "bf16"),
     "ema_decay": (0.5, 0.25),
     "norm_group_size": (16, "device"),
+    "scan": (True, False),
     "skip_nonfinite": (3, 4),
     "log_every": ("3st", "4st"),
     "compilation_cache": ("/cache", ""),

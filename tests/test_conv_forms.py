@@ -83,6 +83,35 @@ def test_vmap(name):
     close(gradient, jnp.stack(wanted))
 
 
+@pytest.mark.parametrize("name", ["7x7 map, few channels", "dilated", "groups in one run"])
+def test_gradients_written_out_for_a_loop(name):
+    """First and second, in reverse mode and under vmap; forward mode is refused."""
+    ours, native, x, kernel = case(name)
+    looped = partial(ours, in_loop=True)
+    many = jnp.stack([kernel, 2 * kernel, -kernel])
+
+    def everything(f, x, kernel):
+        gradient = jax.grad(lambda *args: jnp.square(f(*args)).sum(), (0, 1))
+        twice = jax.grad(lambda *args: sum(jnp.sin(g).sum() for g in gradient(*args)), (0, 1))
+        return f(x, kernel), gradient(x, kernel), twice(x, kernel)
+
+    close(jax.jit(partial(everything, looped))(x, kernel), everything(native, x, kernel))
+    each = jax.vmap(jax.grad(lambda k: jnp.square(looped(x, k)).sum()))(many)
+    wanted = [jax.grad(lambda k: jnp.square(native(x, k)).sum())(k) for k in many]
+    close(each, jnp.stack(wanted))
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(looped, (x, kernel), (x, kernel))
+
+
+def test_a_loop_has_convolutions_with_their_axes_in_place_on_a_cpu():
+    """Those that XLA's CPU compiler hands to its library wherever they stand."""
+    ours, _, x, kernel = case("7x7 map, few channels")
+    gradient = jax.jit(jax.grad(lambda x, k: jnp.square(ours(x, k, in_loop=True)).sum(), (0, 1)))
+    text = gradient.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+    assert text.count("stablehlo.convolution") == 3
+    assert text.count("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]") == 3
+
+
 def test_another_platform_gets_the_native_ones():
     """What is lowered for a TPU has convolutions and windows, and no matrix product."""
     ours, _, x, kernel = case("1x1")

@@ -19,7 +19,7 @@ from train.hlo import (
 )
 
 TEXTS = Path(__file__).parent / "hlo"
-TPU, GPU = ((TEXTS / name).read_text() for name in ("tpu.txt", "gpu.txt"))
+TPU, GPU, LOOP = ((TEXTS / f"{name}.txt").read_text() for name in ("tpu", "gpu", "loop"))
 
 
 def test_collectives_by_hand():
@@ -63,7 +63,7 @@ def test_kernels_and_libraries():
 
 def test_types_and_operands():
     found = {it.name: it for it in instructions(TPU)}
-    assert found["fusion.1"].result == [Buffer(256, True), Buffer(2048, False)]
+    assert found["fusion.1"].result == [Buffer(256, True, 64), Buffer(2048, False, 64)]
     assert found["fusion.1"].operands == ["copy-done.1", "p1", "p1"]
     assert found["all-reduce.9"].computation == "all-reduce-scatter.1"
     assert [b.bytes for b in found["copy-start.1"].result] == [65536, 65536, 4]
@@ -99,3 +99,13 @@ def test_a_real_program(devices):
     text = step.lower(weights, rows).compile().as_text()
     size = 48 * 24 * 4
     assert collectives(text, 8) == {"all-reduce": Collective(1, size, size * 7 / 4)}
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    """Each of eight trips reads 64 floats and a row of the stack, writes 64, and sums 64; then it
+    reads 64 and writes a row in place."""
+    assert collectives(LOOP, 4) == {"all-reduce": Collective(8, 8 * 256, 8 * 256 * 2 * 3 / 4)}
+    fusions_in_it = 8 * 256 * (1 + 1 + 1) + 8 * 256 * (1 + 1)
+    assert hbm_bytes(LOOP) == {"fusion": 2 * 256 + fusions_in_it, "all-reduce": 8 * 2 * 256}
+    said = LOOP.replace("body=%body.1", 'body=%body.1, x={"known_trip_count":{"n":"5"}}')
+    assert collectives(said, 4)["all-reduce"].count == 5

@@ -41,6 +41,8 @@ def test_all_names_resolve():
         "load_pretrained",
         "load_weights",
         "save_weights",
+        "stack_blocks",
+        "unstack_blocks",
     ]
     for name in resnet_jax.__all__:
         value = getattr(resnet_jax, name)

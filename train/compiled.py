@@ -44,7 +44,8 @@ def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], 
         memory = {**parts, "peak": peak, "usable": limit or usable}
         return {"fits": False, "memory": memory, "compiler_says": str(error).splitlines()[0]}, ""
     found, text = compiled.memory_analysis(), compiled.as_text()
-    cost = compiled.cost_analysis() or {}
+    # XLA's own counts take the body of a loop once.
+    cost = {} if run.config.scans else compiled.cost_analysis() or {}
     peak = peak_bytes(found)
     memory = {
         **parts,
@@ -108,10 +109,12 @@ def shard_bytes(tree: Any) -> int:
 def _flops_before(run: Run, platform: str) -> float | None:
     """FLOPs of one chip's step before optimisation, where the compiler does not count its own.
 
-    XLA counts them on the CPU's client, so the step is lowered once more, for one chip's images.
+    XLA counts them on the CPU's client, so the step is lowered once more, for one chip's images and
+    without loops.
     """
     share = run.config.batch_size // run.mesh.size
-    config = replace(run.config, batch_size=share, norm_group_size=None, mesh=MeshConfig())
+    plain: Any = {"norm_group_size": None, "scan": False, "mesh": MeshConfig()}
+    config = replace(run.config, batch_size=share, **plain)
     one = Run(config, mesh=make_mesh(jax.devices("cpu")[:1]), splits=run.splits)
     traced = one.train_step.trace(one.abstract_state, abstract_batch(one))
     cost = traced.lower(lowering_platforms=(platform,)).cost_analysis()

@@ -385,6 +385,9 @@ class RunConfig:
     norm_group_size: int | Literal["device"] | None = None
     """Examples that share BatchNorm statistics; None: the global batch; device: those of a device,
     kept as their number, so that a resume on other devices means the same."""
+    scan: bool | None = None
+    """Blocks of a stage that are alike run as a loop, so that compilation does not grow with depth;
+    None: in networks of 50 blocks and more, such as resnet152 and resnet110_cifar."""
     skip_nonfinite: int = 0
     """Steps that may be left out, all in all, because their loss or gradient is not finite; the
     next one stops the run, and anomaly.json says what was in its batch."""
@@ -420,3 +423,9 @@ class RunConfig:
                 "examples of a device) or None (the global batch)"
             )
             _check("norm_group_size", group, good, rule)
+
+    @property
+    def scans(self) -> bool:
+        """`scan`, decided."""
+        spec = get_spec(self.model.name, **self.model.changes)
+        return spec.is_deep if self.scan is None else self.scan

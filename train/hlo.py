@@ -1,7 +1,7 @@
 """What an optimised XLA program does, read off its text (`compiled.as_text()`).
 
-Every figure is of one device and one run of the program. An instruction counts once, wherever it
-stands: a loop's body is not multiplied by its trips. The training step has no loop.
+Every figure is of one device and one run of the program. A loop's body counts as often as it runs,
+if the text says so (a loop over the blocks of a stage does), else once.
 """
 
 import math
@@ -18,6 +18,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 # They name or regroup buffers; what moves bytes is the -start, where there is a pair.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "iota", "after-all"}
+FREE |= {"while"}  # its body counts
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
@@ -30,6 +31,8 @@ class Buffer(NamedTuple):
 
     bytes: int
     on_chip: bool
+    rows: int = 1
+    """Length of its first axis."""
 
 
 class Instruction(NamedTuple):
@@ -61,7 +64,8 @@ def _buffers(type_text: str) -> list[Buffer]:
         digits = re.match(r"[a-z]+(\d+)", dtype)
         bits = _BITS.get(dtype) or (int(digits[1]) if digits else 0)  # token[] holds nothing
         elements = math.prod(int(dim) for dim in dims.split(",") if dim)
-        found.append(Buffer(-(-bits * elements // 8), "S(" in layout))
+        rows = int(dims.split(",")[0] or 1)
+        found.append(Buffer(-(-bits * elements // 8), "S(" in layout, rows))
     return found
 
 
@@ -86,6 +90,37 @@ def instructions(text: str) -> Iterator[Instruction]:
             yield Instruction(name, kind, _buffers(type_text), operands, attributes, computation)
         elif line.rstrip().endswith("{") and not line.startswith(" "):
             computation = line.split()[0].lstrip("%")
+
+
+def _loops(text: str) -> dict[str, int]:
+    """How often each loop goes round, by its body: what XLA says, or n of its condition `i < n`."""
+    bounds: dict[str, int] = {}
+    computation = ""
+    for line in text.splitlines():
+        if line.rstrip().endswith("{") and not line.startswith(" "):
+            computation = line.split()[0].lstrip("%")
+        elif found := re.search(r"= s32\[\]\S* constant\((\d+)\)", line):
+            bounds[computation] = int(found[1])
+    trips = {}
+    for it in instructions(text):
+        if it.kind == "while":
+            condition, body = (_called(it.attributes, name)[0] for name in ("condition", "body"))
+            said = re.search(r'known_trip_count":\{"n":"(\d+)"', it.attributes)
+            trips[body] = int(said[1]) if said else bounds.get(condition, 1)
+    return trips
+
+
+def _called(attributes: str, name: str = "calls|to_apply|body|condition") -> list[str]:
+    return re.findall(rf"(?:{name})=%?([\w.\-]+)", attributes)
+
+
+def _runs(text: str) -> Counter[str]:
+    """How often each computation runs that the program's own calls, or a loop in it."""
+    trips, found = _loops(text), Counter({"ENTRY": 1})
+    for it in reversed(list(instructions(text))):  # a computation stands in front of its callers
+        for name in _called(it.attributes):
+            found[name] += found[it.computation] * trips.get(name, 1)
+    return found
 
 
 def group_size(attributes: str, devices: int) -> int:
@@ -120,6 +155,7 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
     """Collectives by kind; a -start and its -done are one."""
     found: dict[str, Collective] = {}
     results: dict[str, list[Buffer]] = {}
+    runs = _runs(text)
     for it in instructions(text):
         results[it.name] = it.result
         kind = it.kind.removesuffix("-start")
@@ -131,8 +167,9 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
         size = sum(buffer.bytes for name in it.operands for buffer in results.get(name, []))
         size *= group if kind == "all-gather" else 1
         old = found.get(kind, Collective(0, 0, 0.0))
-        sent = old.sent + _sent(kind, size, group)
-        found[kind] = Collective(old.count + 1, old.bytes + size, sent)
+        n = runs[it.computation] or 1
+        sent = old.sent + n * _sent(kind, size, group)
+        found[kind] = Collective(old.count + n, old.bytes + n * size, sent)
     return found
 
 
@@ -147,32 +184,42 @@ def fusions(text: str) -> int:
 
 
 def hbm_bytes(text: str) -> Counter[str]:
-    """Bytes through HBM by the kind of instruction, of the program's own computation.
+    """Bytes through HBM by the kind of instruction, of the program's own computation and its loops.
 
     An operand is read once by each instruction that uses it and a result is written once, unless
     its layout places it on the chip (a memory space, `S(1)`); so this is a model of the traffic,
-    without caches. "bytes accessed" of XLA's cost analysis counts on-chip buffers too.
+    without caches. "bytes accessed" of XLA's cost analysis counts on-chip buffers too. In a loop,
+    an array of as many rows as there are trips is stacked: each trip reads or writes one of them.
     """
     total: Counter[str] = Counter()
     results: dict[str, list[Buffer]] = {}
+    trips, runs = {"ENTRY": 1, **_loops(text)}, _runs(text)
     for it in instructions(text):
-        if it.computation != "ENTRY":
+        if it.computation not in trips:
             continue
         results[it.name] = it.result
         if it.kind in FREE or it.kind.endswith(("-done", "-update")):
             continue
-        written = sum(buffer.bytes for buffer in it.result if not buffer.on_chip)
-        read = sum(
-            buffer.bytes
-            for name in set(it.operands)
-            for buffer in results.get(name, [])
-            if not buffer.on_chip
-        )
-        if it.kind in ("copy-start", "slice-start"):  # (to, from, context), or with the two turned
-            ends = it.result[:2]
-            total[it.kind] += min(ends).bytes * sum(not end.on_chip for end in ends)
-        elif it.kind.endswith("-start") and it.kind != "all-reduce-start":
-            total[it.kind] += written  # an asynchronous type holds the operands too
-        else:
-            total[it.kind] += written + read
+        operands = [buffer for name in set(it.operands) for buffer in results.get(name, [])]
+        moved = _moved(it, operands, trips[it.computation])
+        total[it.kind] += int(moved * runs[it.computation])
     return total
+
+
+def _moved(it: Instruction, operands: list[Buffer], trips: int) -> float:
+    """Bytes that an instruction moves in one of the trips of the loop that it stands in."""
+
+    def stacked(buffer: Buffer) -> bool:
+        return buffer.rows == trips > 1
+
+    def size(buffer: Buffer) -> float:
+        return 0 if buffer.on_chip else buffer.bytes / (trips if stacked(buffer) else 1)
+
+    if it.kind in ("copy-start", "slice-start"):  # (to, from, context), or with the two turned
+        ends = it.result[:2]
+        return min(ends).bytes * sum(not end.on_chip for end in ends)
+    written = sum(map(size, it.result))
+    if it.kind.endswith("-start") and it.kind != "all-reduce-start":
+        return written  # an asynchronous type holds the operands too
+    read = [x for x in operands if not (stacked(x) and x in it.result)]  # in place: only written
+    return written + sum(map(size, read))

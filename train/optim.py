@@ -1,9 +1,12 @@
 """Schedules, the decay mask and the optax chain."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from resnet_jax.stack import NAME as STACKED
 from train.config import ConfigError, OptimConfig, RunConfig, to_steps
 
 
@@ -55,6 +58,25 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
 def decay_mask(params: optax.Params) -> optax.Params:
     """True for kernels; biases and BatchNorm's parameters do not decay (Bag of Tricks, 3.1)."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """For one without a state that looks at whole leaves, such as `optax.scale_by_trust_ratio`.
+
+    Of stacked blocks (`resnet_jax.stack`) it looks at one at a time, as in the plain layout.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def layer(update: jax.Array, param: jax.Array) -> jax.Array:
+            return transform.update(update, state, param)[0]
+
+        def leaf(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+            stacked = any(key.key == STACKED for key in path)
+            return (jax.vmap(layer) if stacked else layer)(update, param)
+
+        return jax.tree.map_with_path(leaf, updates, params), state
+
+    return optax.GradientTransformation(transform.init, update)
 
 
 def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

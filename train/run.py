@@ -288,10 +288,14 @@ class Run:
         Raises:
           ConfigError: there are none, or they do not fit.
         """
+        from resnet_jax import stack_blocks
         from train.weights import initial
 
         init, names = self.config.init, self.splits.train.class_names
-        return initial(init, self.config.model, len(names)) if init.weights else None
+        if not init.weights:
+            return None
+        variables = initial(init, self.config.model, len(names))
+        return stack_blocks(variables) if self.config.scans else variables
 
     def new_state(self, *, resumes: bool = False) -> Any:
         """The state before the first step; a run that `resumes` needs only its shapes, no file."""
@@ -329,5 +333,6 @@ def make_model(config: RunConfig, num_classes: int) -> Any:
         num_classes,
         dtype=jnp.bfloat16 if config.precision == "bf16" else jnp.float32,
         norm_group_size=config.norm_group_size,
+        scan=config.scans,
         **config.model.changes,
     )

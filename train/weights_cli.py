@@ -169,13 +169,14 @@ def _of_file(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, 
 
 
 def _of_run(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
+    from resnet_jax import unstack_blocks
     from train.inference import read_weights
     from train.run import read_class_names, read_config
 
     config = read_config(source)
     if given.model not in (None, config.model.name):
         raise ConfigError(f"--model {given.model}: the run in {source} is a {config.model.name}")
-    variables = read_weights(config, source, given.checkpoint).variables
+    variables = unstack_blocks(read_weights(config, source, given.checkpoint).variables)
     card = Card(config.model, of_run(config), read_class_names(source))
     return variables, config.model, card
 
