@@ -25,6 +25,7 @@ from train.dispatch import Dispatches, dispatches
 from train.progress import warn
 from train.recipes import get_recipe
 from train.run import Run, use_compilation_cache
+from train.xla_flags import set_xla_flags
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def main(args: Sequence[str]) -> None:
     names, options = split(list(args), "the recipe")
     start = ResidentArgs(get_recipe(names[0] if names else "digits"))
     given = parse("bench resident", __doc__ or "", ResidentArgs, start, options)
+    set_xla_flags()
     use_compilation_cache(given.config.compilation_cache)
     enough = replace(given.config, duration=f"{(given.turns + 1) * given.steps}st")
     sides = {choice: Side(enough, choice) for choice in ("off", "on")}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from train.config import ConfigError, RunConfig
+from train.xla_flags import set_xla_flags
 
 NEEDS: dict[str, dict[str, str]] = {
     "ours": {},
@@ -77,6 +78,8 @@ class JaxStepper:
     """A step of `jax_systems`."""
 
     def __init__(self, name: str, config: RunConfig, devices: int = 1) -> None:
+        if name.startswith("ours"):
+            set_xla_flags()  # as `resnet-jax train` does
         import jax
 
         from benchmarks.jax_systems import BUILDERS

@@ -79,10 +79,8 @@ def convolve(
     native = partial(_native, stride=stride, groups=groups, dilation=dilation)
     form = _cpu_form(x.shape, kernel.shape, stride, groups)
     if in_loop:
-        looped: dict[Any, Any] = {_native: _written_out, _blocks: _blocks_in_loop}
+        looped: dict[Any, Any] = {_apart: _written_out, _blocks: _blocks_in_loop}
         form = looped.get(form, form)
-    if form is _native:
-        return native(x, kernel)
     cpu = partial(form, stride=stride, groups=groups, dilation=dilation)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
 
@@ -113,7 +111,44 @@ def _cpu_form(
     pixels = -(-shape[1] // stride) * -(-shape[2] // stride)
     if pixels <= 4 or (pixels <= 49 and kernel[2] >= 256):
         return _patches
-    return _native
+    return _apart
+
+
+def _apart(
+    x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
+) -> jax.Array:
+    """XLA's own, but its weight gradient takes the input as it is in memory.
+
+    It needs the input with the batch as the last axis, and XLA's CPU compiler would compute what
+    comes before, down to the beginning of the stage, once more in that slow order.
+    """
+    assert groups == 1, f"groups {groups}: see _blocks"
+    return _dense(x, kernel, stride, dilation)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _dense(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    return _native(x, kernel, stride=stride, groups=1, dilation=dilation)
+
+
+@_dense.defjvp
+def _dense_jvp(
+    stride: int, dilation: int, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by_x, by_kernel = (
+        _dense(a, k, stride, dilation) for a, k in ((dx, kernel), (_in_memory(x), dkernel))
+    )
+    return _dense(x, kernel, stride, dilation), by_x + by_kernel
+
+
+def _in_memory(x: jax.Array) -> jax.Array:
+    """x itself, which is not computed again where it is used: nothing is fused across a condition.
+
+    Both branches give x; were they written alike, there would be no condition left.
+    """
+    first = x[(0,) * x.ndim]
+    return lax.cond(first < jnp.inf, lambda x: x, lambda x: jnp.where(x == x, x, jnp.nan), x)
 
 
 def _written_out(

@@ -114,6 +114,11 @@ def _conv_norm(conv: Conv, norm: BatchNorm | GroupNorm, x: jax.Array, train: boo
     widens = conv.kernel_size == conv.groups == 1 and x.shape[-1] < conv.features
     if not (train and widens and isinstance(norm, BatchNorm)):
         return norm(conv(x), train=train)
+    pixels = -(-x.shape[1] // conv.stride) * -(-x.shape[2] // conv.stride)
+    if (norm.group_size or len(x)) * pixels < 8 * x.shape[-1]:
+        # What it takes that does not shrink with the map, [C_in, C_in] by [C_in, C], would cost
+        # more than an eighth of the convolution.
+        return norm(conv(x), train=train)
     kernel = conv.kernel(x.shape[-1])[0, 0]
     x = x[:, :: conv.stride, :: conv.stride].astype(conv.dtype)
     return norm(x, train=train, kernel=kernel)

@@ -13,6 +13,9 @@ import jax
 import pytest
 
 from train.run import use_compilation_cache
+from train.xla_flags import set_xla_flags
+
+set_xla_flags()  # as the command line does
 
 use_compilation_cache(None)
 ROOT = Path(__file__).parents[1]

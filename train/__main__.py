@@ -16,6 +16,7 @@ from train.config_json import differences
 from train.weights import published
 from train.weights_cli import convert
 from train.weights_cli import predict as predict_by_file
+from train.xla_flags import set_xla_flags
 
 USAGE = """\
 usage: resnet-jax COMMAND ...
@@ -253,6 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[0] not in COMMANDS:
             raise ConfigError(f"unknown command {args[0]!r}: choose from {', '.join(COMMANDS)}")
+        if args[0] != "bench":  # which runs others as they come, too
+            set_xla_flags()
         COMMANDS[args[0]](args[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
