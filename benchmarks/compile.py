@@ -6,8 +6,8 @@ A case is NAME[,scan|plain[,BATCH,SIZE]], such as resnet152,plain: the step of t
 kind (imagenet-resnet50, cifar10-resnet110) with that network, in float32, on synthetic data. Each
 measurement is a process of its own. The cases take turns, n times over: first with an empty
 compilation cache, then with what that left. One JSON line a case: device, versions, n, seconds
-(median, min, max), and trace and compilation together as a multiple of the first case's (of each
-turn). `total` is the parent's: from the start of the process to the end of its first step.
+(median, min, max), and trace and compilation together as a multiple of the first case's (in each
+turn; in CPU time too). `total` is the parent's: from the start of the process to the end of its first step.
 """
 
 import argparse
@@ -74,16 +74,19 @@ def first_step(case: Case, cache: str | None) -> dict[str, float]:
     """Seconds of each part of a start, in this process; `cache`: as `--compilation_cache`.
 
     Returns:
-      `imports`, `state` (the first variables), `trace` (with the lowering), `compile` (or reading
-      it from the cache), `first_step`; and `second_step`.
+      `imports`, `state` (the first variables), `batch`, `trace` (with the lowering), `compile` (or reading
+      it from the cache), `first_step`; and `second_step`. Of `trace` and `compile` also the CPU
+      time, which other processes disturb less: `trace_cpu`, `compile_cpu`.
     """
     seconds: dict[str, float] = {}
-    since = time.perf_counter()
+    since, cpu = time.perf_counter(), time.process_time()
 
     def lap(name: str) -> None:
-        nonlocal since
-        now = time.perf_counter()
-        seconds[name], since = now - since, now
+        nonlocal since, cpu
+        now, used = time.perf_counter(), time.process_time()
+        if name in ("trace", "compile"):
+            seconds[f"{name}_cpu"] = used - cpu
+        seconds[name], since, cpu = now - since, now, used
 
     import jax
     import numpy as np
@@ -103,7 +106,7 @@ def first_step(case: Case, cache: str | None) -> dict[str, float]:
         "mask": np.ones(case.batch, np.float32),
     }
     on_device = put_batch(batch, run.mesh)
-    since = time.perf_counter()
+    lap("batch")
     lowered = run.train_step.lower(state, on_device)
     lap("trace")
     step = lowered.compile()
@@ -138,17 +141,19 @@ def measure(cases: list[str], n: int) -> list[Row]:
 
 
 def _row(case: str, kinds: Turns, first: str, of_first: Turns) -> Row:
-    def compiling(run: dict[str, float]) -> float:
-        return run["trace"] + run["compile"]
+    def ratio(kind: str) -> dict[str, float]:
+        parts = (f"trace{kind}", f"compile{kind}")
+        pairs = zip(kinds["cold"], of_first["cold"], strict=True)
+        return spread([sum(a[x] for x in parts) / sum(b[x] for x in parts) for a, b in pairs])
 
-    pairs = zip(map(compiling, kinds["cold"]), map(compiling, of_first["cold"]), strict=True)
     return {
         "benchmark": "compile",
         **parse(case)._asdict(),
         "case": case,
         "precision": "fp32",
         **{f"{kind}_seconds": _parts(runs) for kind, runs in kinds.items()},
-        f"over_{first}": spread([a / b for a, b in pairs]),
+        f"over_{first}": ratio(""),
+        f"over_{first}_cpu": ratio("_cpu"),
     }
 
 
