@@ -137,18 +137,19 @@ def _dense_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
     by_x, by_kernel = (
-        _dense(a, k, stride, dilation) for a, k in ((dx, kernel), (_in_memory(x), dkernel))
+        _dense(a, k, stride, dilation) for a, k in ((dx, kernel), (_in_memory(x, kernel), dkernel))
     )
     return _dense(x, kernel, stride, dilation), by_x + by_kernel
 
 
-def _in_memory(x: jax.Array) -> jax.Array:
+def _in_memory(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x itself, which is not computed again where it is used: nothing is fused across a condition.
 
-    Both branches give x; were they written alike, there would be no condition left.
+    Both branches give x; were they written alike, there would be no condition left. It looks at the
+    kernel, which every device has: to look at x would be a collective.
     """
-    first = x[(0,) * x.ndim]
-    return lax.cond(first < jnp.inf, lambda x: x, lambda x: jnp.where(x == x, x, jnp.nan), x)
+    there = kernel[(0,) * kernel.ndim] < jnp.inf
+    return lax.cond(there, lambda x: x, lambda x: jnp.where(x == x, x, jnp.nan), x)
 
 
 def _written_out(

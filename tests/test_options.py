@@ -268,6 +268,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "precision": ("bf16", steps, {}),
     "ema_decay": (0.9, steps, {}),
     "norm_group_size": (4, steps, {}),
+    "scan": (True, network, {"model.depths": (4,)}),
     "skip_nonfinite": (2, patience, {**SHORT, "optim.lr": 1e30, "model.zero_gamma": False}),
     "log_every": ("4st", leaves, SHORT),
     "compilation_cache": ("there", cache, SHORT),
