@@ -7,7 +7,8 @@ kind (imagenet-resnet50, cifar10-resnet110) with that network, in float32, on sy
 measurement is a process of its own. The cases take turns, n times over: first with an empty
 compilation cache, then with what that left. One JSON line a case: device, versions, n, seconds
 (median, min, max), and trace and compilation together as a multiple of the first case's (in each
-turn; in CPU time too). `total` is the parent's: from the start of the process to the end of its first step.
+turn; in CPU time too). `total` is the parent's: from the start of the process to the end of its
+first step.
 """
 
 import argparse
@@ -74,9 +75,9 @@ def first_step(case: Case, cache: str | None) -> dict[str, float]:
     """Seconds of each part of a start, in this process; `cache`: as `--compilation_cache`.
 
     Returns:
-      `imports`, `state` (the first variables), `batch`, `trace` (with the lowering), `compile` (or reading
-      it from the cache), `first_step`; and `second_step`. Of `trace` and `compile` also the CPU
-      time, which other processes disturb less: `trace_cpu`, `compile_cpu`.
+      `imports`, `state` (the first variables), `batch`, `trace` (with the lowering), `compile` (or
+      reading it from the cache), `first_step`; and `second_step`. Of `trace` and `compile` also the
+      CPU time, which other processes disturb less: `trace_cpu`, `compile_cpu`.
     """
     seconds: dict[str, float] = {}
     since, cpu = time.perf_counter(), time.process_time()
