@@ -5,13 +5,14 @@ import math
 import struct
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from train.config import RunError
-from train.metrics import MetricsLog, NonFinite, Window, means, parse_metrics, read_metrics
+from train.metrics import AHEAD, MetricsLog, NonFinite, Window, means, parse_metrics, read_metrics
 
 
 def sums(step: int) -> dict[str, jnp.ndarray]:
@@ -44,6 +45,23 @@ def test_totals_are_float64_sums():
     for i in range(300):
         rounded += np.float32(sums(i)["loss"])
     assert float(rounded) != totals["loss"]
+
+
+def test_only_so_many_steps_are_on_their_way():
+    """More than XLA's CPU devices have room for, and they wait for one another for good."""
+
+    @jax.jit
+    def slow(x):  # about 0.1 s
+        return jax.lax.fori_loop(0, 30, lambda _, x: jnp.tanh(x @ x), x).sum()
+
+    window, x = Window(), jnp.eye(512)
+    on_their_way = []
+    for step in range(AHEAD + 3):
+        total = slow(x * step)
+        on_their_way.append(total)
+        window.add(step, {"loss": total})
+        assert all(total.is_ready() for total in on_their_way[:-AHEAD])
+    assert not on_their_way[-1].is_ready()  # the last of them nothing waits for
 
 
 @pytest.mark.parametrize("pieces", [[300], [1] * 300, [7, 100, 193]], ids=["1", "300", "3"])

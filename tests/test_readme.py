@@ -74,7 +74,8 @@ def test_options_exist():
     from train.weights_cli import ConvertArgs, PredictArgs
 
     text = (ROOT / "README.md").read_text()
-    options = set(re.findall(r"--(?!xla_)([a-z_]+(?:\.[a-z_]+)?)", text))  # XLA has its own
+    others = "xla_|dist "  # of XLA and of pytest
+    options = set(re.findall(rf"--(?!{others})([a-z_]+(?:\.[a-z_]+)?)", text))
     known = set(flatten(to_json(RunConfig()))) | {"workdir", "checkpoint", "help"}
     commands: tuple = (PredictArgs, ConvertArgs, PlanArgs, StepArgs, ProgramArgs, ReportArgs)
     known |= {f.name for args in commands for f in fields(args)}

@@ -28,11 +28,15 @@ class LeftOut(NamedTuple):
     """nan, inf or -inf; checkpoints of old do not say which."""
 
 
+AHEAD = 4
+"""Dispatches on their way to the devices."""
+
+
 class Window:
     """Sums of the training steps since the last logged row.
 
-    They stay on the device until they are asked for, so that logging is the only thing that waits
-    for it. `totals` and `left_out` are part of a checkpoint, so that a resumed run logs the same
+    They stay on the device until they are asked for, so that only logging waits for the last of
+    them. `totals` and `left_out` are part of a checkpoint, so that a resumed run logs the same
     rows.
     """
 
@@ -51,8 +55,15 @@ class Window:
         self._pending: list[tuple[int, int, Sums]] = []
 
     def add(self, step: int, sums: Sums, steps: int = 1) -> None:
-        """Takes the sums of a step, or in arrays those of so many from there on."""
+        """Takes the sums of a step, or in arrays those of so many from there on.
+
+        Waits for those of `AHEAD` calls before. That hides what it takes to send a step off, and
+        bounds the batches that are on the devices. And XLA's CPU devices stand still for good where
+        more than 32 programs wait: no thread is left for the one that another's collective awaits.
+        """
         self._pending.append((step, steps, sums))
+        if len(self._pending) > AHEAD:
+            jax.block_until_ready(self._pending[-1 - AHEAD][2])
 
     def _fetched(self) -> Iterator[tuple[int, Sums]]:
         for first, steps, sums in jax.device_get(self._pending):
