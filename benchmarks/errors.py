@@ -158,7 +158,7 @@ def eval_damaged(desk: Desk) -> Outcome:
         path.write_bytes(path.read_bytes()[:-50])
     run.args = [sys.executable, "-m", "train", "eval", str(run.path)]
     run.end()
-    matches(run, 2, r"^error: checkpoint 100 in .* is damaged .*choose another: \d+")
+    matches(run, 2, r"^error: checkpoint 100 in .* is damaged .*choose another: --checkpoint \d+")
     row = run.outcome("`eval` of a damaged best checkpoint", "")
     row.command = "resnet-jax eval run"
     run.args += ["--checkpoint", "last"]

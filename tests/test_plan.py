@@ -233,7 +233,7 @@ def test_images_per_core():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "the recipe is missing"),
+        ([], "the recipe (`resnet-jax recipes` lists them) is missing"),
         (["nothing"], "unknown recipe 'nothing'"),
         (["digits"], "--topology is missing: choose a TPU with a shape (v4:2x2x1, v5e:2x2"),
         (["digits", "--topology", "v9"], "topology 'v9': choose a TPU with a shape (v4:2x2x1"),

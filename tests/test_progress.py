@@ -28,6 +28,7 @@ def test_without_a_terminal(capsys):
     display.say("[bold]:cat:")
     display.close()
     assert capsys.readouterr().out.splitlines() == [
+        "compiling the first step",
         f"step 50/100  {LINE}",
         "step 50/100  epoch 1.50  eval loss 0.5000  top-1 75.00 %  of 359",
         "[bold]:cat:",

@@ -177,7 +177,7 @@ def plan_run(args: list[str]) -> None:
     from train.plan_report import render
     from train.recipes import get_recipe
 
-    names, options = split(args, "the recipe")
+    names, options = split(args, "the recipe (`resnet-jax recipes` lists them)")
     if not names:  # --help alone
         print(PLAN_USAGE, end="")
         return

@@ -270,7 +270,7 @@ class Checkpoints:
         whole = [other for other in self.steps() if other != step and self._read(other, None)[0]]
         choice = "no other one is whole. Put a copy of one back, or move them away and train again"
         if whole:
-            choice = f"choose another: {', '.join(map(str, whole))}"
+            choice = f"choose another: --checkpoint {' or '.join(map(str, whole))}"
         return ConfigError(f"checkpoint {step} in {self.folder} is damaged ({why}); {choice}")
 
     def close(self) -> None:

@@ -36,6 +36,8 @@ class Display:
             self._status = Text("compiling the first step")
             self._live = Live(Group(self._bar, self._status), console=self._console)
             self._live.start()
+        else:
+            self.say("compiling the first step")
 
     def say(self, text: str) -> None:
         """One line."""
