@@ -25,7 +25,7 @@ from benchmarks.record import Row, command, emit, environment, spread
 from benchmarks.turns import System
 from train.arguments import parse
 from train.config import ConfigError, RunConfig, RunError
-from train.memory import limit_arenas
+from train.memory import set_malloc
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def train_rows(args: EndToEndArgs) -> tuple[list[Row], int]:
 
 def _train(config: RunConfig, workdir: Path) -> None:
     """As `resnet-jax train` does."""
-    limit_arenas()
+    set_malloc()
     from train.loop import fit
 
     try:

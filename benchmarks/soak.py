@@ -33,9 +33,9 @@ ALLOWED = 0.02
 
 def work(steps: int, workdir: Path) -> None:
     """The child: the run that is watched, in a process set up as the command line's."""
-    from train.memory import limit_arenas
+    from train.memory import set_malloc
 
-    limit_arenas()
+    set_malloc()
     from train.config import (
         AugmentConfig,
         DataConfig,

@@ -9,7 +9,7 @@ that its steps compute. The result is ours / peer, by the round, with its spread
 
 Peers: flax (linen as its example has it), haiku, jax-resnet, keras, torchvision,
 torchvision-compile, and ours-plain-norm (no BatchNorm inside a convolution); flax+flags has the
-XLA_FLAGS that ours sets.
+XLA_FLAGS and the heaps of malloc that ours sets.
 """
 
 import statistics

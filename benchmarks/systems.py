@@ -22,7 +22,7 @@ NEEDS: dict[str, dict[str, str]] = {
 """Name -> modules that it takes, and the packages that bring them."""
 
 WITH_FLAGS = "+flags"
-"""flax+flags: flax with the XLA_FLAGS that ours runs under, where they are more than the user's."""
+"""flax+flags: flax in a process that is set up as ours is: XLA_FLAGS and the heaps of malloc."""
 
 
 class Stepper(Protocol):

@@ -14,7 +14,7 @@ from benchmarks.cases import Unsupported
 from benchmarks.systems import WITH_FLAGS, make_stepper, missing, warm_up
 from train.config import ConfigError, RunConfig
 from train.config_json import from_json, to_json
-from train.memory import limit_arenas
+from train.memory import set_malloc
 
 _MARK = "@bench "  # of a line that is ours; libraries print too
 
@@ -117,8 +117,8 @@ def _work() -> None:
         print(_MARK + json.dumps(what), flush=True)
 
     order = json.loads(sys.stdin.readline())
-    if order["system"].startswith("ours"):
-        limit_arenas()  # as `resnet-jax train` does
+    if order["system"].startswith("ours") or order["system"].endswith(WITH_FLAGS):
+        set_malloc()  # as `resnet-jax train` does
     try:
         stepper = make_stepper(order["system"], from_json(order["config"]), order["devices"])
     except (ConfigError, Unsupported) as error:

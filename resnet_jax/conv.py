@@ -145,11 +145,26 @@ def _dense_jvp(
 def _in_memory(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x itself, which is not computed again where it is used: nothing is fused across a condition.
 
-    Both branches give x; were they written alike, there would be no condition left. It looks at the
-    kernel, which every device has: to look at x would be a collective.
+    NaN where the kernel is not finite, which nobody meets; were both branches alike, there would be
+    no condition left. It looks at the kernel, which every device has: to look at x would be a
+    collective.
     """
     there = kernel[(0,) * kernel.ndim] < jnp.inf
-    return lax.cond(there, lambda x: x, lambda x: jnp.where(x == x, x, jnp.nan), x)
+    return lax.cond(there, lambda x: x, lambda x: x * jnp.nan, x)
+
+
+@jax.custom_jvp
+def _gradient_in_memory(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x, whose gradient is not computed again where it is used."""
+    return x
+
+
+@_gradient_in_memory.defjvp
+def _gradient_in_memory_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (dx, _) = primals, tangents
+    return x, _in_memory(dx, kernel)
 
 
 def _written_out(
@@ -194,7 +209,7 @@ def _pointwise(
     x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
 ) -> jax.Array:
     """A 1x1 convolution as the matrix product that it is; XLA's weight gradient is no such."""
-    return jnp.einsum("bhwc,cf->bhwf", x[:, ::stride, ::stride], kernel[0, 0])
+    return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 def _patches(
@@ -202,9 +217,18 @@ def _patches(
 ) -> jax.Array:
     """A convolution as one matrix product over copies of the map shifted by each tap."""
     taps = _taps(x, kernel.shape[0], stride, dilation, 0.0)
-    return jnp.einsum(
-        "bhwc,cf->bhwf", jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1])
-    )
+    return _matmul(jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[B, H, W, C], [C, F] -> [B, H, W, F], with the output's gradient as it is in memory.
+
+    The weight gradient is the product of that, with the pixels as the last axis, and the input.
+    XLA's CPU compiler would compute the backward pass of what follows once more in that slow order;
+    and if it saw the gradient, [F, C], being turned, it would turn the input instead.
+    """
+    turned = _gradient_in_memory(kernel.T, kernel)
+    return _gradient_in_memory(jnp.einsum("bhwc,fc->bhwf", x, turned), kernel)
 
 
 def _blocks(

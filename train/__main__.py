@@ -96,10 +96,10 @@ def train(args: list[str]) -> None:
     recipe = get_recipe(name)
     start = TrainArgs(recipe, Path("runs") / name)
     given = parse(f"train {name}", f"Train the recipe {name}.", TrainArgs, start, args)
-    from train.memory import limit_arenas
+    from train.memory import set_malloc
     from train.stop import Stop
 
-    limit_arenas()
+    set_malloc()
     with Stop().listening() as stop:
         from train.loop import fit  # takes a second, in which an interrupt would crash JAX
 
