@@ -191,7 +191,8 @@ def test_evaluation_says_what_is_left_and_touches_nothing(copy):
     flat.write_bytes(flat.read_bytes()[:-9])
     before = sorted(copy.rglob("*"))
     for which in ("best", "1"):
-        with pytest.raises(ConfigError, match=r"checkpoint 1 in .* is damaged \(.*another: --checkpoint 2$"):
+        message = r"checkpoint 1 in .* is damaged \(.*another: --checkpoint 2$"
+        with pytest.raises(ConfigError, match=message):
             opened(copy).restore_weights(which, sharding)
     found = opened(copy).restore_weights("last", sharding)
     assert found.step == 2 and same(found.variables, small_state(2).variables)
