@@ -18,7 +18,6 @@ synthetic pictures are used.
 """
 
 import argparse
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -40,7 +39,7 @@ from benchmarks.loaders import (
     write_synthetic,
     write_windows,
 )
-from benchmarks.step import environment, spread
+from benchmarks.record import environment, spread, versions
 
 DATA = Path("../shared/data/imagenet_samples")
 PACKAGES = (
@@ -59,13 +58,7 @@ def work(args: argparse.Namespace, files: list[str]) -> None:
     batches = LOADERS[args.worker](files, args.size, args.batch, args.cores, args.windows)
     for _ in range(args.drain):
         pixels = next(batches)
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    facts = {"python": platform.python_version(), "versions": found}
+    facts = {"python": platform.python_version(), "versions": versions(PACKAGES)}
     print(json.dumps({**facts, "batch": [str(pixels.dtype), *pixels.shape]}), flush=True)
     for line in sys.stdin:
         for _ in range(args.drain):

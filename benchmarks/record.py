@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.run import code_version
-
 Row = dict[str, Any]
 
 PACKAGES = (
@@ -26,6 +24,8 @@ FLAGS = (
 
 def environment() -> Row:
     """Host, versions, flags and commit that a figure depends on; no device is touched."""
+    from train.run import code_version  # loaders' processes have another Python, without it
+
     return {
         "host": f"{os.cpu_count()} cores, {_processor()}",
         "host_cores": os.cpu_count(),

@@ -24,7 +24,7 @@ def set_malloc() -> None:
         return
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        if only_cpus():
+        if _only_cpus():
             mallopt(_M_ARENA_MAX, 1)  # in any other, large blocks are mapped, limit or not
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
@@ -32,7 +32,7 @@ def set_malloc() -> None:
             mallopt(_M_ARENA_MAX, 2)
 
 
-def only_cpus() -> bool:
+def _only_cpus() -> bool:
     """Whether JAX will run on CPUs, as far as can be told without starting it."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"
