@@ -153,6 +153,14 @@ def _in_memory(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.cond(there, lambda x: x, lambda x: x * jnp.nan, x)
 
 
+def gradient_in_memory(x: jax.Array, parameter: jax.Array) -> jax.Array:
+    """x; on a CPU its gradient is computed once, and not once more wherever it is used.
+
+    `parameter` is anything finite of the layer's that every device has (see `_in_memory`).
+    """
+    return lax.platform_dependent(x, parameter, cpu=_gradient_in_memory, default=lambda x, _: x)
+
+
 @jax.custom_jvp
 def _gradient_in_memory(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x, whose gradient is not computed again where it is used."""
@@ -225,10 +233,14 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     The weight gradient is the product of that, with the pixels as the last axis, and the input.
     XLA's CPU compiler would compute the backward pass of what follows once more in that slow order;
-    and if it saw the gradient, [F, C], being turned, it would turn the input instead.
+    and if it saw the gradient, [F, C], being turned, it would turn the input instead: welcome only
+    where there are few pixels, and the kernel is the larger of the two.
     """
-    turned = _gradient_in_memory(kernel.T, kernel)
-    return _gradient_in_memory(jnp.einsum("bhwc,fc->bhwf", x, turned), kernel)
+    if x.size // x.shape[-1] <= 4 * kernel.shape[1]:
+        y = jnp.einsum("bhwc,cf->bhwf", x, kernel)
+    else:
+        y = jnp.einsum("bhwc,fc->bhwf", x, _gradient_in_memory(kernel.T, kernel))
+    return _gradient_in_memory(y, kernel)
 
 
 def _blocks(

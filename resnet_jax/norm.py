@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from resnet_jax.conv import convolve
+from resnet_jax.conv import convolve, gradient_in_memory
 from resnet_jax.init import Initializer
 from resnet_jax.keep import keep
 
@@ -82,6 +82,8 @@ class BatchNorm(nn.Module):
             by = kernel * factor
             offset = bias - (mean_in - shift) @ by
             y = (keep(_product(grouped - shift, by)) + offset).astype(self.dtype)
+        # Two sums and the gradient of x begin with it, and behind it is a part of the network.
+        y = gradient_in_memory(y, scale)
         if not self.is_initializing():
             count = grouped.size // (grouped.shape[0] * grouped.shape[-1])
             self._update(mean, batch_mean)
