@@ -13,7 +13,7 @@ before, so they come from memory, if they fit there.
 One JSON line: device, versions, cores, images/s and images/s for each core (median, min, max over
 turns), CPU time for an image (steadier where others use the machine too), ours / peer over rounds
 in both, ours by stage, from one thread's CPU time, and the cores that 1,000 images/s take. Without
-TensorFlow, tf.data is left out; `--peer_python` is another Python that has it. Without the folder,
+TensorFlow, tf.data is left out, without DALI our way through it; `--peer_python` is another Python that has it. Without the folder,
 synthetic pictures are used.
 """
 
@@ -44,6 +44,8 @@ from benchmarks.record import environment, spread, versions
 DATA = Path("../shared/data/imagenet_samples")
 PACKAGES = (
     "simplejpeg",
+    "turbojpeg",
+    "nvidia-dali-cuda130",
     "opencv-python-headless",
     "numpy",
     "grain",
@@ -128,7 +130,7 @@ def measure(args: argparse.Namespace, files: list[str]) -> dict[str, Any]:
     absent = [peer for peer, it in turns.items() if it.ready is None]
     for peer in absent:
         turns.pop(peer).close()
-        print(f"{peer}: does not run here (is TensorFlow installed?), left out", file=sys.stderr)
+        print(f"{peer}: does not run here (is what it takes installed?), left out", file=sys.stderr)
     images = args.batches * args.batch
     rates: dict[str, list[float]] = {peer: [] for peer in turns}
     cpu: dict[str, list[float]] = {peer: [] for peer in turns}

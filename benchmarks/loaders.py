@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,18 +68,26 @@ def source_of(files: list[str]) -> Any:
 
 
 def ours(
-    files: list[str], size: int, batch: int, cores: int, windows: str, *, workers: bool = False
+    files: list[str],
+    size: int,
+    batch: int,
+    cores: int,
+    windows: str,
+    *,
+    workers: bool = False,
+    decoder: Literal["cpu", "dali"] = "cpu",
 ) -> Loader:
     """This project's training batches with the augmentation of its ImageNet recipes.
 
     Args:
       workers: a process for each core (`data.workers`) instead of a thread.
+      decoder: `data.decoder`.
     """
     from train.config import AugmentConfig, DataConfig
     from train.data.pipeline import train_batches
 
     way = {"threads": 1, "workers": cores} if workers else {"threads": cores}
-    data = DataConfig(image_size=size, prefetch=PREFETCH, **way)
+    data = DataConfig(image_size=size, prefetch=PREFETCH, decoder=decoder, **way)
     batches = train_batches(
         source_of(files), data, AugmentConfig(), seed=0, batch_size=batch, start=0, stop=10**9
     )
@@ -137,6 +145,7 @@ def tf_data(
 LOADERS: dict[str, Callable[..., Loader]] = {
     "ours": ours,
     "ours in processes": partial(ours, workers=True),
+    "ours by DALI": partial(ours, decoder="dali"),
     "tf.data": tf_data,
     "tf.data our crops": partial(tf_data, same_crops=True),
     "tf.data our crops antialiased": partial(tf_data, same_crops=True, antialias=True),

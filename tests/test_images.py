@@ -355,13 +355,13 @@ def test_the_crop_does_not_depend_on_scaled_decoding(monkeypatch):
     data = encode(smooth(960, 1280), "JPEG", quality=95)
     augment = AugmentConfig(crop="random_resized", area=(0.25, 1.0), flip=False)
     sizes = []
-    decode_jpeg = images.jpeg.decode
+    decode_jpeg = images.jpeg.decode_crop
 
-    def spy(data, header, factor, rows):
+    def spy(data, header, factor, box):
         sizes.append(header.size(factor)[0])
-        return decode_jpeg(data, header, factor, rows)
+        return decode_jpeg(data, header, factor, box)
 
-    monkeypatch.setattr(images.jpeg, "decode", spy)
+    monkeypatch.setattr(images.jpeg, "decode_crop", spy)
     full = decode(data, max_pixels=LIMIT)
     sizes.clear()
     for seed in range(20):

@@ -8,7 +8,7 @@ import simplejpeg
 from PIL import Image
 
 from train.config import AugmentConfig
-from train.data import images, jpeg
+from train.data import images, jpeg, region
 
 END = b"\xff\xd9"
 
@@ -48,6 +48,43 @@ def test_the_upper_rows_are_those_of_the_whole_image(factor, options):
         found = jpeg.decode(data, header, factor, rows)
         assert rows <= len(found) <= min(rows + 2, len(expected))
         np.testing.assert_array_equal(found[:rows], expected[:rows])
+
+
+needs_library = pytest.mark.skipif(
+    region.library() is None, reason="no TurboJPEG 3 here: pip install turbojpeg"
+)
+
+
+@needs_library
+@pytest.mark.parametrize("options", [*SHORT, {"subsampling": 2, "progressive": True}], ids=str)
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_region_is_as_in_the_whole_image(factor, options):
+    data = photo(203, 150, **options)
+    header, expected = header_of(data), whole(data, factor)
+    size, rng = header.size(factor), np.random.default_rng(factor)
+    boxes = [(0, 0, *size), (0, 0, 1, 1), (size[0] - 1, size[1] - 1, 1, 1)]
+    for _ in range(200):
+        (top, bottom), (left, right) = (sorted(rng.choice(side + 1, 2, False)) for side in size)
+        boxes.append((int(top), int(left), int(bottom - top), int(right - left)))
+    for top, left, height, width in boxes:
+        found = region.decode(data, factor, size, (top, left, height, width))
+        assert found is not None
+        there = expected[top : top + height, left : left + width]
+        np.testing.assert_array_equal(found, there)
+
+
+@needs_library
+def test_a_region_behind_damage_is_left_to_the_other_way():
+    """Which says what is wrong; and the next file is not the worse for it."""
+    data = photo(200, 150)
+    ended = data[: len(data) // 2] + END
+    size = header_of(ended).size(1)
+    assert region.decode(ended, 1, size, (190, 0, 10, 10)) is None
+    assert region.decode(b"\xff\xd8\xff", 1, size, (0, 0, 10, 10)) is None
+    with pytest.raises(jpeg.Damaged):
+        jpeg.decode_crop(ended, header_of(ended), 1, (190, 0, 10, 10))
+    found = jpeg.decode_crop(data, header_of(data), 1, (190, 7, 10, 10))
+    np.testing.assert_array_equal(found, whole(data, 1)[190:, 7:17])
 
 
 WHOLE = {
@@ -122,12 +159,13 @@ def test_a_crop_decodes_no_more_than_it_takes(monkeypatch):
     data, asked = photo(400, 300), []
     decode = images.jpeg.decode
 
-    def spy(data, header, factor, rows):
+    def spy(data, header, factor=1, rows=None):
         pixels = decode(data, header, factor, rows)
         asked.append((rows, len(pixels)))
         return pixels
 
     monkeypatch.setattr(images.jpeg, "decode", spy)
+    monkeypatch.setattr(region, "decode", lambda *args: None)
     augment = AugmentConfig(area=(0.1, 0.3))
     for seed in range(40):
         rng = np.random.default_rng(seed)

@@ -155,6 +155,9 @@ class DataConfig:
     """Reading and decoding processes, each with `threads` threads; 0: this process reads."""
     prefetch: int = 2
     """Batches read ahead."""
+    decoder: Literal["cpu", "dali"] = "cpu"
+    """Who decodes, crops and resizes training JPEGs: this process's cores, or NVIDIA DALI on its
+    GPUs, from the same crops, for hosts with too few cores (pip install 'resnet-jax[dali]')."""
     retries: int = 5
     """How often a read is tried again that failed for a passing reason (a network, a server), after
     0.1, 0.2, 0.4 ... seconds."""
@@ -174,6 +177,8 @@ class DataConfig:
         _check("data.image_size", self.image_size, self.image_size >= 1, "must be at least 1")
         _check("data.threads", self.threads, self.threads >= 0, "must be at least 0")
         _check("data.workers", self.workers, self.workers >= 0, "must be at least 0")
+        alone = self.decoder == "cpu" or self.workers == 0
+        _check("data.workers", self.workers, alone, "must be 0 with data.decoder dali")
         _check("data.prefetch", self.prefetch, self.prefetch >= 1, "must be at least 1")
         _check("data.retries", self.retries, self.retries >= 0, "must be at least 0")
         _check("data.stall_seconds", self.stall_seconds, self.stall_seconds > 0, "must be positive")

@@ -20,6 +20,7 @@ from numpy.random import Generator
 from PIL import Image, UnidentifiedImageError
 
 from train.data import jpeg
+from train.data.jpeg import Box
 
 if TYPE_CHECKING:
     from train.config import AugmentConfig
@@ -28,10 +29,6 @@ cv2.setNumThreads(0)  # the data loader has its own threads; a pool inside each 
 
 _ORIENTATION = 0x0112  # the Exif tag
 _PILLOW_LIMIT = threading.Lock()  # held while Pillow's own limit on pixels, a global, is lifted
-
-
-Box = tuple[int, int, int, int]
-"""(top, left, height, width), in pixels."""
 
 
 class BadImage(ValueError):
@@ -95,6 +92,20 @@ def train_image(
     if augment.flip and rng.random() < 0.5:
         cv2.flip(view, 1, dst=view)  # in place; NumPy takes 40 times as long
     return view
+
+
+def plan_view(
+    image: bytes | np.ndarray, augment: AugmentConfig, rng: Generator, *, max_pixels: int
+) -> tuple[Box, bool] | None:
+    """(crop, whether it is mirrored) of `train_image`'s random_resized view, for another decoder.
+
+    None: it is no upright, sequential, complete JPEG, which is left to `train_image`, and nothing
+    was drawn. Raises BadImage.
+    """
+    header = None if isinstance(image, np.ndarray) else _read_jpeg_header(image, max_pixels)
+    if header is None or header.orientation != 1 or header.header.height_at is None:
+        return None
+    return sample_crop(*header.size(1), augment, rng), augment.flip and rng.random() < 0.5
 
 
 def pad_offsets(words: np.ndarray, pad: int) -> np.ndarray:
@@ -174,7 +185,8 @@ def random_crop(
     """The part of the image that a random_resized view shows, uint8 [h, w, C], not yet resized.
 
     Of a JPEG no more is decoded than it takes: at 1/2, 1/4 or 1/8 of its size where the crop still
-    has `size` pixels each way, and no rows below the crop. Raises BadImage.
+    has `size` pixels each way, no rows below the crop, and nothing around it where the library for
+    that is there. Raises BadImage.
     """
     header = None if isinstance(image, np.ndarray) else _read_jpeg_header(image, max_pixels)
     if isinstance(image, np.ndarray) or header is None:
@@ -186,7 +198,7 @@ def random_crop(
     factor = header.factor(enough)
     scaled = _scaled(box, full, header.size(factor))
     try:
-        return _cut(header.decode(image, factor, rows=scaled[0] + scaled[2]), scaled)
+        return header.decode(image, factor, scaled)
     except jpeg.Unusual:
         return _cut(_decode_with_pillow(image, max_pixels), box)
 
@@ -273,13 +285,15 @@ class _Jpeg(NamedTuple):
     def factor(self, enough: tuple[int, int]) -> int:
         return self.header.factor(self._upright(enough))
 
-    def decode(self, data: bytes, factor: int, rows: int | None = None) -> np.ndarray:
-        rows = rows if self.orientation == 1 else None
+    def decode(self, data: bytes, factor: int, box: Box | None = None) -> np.ndarray:
         try:
-            pixels = jpeg.decode(data, self.header, factor, rows)
+            if box is not None and self.orientation == 1:
+                return jpeg.decode_crop(data, self.header, factor, box)
+            pixels = jpeg.decode(data, self.header, factor)
         except jpeg.Damaged as error:
             raise BadImage(f"truncated or damaged JPEG: {error}") from error
-        return _turn_upright(pixels, self.orientation)
+        pixels = _turn_upright(pixels, self.orientation)
+        return pixels if box is None else _cut(pixels, box)
 
 
 def _read_jpeg_header(data: bytes, max_pixels: int) -> _Jpeg | None:

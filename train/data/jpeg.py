@@ -1,15 +1,20 @@
 """The part of a JPEG that is needed: at a fraction of its size, and no rows below the crop.
 
-libjpeg-turbo's own decoding of a region is in no Python package that comes with the library, so the
-rows are left off by writing a smaller height into a copy of the header: a sequential scan holds its
-rows in order, and the decoder stops where the header says that the image ends. The rows that it
-returns are the same bit for bit (`tests/test_jpeg.py`).
+Where libjpeg-turbo's own decoding of a region is not to be had (`train/data/region.py`), rows are
+left off by writing a smaller height into a copy of the header: a sequential scan holds its rows in
+order, and the decoder stops where the header says that the image ends. Either way the pixels are
+the same bit for bit (`tests/test_jpeg.py`).
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
+
+from train.data import region
+
+Box = tuple[int, int, int, int]
+"""(top, left, height, width), in pixels."""
 
 _APP1, _RESTARTS, _START_OF_SCAN = 0xE1, 0xDD, 0xDA  # markers
 _SEQUENTIAL = (0xC0, 0xC1)
@@ -81,6 +86,20 @@ def _walk(data: bytes) -> tuple[bool, int | None]:
         whole &= marker != _RESTARTS  # after damage, decoding goes on at the next one
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return True, None
+
+
+def decode_crop(data: bytes, header: Header, factor: int, box: Box) -> np.ndarray:
+    """Decodes a part of the image at 1 / `factor` of its size, to uint8 [h, w, 3] RGB, as stored.
+
+    What is below it was not looked at. Raises what `decode` does.
+    """
+    top, left, height, width = box
+    if header.height_at is not None:
+        pixels = region.decode(data, factor, header.size(factor), box)
+        if pixels is not None:
+            return pixels
+    pixels = decode(data, header, factor, top + height)
+    return pixels[top : top + height, left : left + width]
 
 
 def decode(data: bytes, header: Header, factor: int = 1, rows: int | None = None) -> np.ndarray:

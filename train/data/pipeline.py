@@ -7,6 +7,7 @@ rows of the same global batch, and every epoch sees every example once whatever 
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import multiprocessing
@@ -21,7 +22,7 @@ from absl import flags
 from grain.experimental import index_shuffle
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
-from train.data import images
+from train.data import dali, images
 from train.data.retry import read_again
 from train.data.sources import Source
 from train.data.threads import in_threads
@@ -146,6 +147,8 @@ class TrainReader(_Reader):
 
     augment: AugmentConfig
     seed: int
+    later: list[dali.View] | None = None
+    """Where views are put that DALI shall decode; None: it is not used."""
 
     def asked(self, position: int) -> tuple[int, int]:
         """(epoch, index) at a position."""
@@ -157,12 +160,7 @@ class TrainReader(_Reader):
         bad = -1
         for index in itertools.chain(range(first, len(self.source)), range(first)):
             transform = functools.partial(
-                images.train_image,
-                size=self.data.image_size,
-                augment=self.augment,
-                rng=generator(self.seed, epoch, index),
-                max_pixels=self.data.max_pixels,
-                out=out,
+                self.view, rng=generator(self.seed, epoch, index), out=out
             )
             try:
                 _, label, retried = self.read(index, transform)
@@ -173,6 +171,19 @@ class TrainReader(_Reader):
                 continue
             return label, index, bad, retried
         raise BadExample("no example of the training split can be read")
+
+    def view(
+        self, image: bytes | np.ndarray, rng: np.random.Generator, out: np.ndarray
+    ) -> np.ndarray:
+        """Writes a training view to `out`, now or, if it is in `later`, later."""
+        limit = self.data.max_pixels
+        if self.later is not None and isinstance(image, bytes):
+            plan = images.plan_view(image, self.augment, rng, max_pixels=limit)
+            if plan is not None:
+                self.later.append(dali.View(image, *plan, out))
+                return out
+        size = self.data.image_size
+        return images.train_image(image, size, self.augment, rng, max_pixels=limit, out=out)
 
 
 @dataclass(frozen=True)
@@ -263,7 +274,10 @@ def _batches(
         raise ConfigError(f"a batch of {batch_size}: does not divide over {processes} processes")
     count = batch_size // processes
     rows = _Rows(reader, batch_size, process * count, count)
-    return (_in_workers if data.workers else _together)(rows, range(start, stop), data)
+    way = _in_workers if data.workers else _together
+    if isinstance(reader, TrainReader) and data.decoder == "dali":
+        way = _by_dali
+    return way(rows, range(start, stop), data)
 
 
 def _together(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBatch]:
@@ -286,6 +300,24 @@ def _together(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBatch
     done = in_threads(read, places(), min(data.threads, ahead), ahead)
     with contextlib.closing(cast(Generator, done)):
         yield from filter(None, done)
+
+
+def _by_dali(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBatch]:
+    """Batches, each read by one thread and decoded by its pipeline of DALI's."""
+    threads = min(max(data.threads, 1), data.prefetch)
+
+    def read(step: int) -> HostBatch:
+        batch, views = rows.new_batch(), list[dali.View]()
+        reader = dataclasses.replace(cast(TrainReader, rows.reader), later=views)
+        dataclasses.replace(rows, reader=reader).fill(batch, step, range(rows.count))
+        try:
+            dali.decode(views, rows.count, -(-max(data.threads, 1) // threads))
+        except dali.Failed:
+            return rows.read(step)  # which says what is wrong with which image
+        return batch
+
+    with contextlib.closing(cast(Generator, in_threads(read, steps, threads, data.prefetch))) as it:
+        yield from it
 
 
 def _in_workers(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBatch]:
@@ -337,9 +369,14 @@ def train_batches(
 
     Raises:
       BadExample: an unreadable image (`data.on_bad_image` "error").
-      ConfigError: a label out of range; a batch that the processes do not divide.
+      ConfigError: a label out of range; a batch that the processes do not divide; DALI is asked
+        for and not there, or for another crop than random_resized.
       RunError: the storage is down, or a process of `data.workers` died.
     """
+    if data.decoder == "dali":
+        dali.check()
+        if augment.crop != "random_resized":
+            raise ConfigError(f"data.decoder dali: crops random_resized, not {augment.crop!r}")
     reader = TrainReader(source, data, augment, seed)
     return _batches(reader, data, start=start, stop=stop, batch_size=batch_size, shard=shard)
 
