@@ -13,8 +13,8 @@ before, so they come from memory, if they fit there.
 One JSON line: device, versions, cores, images/s and images/s for each core (median, min, max over
 turns), CPU time for an image (steadier where others use the machine too), ours / peer over rounds
 in both, ours by stage, from one thread's CPU time, and the cores that 1,000 images/s take. Without
-TensorFlow, tf.data is left out, without DALI our way through it; `--peer_python` is another Python that has it. Without the folder,
-synthetic pictures are used.
+TensorFlow, tf.data is left out, and without DALI our way through it; `--peer_python` is another
+Python, which has TensorFlow. Without the folder, synthetic pictures are used.
 """
 
 import argparse

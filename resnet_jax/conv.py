@@ -136,10 +136,16 @@ def _dense_jvp(
     stride: int, dilation: int, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
-    by_x, by_kernel = (
-        _dense(a, k, stride, dilation) for a, k in ((dx, kernel), (_in_memory(x, kernel), dkernel))
-    )
+    by_kernel = _dense(_in_memory(x, kernel), dkernel, stride, dilation)
+    # The transpose of a convolution with strides is a slow one where channels are few.
+    strides = stride > 1 and kernel.shape[0] == 3
+    by_x = (_over_patches if strides else _dense)(dx, kernel, stride, dilation)
     return _dense(x, kernel, stride, dilation), by_x + by_kernel
+
+
+def _over_patches(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    taps = _taps(x, kernel.shape[0], stride, dilation)
+    return jnp.concatenate(taps, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _in_memory(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -224,7 +230,7 @@ def _patches(
     x: jax.Array, kernel: jax.Array, *, stride: int, groups: int, dilation: int
 ) -> jax.Array:
     """A convolution as one matrix product over copies of the map shifted by each tap."""
-    taps = _taps(x, kernel.shape[0], stride, dilation, 0.0)
+    taps = _taps(x, kernel.shape[0], stride, dilation)
     return _matmul(jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1]))
 
 
@@ -272,11 +278,11 @@ def _blocks(
 _blocks_in_loop = partial(_blocks, dense=_written_out)
 
 
-def _taps(x: jax.Array, size: int, stride: int, dilation: int, outside: float) -> list[jax.Array]:
-    """The pixels under each tap of a window, row by row: size * size maps [B, H', W', C]."""
+def _taps(x: jax.Array, size: int, stride: int, dilation: int) -> list[jax.Array]:
+    """The pixels under each tap of a kernel, row by row: size * size maps [B, H', W', C]."""
     pad = dilation * (size // 2)
     rows, columns = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=outside)
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
     def tap(down: int, across: int) -> jax.Array:
         bottom, right = down + (rows - 1) * stride + 1, across + (columns - 1) * stride + 1
@@ -306,11 +312,22 @@ def _native_max_pool(x: jax.Array, *, stride: int, zero_pad: bool) -> jax.Array:
 
 def _max_of_taps(x: jax.Array, *, stride: int, outside: float) -> jax.Array:
     """Max-pooling whose gradient is that of XLA's, the first of equal pixels taking it all, and
-    does not need its select-and-scatter, which a CPU runs pixel by pixel."""
-    first, *others = _taps(x, 3, stride, 1, outside)
-    for tap in others:
-        first = jnp.where((tap > first) | jnp.isnan(tap), tap, first)
-    return first
+    does not need its select-and-scatter, which a CPU runs pixel by pixel.
+
+    Three pixels of a row at a time, and then three rows: six maps to compare and to put gradients
+    into, most of them smaller, instead of nine.
+    """
+    for axis in (2, 1):
+        side = x.shape[axis]
+        ends = [(int(i == axis), int(i == axis)) for i in range(x.ndim)]
+        padded = jnp.pad(x, ends, constant_values=outside)
+        last = (-(-side // stride) - 1) * stride + 1
+        x, *others = (
+            lax.slice_in_dim(padded, tap, tap + last, stride, axis=axis) for tap in range(3)
+        )
+        for tap in others:
+            x = jnp.where((tap > x) | jnp.isnan(tap), tap, x)
+    return x
 
 
 def avg_pool_down(x: jax.Array) -> jax.Array:

@@ -21,6 +21,8 @@ CASES = {
     "dilated, small": ((2, 2, 6), 3, 4, 1, 1, 2, conv._patches),
     "7x7 map, few channels": ((7, 7, 128), 3, 4, 1, 1, 1, conv._apart),
     "dilated": ((9, 8, 6), 3, 4, 1, 1, 2, conv._apart),
+    "stride 2": ((9, 8, 6), 3, 4, 2, 1, 1, conv._apart),
+    "dilated, stride 2": ((9, 8, 6), 3, 4, 2, 1, 2, conv._apart),
     "stem": ((9, 8, 3), 7, 4, 2, 1, 1, conv._apart),
     "groups in one run": ((5, 6, 12), 3, 8, 1, 4, 1, conv._blocks),
     "groups in runs of 4": ((5, 6, 128), 3, 128, 2, 8, 1, conv._blocks),

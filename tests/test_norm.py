@@ -441,3 +441,18 @@ def test_group_norm_computes_in_float64_for_those_who_ask():
 def test_groups_that_do_not_divide_the_channels(groups):
     with pytest.raises(ValueError, match=f"groups {groups}: does not divide 12 channels"):
         GroupNorm(groups).init(jax.random.key(0), maps(0, (2, 3, 3, 12)), train=True)
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_on_a_cpu_the_gradient_behind_a_norm_is_computed_once(product):
+    """Not in each of the sums that begin with it: that is what a condition there is for."""
+    norm, x = BatchNorm(), jnp.ones((4, 5, 5, 3))
+    kernel = jnp.ones((3, 6)) if product else None
+    variables = norm.init(jax.random.key(0), x, train=True, kernel=kernel)
+
+    def loss(x, variables):
+        y, _ = norm.apply(variables, x, train=True, kernel=kernel, mutable=["batch_stats"])
+        return jnp.square(nn.relu(y)).sum()
+
+    program = jax.jit(jax.grad(loss)).lower(x, variables).compile().as_text()
+    assert program.count(" conditional(") == 1 + 2 * product  # a product has two of its own
