@@ -60,8 +60,8 @@ def test_it_crops_random_resized_only_and_in_threads(monkeypatch):
     monkeypatch.setattr(dali, "check", lambda: None)
     with pytest.raises(ConfigError, match="random_resized, not 'pad'"):
         batches(JPEGS, "dali", AugmentConfig(crop="pad"))
-    with pytest.raises(ConfigError, match=r"must be 0 with data\.decoder dali"):
-        DataConfig(decoder="dali", workers=2)
+    with pytest.raises(ConfigError, match=r"data\.workers must be 0, not 2"):
+        batches(JPEGS, "dali", workers=2)
 
 
 def test_the_same_crops():

@@ -323,6 +323,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.threads": (2, reading, {}),
     "data.workers": (1, reading, {}),
     "data.prefetch": (3, reading, {"data.threads": 2}),
+    "data.decoder": ("dali", outcome, {}),
     "data.resident": ("on", home, {}),
     "data.retries": (0, rereading, {"data.retries": 1}),
     "data.stall_seconds": (0.05, stalling, {}),

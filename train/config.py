@@ -177,8 +177,6 @@ class DataConfig:
         _check("data.image_size", self.image_size, self.image_size >= 1, "must be at least 1")
         _check("data.threads", self.threads, self.threads >= 0, "must be at least 0")
         _check("data.workers", self.workers, self.workers >= 0, "must be at least 0")
-        alone = self.decoder == "cpu" or self.workers == 0
-        _check("data.workers", self.workers, alone, "must be 0 with data.decoder dali")
         _check("data.prefetch", self.prefetch, self.prefetch >= 1, "must be at least 1")
         _check("data.retries", self.retries, self.retries >= 0, "must be at least 0")
         _check("data.stall_seconds", self.stall_seconds, self.stall_seconds > 0, "must be positive")

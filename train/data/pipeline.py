@@ -370,13 +370,15 @@ def train_batches(
     Raises:
       BadExample: an unreadable image (`data.on_bad_image` "error").
       ConfigError: a label out of range; a batch that the processes do not divide; DALI is asked
-        for and not there, or for another crop than random_resized.
+        for and not there, for another crop than random_resized, or in `data.workers`.
       RunError: the storage is down, or a process of `data.workers` died.
     """
     if data.decoder == "dali":
         dali.check()
         if augment.crop != "random_resized":
             raise ConfigError(f"data.decoder dali: crops random_resized, not {augment.crop!r}")
+        if data.workers:
+            raise ConfigError(f"data.decoder dali: data.workers must be 0, not {data.workers}")
     reader = TrainReader(source, data, augment, seed)
     return _batches(reader, data, start=start, stop=stop, batch_size=batch_size, shard=shard)
 
