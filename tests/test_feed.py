@@ -296,3 +296,27 @@ def test_threads_read_in_order_and_so_far_ahead():
     assert sorted(started) == list(range(5, 12))  # the three, and four ahead
     assert list(reading) == [-i for i in range(8, 25)]
     assert np.array_equal(sorted(started), range(5, 25))
+
+
+HALF_READ = """
+from tests.test_dali import JPEGS, Files
+from train.config import AugmentConfig, DataConfig
+from train.data.pipeline import train_batches
+
+data, order = DataConfig(image_size=64, threads=2), dict(seed=0, batch_size=8, start=0, stop=1000)
+batches = train_batches(Files(JPEGS), data, AugmentConfig(), **order)
+print(next(batches)["image"].shape)
+"""
+
+
+def test_a_process_may_end_with_batches_half_read():
+    # Python kills threads that run other languages' code at its end, and C++ aborts the process.
+    done = subprocess.run(
+        [sys.executable, "-c", HALF_READ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "(8, 64, 64, 3)\n"), done.stderr

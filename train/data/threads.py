@@ -1,5 +1,6 @@
 """Reading many things at once, in threads that nothing waits for when they hang."""
 
+import atexit
 import queue
 import threading
 import time
@@ -51,6 +52,8 @@ class _Pool(Generic[S, T]):
         ]
         for thread in self._threads:
             thread.start()
+        # Whoever leaves a batch half read may end the process without closing it.
+        atexit.register(self.close)
 
     def submit(self, item: S) -> Future[T]:
         future: Future[T] = Future()
@@ -69,6 +72,7 @@ class _Pool(Generic[S, T]):
     def close(self) -> None:
         """Ends the threads. They are waited for, unless they hang: a thread that wakes up while
         the interpreter goes down can crash it."""
+        atexit.unregister(self.close)
         self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
