@@ -1,5 +1,6 @@
 """What is measured: a recipe, or a network of the zoo in the recipe of its kind of data."""
 
+import difflib
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from resnet_jax.zoo import ZOO, image_size
 from train.config import ConfigError, ModelConfig, RunConfig
 from train.data.sources import Splits
 from train.plan import data_facts, stand_in
-from train.recipes import all_recipes, get_recipe
+from train.recipes import all_recipes
 
 FORM = "NAME[,BATCH[,PIXELS]]"
 
@@ -28,7 +29,7 @@ def read_case(text: str) -> RunConfig:
     """
     name, *sizes = text.split(",")
     if len(sizes) > 2 or not all(size.isdigit() and int(size) for size in sizes):
-        raise ConfigError(f"case {text!r}: write {FORM}, such as resnet50,16,224")
+        raise ConfigError(f"case {text!r}: write {FORM}, of 1 and more, such as resnet50,16,224")
     config = _config(name)
     if sizes:
         config = replace(config, batch_size=int(sizes[0]))
@@ -38,13 +39,17 @@ def read_case(text: str) -> RunConfig:
 
 
 def _config(name: str) -> RunConfig:
+    recipes = all_recipes()
+    if name in recipes:
+        return recipes[name]
     if name not in ZOO:
-        try:
-            return get_recipe(name)
-        except ConfigError as error:
-            raise ConfigError(f"{error}, `resnet-jax models` the networks") from None
+        near = difflib.get_close_matches(name, [*recipes, *ZOO], n=3, cutoff=0.6) or list(recipes)
+        raise ConfigError(
+            f"case {name!r}: neither a recipe nor a network: did you mean {', '.join(near)}? "
+            "`resnet-jax recipes` and `resnet-jax models` list all"
+        )
     size = image_size(name)
-    base = all_recipes()["cifar10-resnet20" if size == 32 else "imagenet-resnet50"]
+    base = recipes["cifar10-resnet20" if size == 32 else "imagenet-resnet50"]
     data = replace(base.data, image_size=size)
     return replace(base, recipe=name, model=ModelConfig(name=name), data=data)
 

@@ -21,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.record import Row, command, emit, environment, spread
+from benchmarks.record import Row, at_least_one, command, emit, environment, spread
+from resnet_jax.zoo import get_spec
 from train.xla_flags import set_xla_flags
 
 Turns = dict[str, list[dict[str, float]]]
@@ -43,7 +44,9 @@ def parse(text: str) -> Case:
     Case(name='resnet152', scan=False, batch=4, size=224)
     """
     name, *rest = text.split(",")
-    scan = {"scan": True, "plain": False}[rest[0]] if rest else None
+    scan = {"scan": True, "plain": False}.get(rest[0]) if rest else None
+    if len(rest) not in (0, 1, 3) or (rest and scan is None) or not all(map(str.isdigit, rest[1:])):
+        raise ValueError(f"case {text!r}: write NAME[,scan|plain[,BATCH,PIXELS]]")
     if rest[1:]:
         return Case(name, scan, int(rest[1]), int(rest[2]))
     return Case(name, scan, *((8, 32) if name.endswith("cifar") else (4, 224)))
@@ -166,7 +169,7 @@ def _parts(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", default=list(CASES))
-    parser.add_argument("--n", type=int, default=3)
+    parser.add_argument("--n", type=at_least_one, default=3, help="of each, in turn")
     parser.add_argument("--out", type=Path, help="append the results to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -174,6 +177,11 @@ def main() -> None:
         set_xla_flags()  # as `resnet-jax train` does
         print(json.dumps(first_step(parse(args.case[0]), args.worker)), flush=True)
         return
+    for case in args.case:
+        try:
+            get_spec(parse(case).name)
+        except ValueError as error:
+            parser.error(str(error))
     machine = {**environment(), "command": command("compile", sys.argv[1:])}
     for row in measure(args.case, args.n):
         emit({**machine, **row}, args.out)

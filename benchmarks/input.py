@@ -18,6 +18,7 @@ Python, which has TensorFlow. Without the folder, synthetic pictures are used.
 """
 
 import argparse
+import atexit
 import json
 import multiprocessing
 import os
@@ -39,7 +40,7 @@ from benchmarks.loaders import (
     write_synthetic,
     write_windows,
 )
-from benchmarks.record import environment, spread, versions
+from benchmarks.record import at_least_one, command, emit, environment, spread, versions
 
 DATA = Path("../shared/data/imagenet_samples")
 PACKAGES = (
@@ -85,9 +86,8 @@ class Turns:
     """The parent's end of a loader's process, which is stopped but for its turns."""
 
     def __init__(self, peer: str, python: str, options: list[str]):
-        command = [python, "-m", "benchmarks.input", "--worker", peer, *options]
         self.process = subprocess.Popen(
-            command,
+            [python, "-m", "benchmarks.input", "--worker", peer, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -126,11 +126,14 @@ def measure(args: argparse.Namespace, files: list[str]) -> dict[str, Any]:
     options = [f"--{name}={getattr(args, name)}" for name in ("data", "size", "batch", "cores")]
     options += [f"--drain={args.drain}", f"--windows={args.windows}"]
     pythons = {peer: args.peer_python if "tf" in peer else sys.executable for peer in args.peers}
-    turns = {peer: Turns(peer, pythons[peer], options) for peer in args.peers}
+    turns = {}
+    for peer in args.peers:
+        turns[peer] = Turns(peer, pythons[peer], options)
+        atexit.register(turns[peer].close)  # or one that is stopped would stay
     absent = [peer for peer, it in turns.items() if it.ready is None]
     for peer in absent:
         turns.pop(peer).close()
-        print(f"{peer}: does not run here (is what it takes installed?), left out", file=sys.stderr)
+        print(f"{peer}: does not run here, left out", file=sys.stderr)
     images = args.batches * args.batch
     rates: dict[str, list[float]] = {peer: [] for peer in turns}
     cpu: dict[str, list[float]] = {peer: [] for peer in turns}
@@ -236,12 +239,15 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=DATA, help="a folder with JPEGs in it")
     parser.add_argument("--peers", default=",".join(LOADERS), help="any of the default's")
     parser.add_argument("--peer_python", default=sys.executable, help="with TensorFlow")
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="threads of each loader")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=8, help="measured in a turn")
-    parser.add_argument("--drain", type=int, default=PREFETCH + 2, help="taken before, uncounted")
+    for name, value, text in (
+        ("cores", os.cpu_count(), "threads of each loader"),
+        ("size", 224, "pixels"),
+        ("batch", 128, "images"),
+        ("rounds", 7, "turns of each loader"),
+        ("batches", 8, "measured in a turn"),
+        ("drain", PREFETCH + 2, "batches taken before, uncounted"),
+    ):
+        parser.add_argument(f"--{name}", type=at_least_one, default=value, help=text)
     parser.add_argument("--out", type=Path, help="append the result to this file")
     parser.add_argument("--windows", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -252,15 +258,16 @@ def main() -> None:
     parser = arguments()
     args = parser.parse_args()
     if args.worker:
-        return work(args, find(args.data))
+        try:
+            return work(args, find(args.data))
+        except (ImportError, ValueError) as error:  # our own errors are values'
+            raise SystemExit(f"{args.worker}: {error}") from None
+    # To end is to close what was started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     args.peers = args.peers.split(",")
     if "ours" not in args.peers or set(args.peers) - set(LOADERS):
         parser.error(f"--peers: ours and any of {', '.join(LOADERS)}")
-    line = json.dumps(bench(args))
-    print(line)
-    if args.out:
-        with args.out.open("a") as file:
-            file.write(line + "\n")
+    emit({**bench(args), "command": command("input", sys.argv[1:])}, args.out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a benchmark writes down: one JSON object a line, with all that its figures depend on."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -66,11 +67,19 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {**{name: float(f"{value:.3g}") for name, value in found.items()}, "n": len(values)}
 
 
-_PLACES = ("--out", "--hlo", "--trace", "--plot")
+def at_least_one(text: str) -> int:
+    """A number of times, from a command line (the `type` of an `argparse` option)."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, and is {value}")
+    return value
+
+
+_PLACES = ("--out", "--hlo", "--trace", "--plot", "--peer_python")
 
 
 def command(name: str, args: Sequence[str]) -> str:
-    """The command line that a row came from, without where its results went.
+    """The command line that a row came from, without places on this machine.
 
     >>> command("step", ["resnet18,32,64", "--out", "x.jsonl", "--precision", "fp32"])
     'resnet-jax bench step resnet18,32,64 --precision fp32'

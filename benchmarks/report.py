@@ -24,6 +24,15 @@ _HIDDEN = {
 }
 
 
+# Of what is measured in parts, those that are shown; None: all.
+_PARTS: dict[str, tuple[str, ...] | None] = {
+    "images_per_second_per_core": None,
+    "ours_over": None,
+    "cold_seconds": ("trace", "compile", "total"),
+    "warm_seconds": ("total",),
+}
+
+
 @dataclass(frozen=True)
 class ReportArgs:
     """Options of `bench report`."""
@@ -46,7 +55,7 @@ def main(args: Sequence[str]) -> None:
             raise ConfigError(f"only {name!r}: there are results of {', '.join(kinds)}")
     print("\n\n".join(tables([row for row in rows if row["benchmark"] in (given.only or kinds)])))
     if given.plot:
-        draw([row for row in rows if row.get("ours_over")], given.plot)
+        draw([row for row in rows if row["benchmark"] == "step"], given.plot)
 
 
 def read(files: Iterable[Path]) -> list[Row]:
@@ -147,6 +156,10 @@ def _plain(rows: Sequence[Row]) -> list[str]:
     flat = []
     for row in rows:
         shared = {name: value for name, value in row.items() if name not in _HIDDEN}
+        for name in _PARTS:
+            if name in shared and not _is_spread(shared[name]):
+                parts = shared.pop(name)
+                shared |= {f"{name}: {part}": parts[part] for part in _PARTS[name] or parts}
         systems = shared.pop("systems", None)
         each = [{**shared, "system": name, **found} for name, found in (systems or {}).items()]
         flat += [(row, found) for found in each or [shared]]

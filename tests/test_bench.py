@@ -40,7 +40,8 @@ def test_cases():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("resnet51", "unknown recipe 'resnet51'.*resnet-jax models"),
+        ("resnet20_cifr", "case 'resnet20_cifr': .* did you mean resnet20_cifar, "),
+        ("digit", "did you mean digits?"),
         ("resnet50,x", r"write NAME\[,BATCH\[,PIXELS\]\]"),
         ("resnet50,0", "write NAME"),
         ("resnet50,8,64,3", "write NAME"),
@@ -116,11 +117,15 @@ def test_rows_become_tables_and_a_plot(row, tmp_path, capsys):
     for each in (old, new):
         emit(each, tmp_path / "deep" / "rows.jsonl")
     emit({"benchmark": "memory", "case": "x", "device": "h200", "largest_batch": 2048}, None)
+    # what has no case is in no plot, but its ratios are in a table
+    ours = {"ours_over": {"tf.data": spread([0.96])}}
+    emit({"benchmark": "input", "cores": 2, **ours}, tmp_path / "deep" / "rows.jsonl")
     capsys.readouterr()
     report.main([str(tmp_path / "deep" / "rows.jsonl"), "--plot", str(tmp_path / "plot.svg")])
     said = capsys.readouterr().out
     assert "617; **2** (1 to 3)" in said and "1,230 (1,230 to 1,230)" in said
     assert "`resnet-jax bench step`, rows.jsonl" in said
+    assert "ours over: tf.data" in said and "0.96 (0.96 to 0.96)" in said
     assert "9" not in said.split("**")[3]  # the older row of the same command is gone
     assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
     with pytest.raises(ConfigError, match=r"no_such\.jsonl: No such file"):
@@ -226,6 +231,10 @@ def test_shares_of_kernels():
         (["nonsense"], "unknown command 'bench nonsense': choose from step, end_to_end"),
         (["step", "digits", "--peers", "caffe"], "peer 'caffe': choose from ours, "),
         (["step", "digits", "--rounds", "0"], "rounds 0: must be at least 1"),
+        (["startup", "--n", "0"], "argument --n: must be at least 1, and is 0"),
+        (["input", "--batches", "0"], "argument --batches: must be at least 1, and is 0"),
+        (["compile", "resnet5"], "unknown model 'resnet5': did you mean"),
+        (["compile", "resnet50,fast"], "case 'resnet50,fast': write "),
         (["memory", "digits", "--limit", "-1"], "limit -1.0: must be positive"),
         (["profile", "digits", "--system", "torchvision"], "'torchvision': is not JAX's"),
         (["program", "resnet50", "--systems", "torchvision"], "is no XLA program"),

@@ -319,4 +319,5 @@ def test_a_process_may_end_with_batches_half_read():
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "(8, 64, 64, 3)\n"), done.stderr
+    said = done.returncode, done.stdout, done.stderr
+    assert said == (0, "(8, 64, 64, 3)\n", "")

@@ -21,7 +21,7 @@ def blocks() -> list[str]:
 
 def test_examples_run():
     names: dict = {}
-    model, _, step = blocks()
+    model, _, step, batches = blocks()
     # The example's network is a large one; what is shown is the same on a small one.
     exec(model.replace("resnet50d", "resnet18d").replace("224, 224", "32, 32"), names)
     assert names["logits"].shape == (2, 10) and names["logits"].dtype == np.float32
@@ -31,6 +31,8 @@ def test_examples_run():
     assert names["sums"]["count"] == 16 and np.isfinite(names["sums"]["loss"])
     assert names["state"].step == 1
     assert jax.tree.leaves(names["state"].params)
+    exec(batches, names)  # goes on
+    assert names["sums"]["count"] == 16 and names["state"].step == 4
 
 
 def test_example_on_weights_runs(tmp_path, monkeypatch):

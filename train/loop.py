@@ -6,6 +6,7 @@ from pathlib import Path
 
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
+from train.data.pipeline import check_decoder
 from train.mesh import check_batch_size
 from train.metrics import Row
 from train.processes import start
@@ -60,3 +61,4 @@ def _check_lengths(run: Run) -> None:
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
     _ = run.schedule, run.model, run.resident
+    check_decoder(run.config.data, run.config.augment)

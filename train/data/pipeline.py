@@ -270,6 +270,8 @@ def _batches(
 ) -> Iterator[HostBatch]:
     """This process's rows of global batches `start` up to `stop`."""
     process, processes = shard
+    if batch_size < 1:
+        raise ConfigError(f"batch_size {batch_size}: must be at least 1")
     if batch_size % processes:
         raise ConfigError(f"a batch of {batch_size}: does not divide over {processes} processes")
     count = batch_size // processes
@@ -335,7 +337,8 @@ def _in_workers(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBat
             if "terminated unexpectedly" not in str(error):
                 raise
             raise RunError(
-                f"a process of data.workers died, perhaps for lack of memory: {error}"
+                "a process of data.workers died, for lack of memory, or because a script starts "
+                f"training outside of `if __name__ == '__main__':`: {error}"
             ) from None
 
 
@@ -345,6 +348,16 @@ def kill_workers() -> int:
     for worker in workers:
         worker.kill()
     return len(workers)
+
+
+def check_decoder(data: DataConfig, augment: AugmentConfig) -> None:
+    """Raises `ConfigError` where DALI is asked for and not there, or for what it does not do."""
+    if data.decoder == "dali":
+        if augment.crop != "random_resized":
+            raise ConfigError(f"data.decoder dali: crops random_resized, not {augment.crop!r}")
+        if data.workers:
+            raise ConfigError(f"data.decoder dali: data.workers must be 0, not {data.workers}")
+        dali.check()
 
 
 def train_batches(
@@ -369,16 +382,11 @@ def train_batches(
 
     Raises:
       BadExample: an unreadable image (`data.on_bad_image` "error").
-      ConfigError: a label out of range; a batch that the processes do not divide; DALI is asked
-        for and not there, for another crop than random_resized, or in `data.workers`.
+      ConfigError: a label out of range; a batch that is empty, or that the processes do not
+        divide; see `check_decoder`.
       RunError: the storage is down, or a process of `data.workers` died.
     """
-    if data.decoder == "dali":
-        dali.check()
-        if augment.crop != "random_resized":
-            raise ConfigError(f"data.decoder dali: crops random_resized, not {augment.crop!r}")
-        if data.workers:
-            raise ConfigError(f"data.decoder dali: data.workers must be 0, not {data.workers}")
+    check_decoder(data, augment)
     reader = TrainReader(source, data, augment, seed)
     return _batches(reader, data, start=start, stop=stop, batch_size=batch_size, shard=shard)
 

@@ -72,6 +72,8 @@ class _Pool(Generic[S, T]):
     def close(self) -> None:
         """Ends the threads. They are waited for, unless they hang: a thread that wakes up while
         the interpreter goes down can crash it."""
+        if self._closed:  # at the end of the process; its modules may be gone by now
+            return
         atexit.unregister(self.close)
         self._closed = True
         for _ in self._threads:
