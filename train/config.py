@@ -139,6 +139,11 @@ class DataConfig:
     """Share held out where the data has one split only (digits; a folder of class folders)."""
     split_seed: int = 0
     """Chooses the held-out share; apart from `seed`, so that runs share a test set."""
+    held_out: Literal["by_name", "by_place"] = "by_name"
+    """How the held-out share is chosen: by a hash of each file's own name, or, as runs before this
+    option did, by its place in the list of files. A run keeps the rule that it began with."""
+    order: Literal[1, 2] = 2
+    """Version of the shuffle; 1 is that of runs before this option. A run keeps its own."""
     image_size: int = 224
     """Side of the square images that the network sees, in pixels."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)

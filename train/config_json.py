@@ -23,6 +23,9 @@ _FREE = (
     "skip_nonfinite",
 )
 
+# Fields that choose the version of a rule, with the value that a config.json without them means.
+_VERSIONS = {"data.held_out": "by_place", "data.order": 1}
+
 
 def to_json(config: RunConfig) -> dict[str, Any]:
     """The config as plain nested dicts; fields of the spec that are not set are left out."""
@@ -38,6 +41,26 @@ def from_json(tree: dict[str, Any]) -> RunConfig:
       ConfigError: an unknown field (the nearest ones are listed) or a bad value.
     """
     return _build(RunConfig, tree, "")
+
+
+def with_versions(tree: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config.json, with the rules of its time where it does not name them."""
+    tree = {**tree, "data": dict(tree.get("data", {}))}
+    for key, old in _VERSIONS.items():
+        section, _, name = key.partition(".")
+        tree[section].setdefault(name, old)
+    return tree
+
+
+def keep_versions(began: RunConfig, config: RunConfig) -> RunConfig:
+    """`config` with the rules that the run `began` with, where it leaves them at their default."""
+    a, b, default = (flatten(to_json(c)) for c in (began, config, RunConfig()))
+    tree = to_json(config)
+    for key in _VERSIONS:
+        section, _, name = key.partition(".")
+        if b[key] == default[key]:
+            tree[section][name] = a[key]
+    return from_json(tree)
 
 
 def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:

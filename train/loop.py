@@ -11,7 +11,7 @@ from train.mesh import check_batch_size
 from train.metrics import Row
 from train.processes import start
 from train.progress import Display
-from train.run import Run, check_data, check_workdir, use_compilation_cache
+from train.run import Run, check_data, check_workdir, resumed_config, use_compilation_cache
 from train.stop import Stop
 from train.trainer import Trainer, resumes
 
@@ -35,6 +35,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(Stop().listening())
         processes = stack.enter_context(start(config.mesh, lambda: stop.signal))
+        config = resumed_config(workdir, config)
         check_workdir(workdir, config)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)

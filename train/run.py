@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig, to_steps
-from train.config_json import differences, from_json, to_json
+from train.config_json import differences, from_json, keep_versions, to_json, with_versions
 from train.data.sources import Splits, open_splits
 
 _EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters")
@@ -33,6 +33,13 @@ def check_workdir(workdir: Path, config: RunConfig) -> None:
             f"workdir {str(workdir)!r} holds another run; choose another --workdir, or the same "
             f"options. What differs (there -> now):\n  {lines}"
         )
+
+
+def resumed_config(workdir: Path, config: RunConfig) -> RunConfig:
+    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with."""
+    if not (workdir / "config.json").is_file():
+        return config
+    return keep_versions(read_config(workdir), config)
 
 
 def check_data(workdir: Path, run: "Run", *, same_size: bool) -> None:
@@ -63,7 +70,8 @@ def read_config(workdir: Path) -> RunConfig:
     Raises:
       ConfigError: there is none, or it cannot be read.
     """
-    return from_json({k: v for k, v in _read(workdir).items() if k not in _EXTRAS})
+    content = {k: v for k, v in _read(workdir).items() if k not in _EXTRAS}
+    return from_json(with_versions(content))
 
 
 def read_class_names(workdir: Path) -> list[str]:
