@@ -66,7 +66,7 @@ def open_folder(
     layout = find_layout(root, config, whole=whole)
     skipped = Skipped()
     train = _read(root, layout.train, skipped, class_names, complete=not whole)
-    if layout.eval is not None:
+    if layout.eval is not None and not whole:
         names = train.class_names
         evaluation = _read(root, layout.eval, skipped, names, complete=False)
         parts = (train, evaluation)

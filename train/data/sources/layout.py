@@ -43,12 +43,12 @@ def find_layout(root: Path, config: DataConfig, *, whole: bool) -> Layout:
     folders = subfolders(root)
     train = _find(root, folders, config.train_split, "data.train_split")
     evaluation = _find(root, folders, config.eval_split, "data.eval_split")
-    if whole and evaluation and not train:
-        train = evaluation
+    if whole and evaluation:
+        return Layout(evaluation, evaluation)
     if train and evaluation:
         exact = (train, evaluation) == (root / config.train_split, root / config.eval_split)
         note = f"{root}: trains on {train.name!r} and evaluates on {evaluation.name!r}"
-        return Layout(train, evaluation, () if exact or whole else (note,))
+        return Layout(train, evaluation, () if exact else (note,))
     if (train or evaluation) and not _is_class_among(folders, train or evaluation):
         raise ConfigError(_one_split_only(root, folders, config, train))
     _refuse_splits_as_classes(root, folders)
