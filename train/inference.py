@@ -24,7 +24,7 @@ from train.run import (
     read_class_names,
     use_compilation_cache,
 )
-from train.run_data import check_data, open_eval_data
+from train.run_data import open_eval_data
 from train.state import Variables
 from train.weights import of_run
 
@@ -51,7 +51,7 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
     use_compilation_cache(config.compilation_cache)
     splits, notes = open_eval_data(workdir, config)
     run = Run(config, splits=splits)
-    for note in (*notes, *splits.notes, *check_data(workdir, run, resumes=False)):
+    for note in notes:
         warn(note)
     return judge(run, read_weights(config, workdir, which))
 

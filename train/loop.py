@@ -7,7 +7,6 @@ from typing import Any
 
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
-from train.data import file_list
 from train.data.check import check_images
 from train.data.pipeline import check_decoder
 from train.mesh import check_batch_size
@@ -45,7 +44,7 @@ def fit(
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
-        notes = [*run.splits.notes, *check_data(workdir, run, resumes=True)]
+        notes = [*run.splits.notes, *check_data(workdir, run)]
         processes.check_same("the files of the data", _file_digests(run))
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
@@ -68,7 +67,7 @@ def fit(
 
 def _file_digests(run: Run) -> Any:
     """What must be the same in all processes, or their batches would not fit together."""
-    files = file_list.summary(run.splits) or {}
+    files = run.files or {}
     return {split: files.get(split) for split in ("train", "eval")}
 
 

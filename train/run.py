@@ -93,8 +93,8 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
-    if files := file_list.summary(run.splits):
-        extras["files"] = files
+    if run.files:
+        extras["files"] = run.files
         file_list.write_names(workdir, run.splits)
     tree = to_json(run.config)
     tree["data"].update(run.splits.chosen)
@@ -165,6 +165,11 @@ class Run:
     @cached_property
     def splits(self) -> Splits:
         return open_splits(self.config.data)
+
+    @cached_property
+    def files(self) -> dict[str, Any] | None:
+        """What config.json keeps of the data's files; None where they are no folder of photos."""
+        return file_list.summary(self.splits)
 
     def steps(self, duration: str) -> int:
         """Steps in a duration of this run."""

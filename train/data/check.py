@@ -16,7 +16,7 @@ from train.data.retry import read_again
 from train.data.sources import Source
 from train.data.threads import in_threads
 
-CHECK_SECONDS = 20.0
+CHECK_SECONDS = 10.0
 _SHOWN = 5  # bad images in the message
 
 

@@ -67,17 +67,18 @@ def write_names(workdir: Path, splits: Splits) -> None:
             json.dump(lists, file)
 
 
-def find_change(workdir: Path, began: dict[str, Any], splits: Splits, split: str) -> Change | None:
+def find_change(
+    workdir: Path, began: dict[str, Any], now: dict[str, Any], splits: Splits, split: str
+) -> Change | None:
     """How the files of "train" or "eval" differ from those that the run began with.
 
     Args:
-      began: the `summary` that the run kept.
+      began, now: `summary` of the data when the run began, and of `splits`.
 
     Returns:
-      None if they are the same, or no files.
+      None if they are the same.
     """
-    now = summary(splits)
-    if now is None or now[split] == began[split]:
+    if now[split] == began[split]:
         return None
     names, old = _names(splits, split), _read_names(workdir)
     counts = (began[split]["count"], now[split]["count"])
