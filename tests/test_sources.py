@@ -75,7 +75,8 @@ def test_held_out_share_is_as_large_as_asked(fraction, held):
 
 def test_share_that_leaves_nothing_is_refused():
     message = refusal(DataConfig(name="digits", eval_fraction=0.0001))
-    assert message == "data 'digits': split 'test' has no examples"
+    what = "data 'digits': split 'test' has no examples"
+    assert message == f"{what} (data.eval_fraction 0.0001 of 1,797)"
 
 
 def test_synthetic_images_are_a_function_of_split_and_index():

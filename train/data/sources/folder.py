@@ -142,7 +142,8 @@ def _missing(train: FolderSource, evaluation: FolderSource) -> list[str]:
     empty = _classes_without(evaluation)
     if not empty or not len(evaluation):  # no images at all are an error, elsewhere
         return []
-    return [f"{train.root}: no evaluation images of {len(empty)} classes: {listed(empty)}"]
+    count = f"{len(empty)} of {len(train.class_names)} classes"
+    return [f"{train.root}: {count} have no evaluation images: {listed(empty)}"]
 
 
 def _classes_without(source: FolderSource) -> list[str]:

@@ -47,7 +47,7 @@ class Skipped:
         for reason, count in self._counts.items():
             names = [os.path.relpath(path, root) for path in self._examples[reason]]
             more = ", ..." if count > len(names) else ""
-            parts.append(f"{count:,} {reason} ({', '.join(names)}{more})")
+            parts.append(f"{reason}: {count:,} ({', '.join(names)}{more})")
         total = sum(self._counts.values())
         line = f"{root}: {total:,} files or folders are not read as images: {'; '.join(parts)}"
         # Names that are not UTF-8 must not stop whoever prints the line.
@@ -131,7 +131,7 @@ def _entries(folder: str, skipped: Skipped) -> list[os.DirEntry[str]]:
     except OSError as error:
         if is_passing(error):
             raise
-        skipped.add(f"unreadable folder: {error.strerror}", folder)
+        skipped.add(f"folder that cannot be listed ({error.strerror})", folder)
         return []
 
 

@@ -194,4 +194,5 @@ def _empty_classes(path: Path, train: ArraySource) -> list[str]:
     if not empty:
         return []
     names = listed([train.class_names[i] for i in empty])
-    return [f"{path}: no training images of {len(empty)} classes: {names}"]
+    count = f"{len(empty)} of {len(train.class_names)} classes"
+    return [f"{path}: {count} have no training images: {names}"]
