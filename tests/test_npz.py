@@ -195,12 +195,10 @@ def test_names_of_ids_say_that_they_are_meant(npz):
         y_test=np.array([20, 10, 30]),
         class_names=np.array(["ten", "twenty", "thirty"]),
     )
-    train, test = open_splits(config)
+    train, test = splits = open_splits(config)
     assert [train.class_names[train[i].label] for i in range(3)] == ["thirty", "ten", "twenty"]
     assert [test[i].label for i in range(3)] == [1, 0, 2]
-    assert (
-        "10 ('ten'), 20 ('twenty'), 30 ('thirty') are numbered 0..2" in open_splits(config).notes[0]
-    )
+    assert "10 ('ten'), 20 ('twenty'), 30 ('thirty') are numbered 0..2" in splits.notes[0]
 
 
 def test_ids_of_the_test_split_must_be_known(npz):

@@ -106,10 +106,10 @@ def _read(
         other = Skipped()
         found = image_files(folder / name, other)
         if complete and not found:
-            there = other.describe(root) or "it is empty"
+            there = other.reasons(root)
             raise ConfigError(
-                f"{folder / name}: no images in this class folder ({there}). Add some, or remove "
-                "the folder"
+                f"{folder / name}: no images in this class folder{there and f', only {there}'}. "
+                "Add some, or remove the folder"
             )
         skipped.update(other)
         files += found

@@ -39,19 +39,21 @@ class Skipped:
                 self.add(reason, path)
             self._counts[reason] += count - len(other._examples[reason])
 
-    def describe(self, root: Path) -> str:
-        """One line, with paths relative to `root`; empty if nothing was skipped."""
-        if not self._counts:
-            return ""
+    def reasons(self, root: Path) -> str:
+        """Each reason with its count and examples, relative to `root`; "" if nothing is skipped."""
         parts = []
         for reason, count in self._counts.items():
             names = [os.path.relpath(path, root) for path in self._examples[reason]]
             more = ", ..." if count > len(names) else ""
             parts.append(f"{reason}: {count:,} ({', '.join(names)}{more})")
-        total = sum(self._counts.values())
-        line = f"{root}: {total:,} files or folders are not read as images: {'; '.join(parts)}"
         # Names that are not UTF-8 must not stop whoever prints the line.
-        return line.encode("utf-8", "backslashreplace").decode()
+        return "; ".join(parts).encode("utf-8", "backslashreplace").decode()
+
+    def describe(self, root: Path) -> str:
+        """One line for the start of a run; "" if nothing is skipped."""
+        total = sum(self._counts.values())
+        start = f"{root}: {total:,} files or folders are not read as images"
+        return f"{start}: {self.reasons(root)}" if total else ""
 
 
 def is_image_name(name: str) -> bool:
