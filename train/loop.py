@@ -53,11 +53,11 @@ def fit(
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
-        display = Display(run.total_steps, quiet or not processes.is_writer)
         for note in notes if processes.is_writer else ():
             warn(note)
         with processes.reporting():
             _check_eval_images(run, workdir, processes, stop)
+        display = Display(run.total_steps, quiet or not processes.is_writer)
         trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
         with processes.reporting():
