@@ -1,10 +1,7 @@
 """A run: its parts, built from its config, and its directory."""
 
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -14,8 +11,9 @@ from typing import Any
 from train.config import ConfigError, RunConfig, to_steps
 from train.config_json import differences, from_json, keep_versions, to_json, with_versions
 from train.data.sources import Splits, open_splits
+from train.provenance import code_version, command_line, versions
 
-_EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters")
+_EXTRAS = ("versions", "commit", "command", "devices", "class_names", "examples", "parameters")
 
 
 def check_workdir(workdir: Path, config: RunConfig) -> None:
@@ -99,40 +97,19 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     """config.json: the config, and what else it takes to reproduce the run."""
     import jax
 
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
     devices = jax.devices()
     extras = {
         "parameters": parameters,
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "commit": code_version(),
-        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        "command": command_line(),
+        "versions": versions(),
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
     temporary = workdir / "config.tmp"
     temporary.write_text(json.dumps({**to_json(run.config), **extras}, indent=1) + "\n")
     os.replace(temporary, workdir / "config.json")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def code_version() -> str | None:
-    """The commit of this code, with "+" if files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(here), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def use_compilation_cache(folder: str | None) -> None:
