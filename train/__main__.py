@@ -67,7 +67,7 @@ def train(args: list[str]) -> None:
     name, options, note = choose(args)
     recipe = get_recipe(name)
     start = TrainArgs(recipe, Path("runs") / name)
-    about = TRAIN_HELP.format(", ".join(all_recipes()), name)
+    about = TRAIN_HELP.format(recipes=", ".join(all_recipes()), name=name)
     usage = "train [RECIPE]"
     given = parse(f"train {name}", about, TrainArgs, start, options, usage=usage)
     warnings = check_effects(given.config, recipe)

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ def parse(
     if asked := set(HELP) & set(args):
         shown = [option for option in known if not option.shared or accepts(option.name)]
         everything = bool(asked & {"--help-all", "--help_all"})
-        head = f"usage: resnet-jax {usage or command} [options]\n\n{description.strip()}\n\n"
+        paragraphs = [textwrap.fill(p, 98) for p in description.strip().split("\n\n")]
+        head = "\n\n".join([f"usage: resnet-jax {usage or command} [options]", *paragraphs, ""])
         print(head + _help(_name(command), shown, common, everything))
         raise SystemExit(0)
     written = io.StringIO()

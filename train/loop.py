@@ -1,6 +1,7 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from train.data.pipeline import check_decoder
 from train.mesh import check_batch_size
 from train.metrics import Row
 from train.processes import start
-from train.progress import Display
+from train.progress import Display, warn
 from train.run import Run, check_data, check_workdir, resumed_config, use_compilation_cache
+from train.start_screen import describe_run, unused_accelerator
 from train.stop import Stop
-from train.trainer import Trainer, resumes
+from train.trainer import Trainer, newest_checkpoint, resumes
 
 
 def fit(
@@ -50,11 +52,22 @@ def fit(
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
         display = Display(run.total_steps, quiet or not processes.is_writer)
+        _introduce(run, workdir, display)
         trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
         with processes.reporting():
             trainer.train(stop)
             return trainer.finish()
+
+
+def _introduce(run: Run, workdir: Path, display: Display) -> None:
+    """Says what is about to be trained, and on what."""
+    if display.quiet:
+        return
+    if missed := unused_accelerator(run.mesh.devices.flat[0].platform, os.environ):
+        warn(missed)
+    for line in describe_run(run, workdir, newest_checkpoint(workdir)):
+        display.say(line)
 
 
 def _check_lengths(run: Run) -> None:

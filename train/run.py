@@ -257,7 +257,22 @@ class Run:
             variables = init_variables(self.model, config.data.image_size, config.seed)
             return first_state(variables, self.tx, ema=bool(config.ema_decay))
 
-        return jax.eval_shape(first)
+        try:
+            return jax.eval_shape(first)
+        except ValueError as error:
+            name, size = config.model.name, config.data.image_size
+            raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the network, counted from its shapes.
+
+        Raises:
+          ConfigError: the network cannot take images of `data.image_size`.
+        """
+        import jax
+
+        return sum(x.size for x in jax.tree.leaves(self._shapes.params))
 
     @cached_property
     def eval_step(self) -> Any:

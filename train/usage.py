@@ -39,8 +39,9 @@ Every option of `train` is accepted too.
 TRAIN_HELP = """\
 Trains a recipe, or resumes the run in --workdir.
 
-RECIPE: {}.
-With --data.dir alone it is folder, with nothing digits. The defaults below are those of {}.
+RECIPE: {recipes};
+without one, it is folder if --data.dir is given, else digits. The defaults below are those of
+{name}.
 """
 
 EVAL_HELP = """\
