@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import textwrap
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -74,10 +75,10 @@ def _check_types(config: Any, where: str) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _field_docs(cls: type) -> dict[str, str]:
+def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field, which Python itself throws away."""
     docs = {}
-    definition: Any = ast.parse(inspect.getsource(cls)).body[0]
+    definition: Any = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     for pair in itertools.pairwise(definition.body):
         match pair:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
@@ -85,7 +86,7 @@ def _field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-_SPEC_DOCS = _field_docs(ResNetSpec)
+_SPEC_DOCS = field_docs(ResNetSpec)
 
 # The fields of `ModelConfig` are the name and those of `ResNetSpec`, each None until it is set, so
 # that an architecture option has its home, and its default, in one place.

@@ -1,6 +1,7 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from train.processes import Processes, start
 from train.progress import Display, warn
 from train.run import Run, check_workdir, resumed_config, use_compilation_cache
 from train.run_data import check_data
+from train.start_screen import describe_run, unused_accelerator
 from train.stop import Stop
-from train.trainer import Trainer, resumes
+from train.trainer import Trainer, newest_checkpoint, resumes
 
 
 def fit(
@@ -53,11 +55,13 @@ def fit(
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
+        display = Display(run.total_steps, quiet or not processes.is_writer)
+        stack.callback(display.close)
+        _introduce(run, workdir, display)
         for note in notes if processes.is_writer else ():
             warn(note)
         with processes.reporting():
             _check_eval_images(run, workdir, processes, stop)
-        display = Display(run.total_steps, quiet or not processes.is_writer)
         trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
         with processes.reporting():
@@ -79,6 +83,16 @@ def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: Stop
     stopped = lambda: stop.signal is not None  # noqa: E731
     if note := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
         warn(note)
+
+
+def _introduce(run: Run, workdir: Path, display: Display) -> None:
+    """Says what is about to be trained, and on what."""
+    if display.quiet:
+        return
+    if missed := unused_accelerator(run.mesh.devices.flat[0].platform, os.environ):
+        warn(missed)
+    for line in describe_run(run, workdir, newest_checkpoint(workdir)):
+        display.say(line)
 
 
 def _check_lengths(run: Run) -> None:

@@ -1,10 +1,7 @@
 """A run: its parts, built from its config, and its directory."""
 
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -15,8 +12,18 @@ from train.config import ConfigError, RunConfig, to_steps
 from train.config_json import differences, from_json, keep_versions, to_json, with_versions
 from train.data import file_list
 from train.data.sources import Splits, open_splits
+from train.provenance import code_version, command_line, versions
 
-_EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "files", "parameters")
+_EXTRAS = (
+    "versions",
+    "commit",
+    "command",
+    "devices",
+    "class_names",
+    "examples",
+    "files",
+    "parameters",
+)
 
 
 def check_workdir(workdir: Path, config: RunConfig) -> None:
@@ -83,13 +90,13 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     """config.json: the config, and what else it takes to reproduce the run."""
     import jax
 
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
     devices = jax.devices()
     extras = {
         "parameters": parameters,
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "commit": code_version(),
-        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        "command": command_line(),
+        "versions": versions(),
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
@@ -101,27 +108,6 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     temporary = workdir / "config.tmp"
     temporary.write_text(json.dumps({**tree, **extras}, indent=1) + "\n")
     os.replace(temporary, workdir / "config.json")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def code_version() -> str | None:
-    """The commit of this code, with "+" if files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(here), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def use_compilation_cache(folder: str | None) -> None:
@@ -274,7 +260,22 @@ class Run:
             variables = init_variables(self.model, config.data.image_size, config.seed)
             return first_state(variables, self.tx, ema=bool(config.ema_decay))
 
-        return jax.eval_shape(first)
+        try:
+            return jax.eval_shape(first)
+        except ValueError as error:
+            name, size = config.model.name, config.data.image_size
+            raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the network, counted from its shapes.
+
+        Raises:
+          ConfigError: the network cannot take images of `data.image_size`.
+        """
+        import jax
+
+        return sum(x.size for x in jax.tree.leaves(self._shapes.params))
 
     @cached_property
     def eval_step(self) -> Any:
