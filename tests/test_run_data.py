@@ -174,6 +174,19 @@ def test_another_folder_is_evaluated_whole(run, tmp_path):
     assert notes == [f"evaluates 7 images of {tmp_path / 'other'}, another folder than the run's"]
 
 
+def test_a_part_of_the_runs_own_folder_is_recognised(tmp_path):
+    """Trained on DIR/train, evaluated on all of DIR/train, as if it were another folder."""
+    for split, count in (("train", 6), ("val", 4)):
+        for i in range(count):
+            picture(tmp_path / "data" / split / "ab"[i % 2] / f"{i}.png", i)
+    run = begin(tmp_path / "data", tmp_path / "run")
+    files, notes = evaluated(run, tmp_path / "run", dir=str(tmp_path / "data/train"))
+    assert len(files) == 6
+    assert notes[1].startswith("6 of 6 evaluated images were trained on: train/a/0.png, ")
+    files, notes = evaluated(run, tmp_path / "run", dir=str(tmp_path / "data/val"))
+    assert len(files) == 4 and len(notes) == 1
+
+
 def test_another_folder_of_the_same_names_is_another_folder(run, photos, tmp_path):
     """Cameras number their photos: names alone do not make a copy."""
     for path in photos.rglob("*.png"):

@@ -118,8 +118,8 @@ def data_path(config: DataConfig) -> Path:
         return Path(str(config.dir)).expanduser()
     except RuntimeError:
         raise ConfigError(
-            f"data.dir {config.dir!r}: '~' cannot be expanded (HOME is not set, or there is no such "
-            "user); write the full path"
+            f"data.dir {config.dir!r}: '~' cannot be expanded (HOME is not set, or there is no "
+            "such user); write the full path"
         ) from None
 
 
