@@ -66,7 +66,13 @@ def open_tfds(config: DataConfig) -> Splits:
         return TfdsSource(records, image_key, label_key, features[label_key].names, split)
 
     chosen = {"image_key": image_key, "label_key": label_key}
-    return Splits(source(config.train_split), source(config.eval_split), chosen=chosen)
+    others = [
+        key for key in sorted(features) if isinstance(features[key], tfds.features.ClassLabel)
+    ]
+    note = f"{config.name}: the label is {label_key!r}, one of {len(others)} (data.label_key)"
+    notes = [note] if len(others) > 1 and config.label_key is None else []
+    splits = (source(config.train_split), source(config.eval_split))
+    return Splits(*splits, notes=notes, chosen=chosen)
 
 
 def _builder(config: DataConfig) -> Any:
