@@ -62,7 +62,7 @@ def check_images(
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ConfigError(
-            f"{len(problems)} evaluation images cannot be used: "
+            f"evaluation images that cannot be used: {len(problems)}: "
             f"{'; '.join(problems[:_SHOWN])}{more}. `--data.on_bad_image skip` skips and counts "
             "unreadable files"
         )
