@@ -151,7 +151,7 @@ def reading(config: RunConfig, workdir) -> str:
         patch.setattr(pipeline, "in_threads", in_threads)
         for name in ("ReadOptions", "MultiprocessingOptions"):
             patch.setattr(grain, name, spy(getattr(grain, name)))
-        patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, _: self)
+        patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, *_: self)
         batch(config, workdir)
     return str(asked)
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.zoo import ZOO, list_models
-from train.arguments import parse, split
+from train.arguments import option_value, parse, split
 from train.config import ConfigError, RunConfig, RunError
 from train.config_json import differences
+from train.output import safe_output
 from train.weights import published
 from train.weights_cli import convert
 from train.weights_cli import predict as predict_by_file
@@ -65,7 +66,10 @@ class TrainArgs:
 
     config: Config
     workdir: Path
-    """Where the run is kept; the same command again resumes it."""
+    """Where the run is kept; the same command again resumes it, and so does `--workdir DIR` alone."""
+    extend: tyro.conf.UseCounterAction[int] = 0
+    """Go on with the run in the workdir for another --duration, or with other eval.*, checkpoint.*
+    or log_every: config.json keeps from which step on."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,9 @@ class PredictArgs:
 
 def train(args: list[str]) -> None:
     """Trains a recipe, or resumes it."""
-    from train.recipes import get_recipe
-
-    name = args.pop(0) if args and not args[0].startswith("-") else "digits"
-    recipe = get_recipe(name)
-    start = TrainArgs(recipe, Path("runs") / name)
+    recipe, workdir = _where_to_start(args)
+    start = TrainArgs(recipe, workdir)
+    name = recipe.recipe
     given = parse(f"train {name}", f"Train the recipe {name}.", TrainArgs, start, args)
     from train.memory import set_malloc
     from train.stop import Stop
@@ -103,7 +105,24 @@ def train(args: list[str]) -> None:
     with Stop().listening() as stop:
         from train.loop import fit  # takes a second, in which an interrupt would crash JAX
 
-        fit(given.config, given.workdir, stop=stop)
+        fit(given.config, given.workdir, stop=stop, extend=bool(given.extend))
+
+
+def _where_to_start(args: list[str]) -> tuple[RunConfig, Path]:
+    """The config that the options change, and the default workdir.
+
+    The config is the recipe's that is named; if none is, that of the run which is in the workdir;
+    and else that of the digits. Takes the recipe's name out of `args`.
+    """
+    from train.paths import expand
+    from train.recipes import get_recipe
+    from train.resume import stored_config
+
+    if args and not args[0].startswith("-"):
+        name = args.pop(0)
+        return get_recipe(name), Path("runs") / name
+    workdir = Path(option_value(args, "--workdir") or "runs/digits")
+    return stored_config(expand(workdir, "workdir")) or get_recipe("digits"), workdir
 
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
@@ -247,6 +266,11 @@ def _without_echoes(unraisable: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0 done, 2 bad input or config, 1 anything else."""
     args = list(sys.argv[1:] if argv is None else argv)
+    with safe_output():
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -263,8 +287,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stdout = None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1

@@ -30,3 +30,13 @@ def split(args: list[str], what: str) -> tuple[list[str], list[str]]:
     if not cut and not {"-h", "--help"} & set(args):
         raise ConfigError(f"{what} is missing: it comes first; see resnet-jax --help")
     return args[:cut], args[cut:]
+
+
+def option_value(args: Sequence[str], name: str) -> str | None:
+    """The value of an option before the rest is parsed: `--name VALUE` or `--name=VALUE`."""
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"{name}="):
+            return arg.partition("=")[2]
+    return None

@@ -12,34 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig, to_steps
-from train.config_json import differences, from_json, keep_versions, to_json, with_versions
+from train.config_json import from_json, to_json, with_versions
 from train.data.sources import Splits, open_splits
 
-_EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters")
-
-
-def check_workdir(workdir: Path, config: RunConfig) -> None:
-    """Raises `ConfigError` if the directory holds another run, saying what differs."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"workdir {str(workdir)!r}: is a file")
-    if not (workdir / "config.json").exists():
-        if any((workdir / "checkpoints").glob("*")):
-            raise ConfigError(f"workdir {str(workdir)!r}: holds checkpoints but no config.json")
-        return
-    changed = differences(read_config(workdir), config)
-    if changed:
-        lines = "\n  ".join(changed)
-        raise ConfigError(
-            f"workdir {str(workdir)!r} holds another run; choose another --workdir, or the same "
-            f"options. What differs (there -> now):\n  {lines}"
-        )
-
-
-def resumed_config(workdir: Path, config: RunConfig) -> RunConfig:
-    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with."""
-    if not (workdir / "config.json").is_file():
-        return config
-    return keep_versions(read_config(workdir), config)
+_EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters", "segments")
 
 
 def check_data(workdir: Path, run: "Run", *, same_size: bool) -> None:
@@ -97,21 +73,28 @@ def _read(workdir: Path) -> dict[str, Any]:
 
 def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     """config.json: the config, and what else it takes to reproduce the run."""
-    import jax
-
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
-    devices = jax.devices()
     extras = {
         "parameters": parameters,
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "commit": code_version(),
-        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        **provenance(),
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
     temporary = workdir / "config.tmp"
     temporary.write_text(json.dumps({**to_json(run.config), **extras}, indent=1) + "\n")
     os.replace(temporary, workdir / "config.json")
+
+
+def provenance() -> dict[str, Any]:
+    """What a run is computed on: devices, commit, versions of packages."""
+    import jax
+
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
+    devices = jax.devices()
+    return {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "commit": code_version(),
+        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+    }
 
 
 def _version(package: str) -> str | None:
@@ -185,6 +168,18 @@ class Run:
     @cached_property
     def total_steps(self) -> int:
         return self.steps(self.config.duration)
+
+    @property
+    def rounding(self) -> str | None:
+        """What a duration in epochs comes to where it ends inside a step; None if it does not."""
+        duration, batch_size = self.config.duration, self.config.batch_size
+        count, steps = len(self.splits.train), self.total_steps
+        epochs = f"{steps * batch_size / count:.2f}"
+        if not duration.endswith("ep") or float(epochs) == float(duration[:-2]):
+            return None
+        return (
+            f"duration {duration}: {steps:,} steps of {batch_size:,}, {epochs} epochs of {count:,}"
+        )
 
     @cached_property
     def mesh(self) -> Any:
