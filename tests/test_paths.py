@@ -1,4 +1,4 @@
-"""Paths of runs: every name that a file system allows works, or is refused before the first step."""
+"""Paths of runs: any name works, or is refused before the first step."""
 
 import os
 from dataclasses import replace

@@ -66,7 +66,7 @@ class TrainArgs:
 
     config: Config
     workdir: Path
-    """Where the run is kept; the same command again resumes it, and so does `--workdir DIR` alone."""
+    """Where the run is kept; the same command again resumes it, or `--workdir DIR` alone."""
     extend: tyro.conf.UseCounterAction[int] = 0
     """Go on with the run in the workdir for another --duration, or with other eval.*, checkpoint.*
     or log_every: config.json keeps from which step on."""

@@ -60,7 +60,7 @@ class SafeStream:
                 self._discard()
 
     def _discard(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # or it has no descriptor
             target = self._stream.fileno()
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, target, inheritable=target < 3)
@@ -81,7 +81,7 @@ def safe_output() -> Iterator[None]:
         stream = getattr(sys, name)
         if not isinstance(stream, SafeStream):
             old[name] = stream
-            ours[name] = SafeStream(stream or open(os.devnull, "w"))
+            ours[name] = SafeStream(stream or _null())
             setattr(sys, name, ours[name])
     try:
         yield
@@ -90,6 +90,10 @@ def safe_output() -> Iterator[None]:
             stream.finish()
             if getattr(sys, name) is stream:
                 setattr(sys, name, old[name])
+
+
+def _null() -> TextIO:
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _open_standard() -> None:

@@ -44,6 +44,9 @@ class Stop:
         self._seen.add(number)
         if again and number != signal.SIGHUP:
             kill_workers()
+            with contextlib.suppress(OSError, ValueError):
+                if sys.stdout.isatty():
+                    os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the bar had hidden the cursor
             os._exit(128 + number)
         if not again:
             name = signal.Signals(number).name
