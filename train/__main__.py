@@ -116,13 +116,16 @@ def _where_to_start(args: list[str]) -> tuple[RunConfig, Path]:
     """
     from train.paths import expand
     from train.recipes import get_recipe
-    from train.resume import stored_config
 
     if args and not args[0].startswith("-"):
         name = args.pop(0)
         return get_recipe(name), Path("runs") / name
-    workdir = Path(option_value(args, "--workdir") or "runs/digits")
-    return stored_config(expand(workdir, "workdir")) or get_recipe("digits"), workdir
+    workdir = expand(option_value(args, "--workdir") or "runs/digits", "workdir")
+    if not (workdir / "config.json").is_file():
+        return get_recipe("digits"), Path("runs/digits")
+    from train.run import read_config
+
+    return read_config(workdir), Path("runs/digits")
 
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:

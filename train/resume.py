@@ -36,15 +36,6 @@ def is_empty(workdir: Path) -> bool:
     return not (resumes(workdir) or damaged or (workdir / "report" / "index.html").exists())
 
 
-def stored_config(workdir: Path) -> RunConfig | None:
-    """The config of the run in a directory; None if there is none.
-
-    Raises:
-      ConfigError: there is one that cannot be read.
-    """
-    return read_config(workdir) if (workdir / "config.json").is_file() else None
-
-
 def resumed_config(workdir: Path, config: RunConfig) -> RunConfig:
     """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with."""
     if is_empty(workdir) or not (workdir / "config.json").is_file():

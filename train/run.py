@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig, to_steps
-from train.config_json import from_json, to_json, with_versions
+from train.config_json import from_json, to_json, unknown_fields, with_versions
 from train.data.sources import Splits, open_splits
 
 _EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters", "segments")
@@ -46,8 +46,21 @@ def read_config(workdir: Path) -> RunConfig:
     Raises:
       ConfigError: there is none, or it cannot be read.
     """
-    content = {k: v for k, v in _read(workdir).items() if k not in _EXTRAS}
-    return from_json(with_versions(content))
+    path = workdir / "config.json"
+    whole = _read(workdir)
+    content = {k: v for k, v in whole.items() if k not in _EXTRAS}
+    if unknown := unknown_fields(content):
+        fields = ", ".join(f"{name} ({value!r})" for name, value in unknown.items())
+        wrote = (whole.get("versions") or {}).get("resnet-jax", "unknown")
+        here = f"this version of resnet-jax ({_version('resnet-jax')})"
+        raise ConfigError(
+            f"{path}: {here} does not know {fields}; version {wrote} wrote the file. Install that "
+            "version, or delete what is unknown from the file to go on without it"
+        )
+    try:
+        return from_json(with_versions(content))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def read_class_names(workdir: Path) -> list[str]:
@@ -61,14 +74,18 @@ def _read(workdir: Path) -> dict[str, Any]:
         raise ConfigError(f"{str(workdir)!r} is not a run directory: it has no config.json")
     try:
         content = json.loads(path.read_text())
-        if "architecture" in content:
-            raise ConfigError(
-                f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
-                f"{workdir / 'model.safetensors'}"
-            )
-        return content
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: needs an object of options, not {str(content)[:40]!r}")
+    if "architecture" in content:
+        raise ConfigError(
+            f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
+            f"{workdir / 'model.safetensors'}"
+        )
+    return content
 
 
 def write_config(workdir: Path, run: "Run", parameters: int) -> None:
@@ -177,9 +194,7 @@ class Run:
         epochs = f"{steps * batch_size / count:.2f}"
         if not duration.endswith("ep") or float(epochs) == float(duration[:-2]):
             return None
-        return (
-            f"duration {duration}: {steps:,} steps of {batch_size:,}, {epochs} epochs of {count:,}"
-        )
+        return f"duration {duration}: {steps:,} step{'s' * (steps > 1)} of {batch_size:,}, {epochs} epochs of {count:,}"
 
     @cached_property
     def mesh(self) -> Any:
