@@ -107,7 +107,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("together") / "run"
     job = launch(workdir, 2, *OPTIONS)
     assert job.end(300) == [0, 0], job.said()
-    assert "best: step" in job.printed(0)
+    assert "best checkpoint: step" in job.printed(0)
     assert not re.search("[a-z]", job.printed(1)) and job.errors(0) == job.errors(1) == []
     return workdir
 

@@ -280,13 +280,3 @@ def test_a_batch_that_is_larger_than_the_data(tmp_path):
     few = replace(config, data=replace(data, examples=5))
     with pytest.raises(ConfigError, match="use fewer devices"):  # eight of them
         fit(few, tmp_path / "run", quiet=True)
-
-
-def test_a_duration_that_ends_inside_a_step():
-    data = replace(SHORT.data, name="synthetic", examples=320, classes=4)
-    says = {("10ep", 32): None, ("10st", 48): None, ("10ep", 40): None}
-    says["0.1ep", 128] = "duration 0.1ep: 1 step of 128, 0.40 epochs of 320"
-    says["1ep", 192] = "duration 1ep: 2 steps of 192, 1.20 epochs of 320"
-    for (duration, batch_size), expected in says.items():
-        run = Run(changed(data=data, duration=duration, batch_size=batch_size))
-        assert run.rounding == expected

@@ -1,21 +1,33 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
+from train.data.check import check_images
 from train.data.pipeline import check_decoder
 from train.lock import RunLock
 from train.mesh import check_batch_size
 from train.metrics import Row
 from train.output import safe_output
 from train.paths import expand, resolve_workdir
-from train.processes import start
-from train.progress import Display
-from train.resume import check_duration, check_workdir, is_empty, resumed_config, resumes
-from train.run import Run, check_data, use_compilation_cache
+from train.processes import Processes, start
+from train.progress import Display, warn
+from train.resume import (
+    check_duration,
+    check_workdir,
+    is_empty,
+    newest_checkpoint,
+    resumed_config,
+    resumes,
+)
+from train.run import Run, use_compilation_cache
+from train.run_data import check_data
+from train.start_screen import describe_run, unused_accelerator
 from train.stop import Stop
 from train.trainer import Trainer
 
@@ -62,8 +74,10 @@ def fit(
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
         check_duration(workdir, run)
+        notes = [*run.splits.notes]
         if not is_empty(workdir):
-            check_data(workdir, run, same_size=True)
+            notes += check_data(workdir, run)
+        processes.check_same("the files of the data", _file_digests(run))
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
@@ -74,8 +88,13 @@ def fit(
         if processes.is_writer and lock.take():  # the directory is new, perhaps another process's
             check_workdir(workdir, config, extend=extend)
         display = Display(run.total_steps, quiet or not processes.is_writer)
-        for line in filter(None, (notice, run.rounding)):
-            display.say(line)
+        if notice:
+            display.say(notice)
+        _introduce(run, workdir, display)
+        for note in notes if processes.is_writer else ():
+            warn(note)
+        with processes.reporting():
+            _check_eval_images(run, workdir, processes, stop)
         trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
         with processes.reporting():
@@ -89,6 +108,32 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         return config
     folder = str(expand(config.data.dir, "data.dir"))
     return replace(config, data=replace(config.data, dir=folder))
+
+
+def _file_digests(run: Run) -> Any:
+    """What must be the same in all processes, or their batches would not fit together."""
+    files = run.files or {}
+    return {split: files.get(split) for split in ("train", "eval")}
+
+
+def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: Stop) -> None:
+    """Finds unreadable evaluation images before training; a resume's were found by its start."""
+    if resumes(workdir):
+        return
+    shard = (processes.index, processes.count)
+    stopped = lambda: stop.signal is not None  # noqa: E731
+    if note := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
+        warn(note)
+
+
+def _introduce(run: Run, workdir: Path, display: Display) -> None:
+    """Says what is about to be trained, and on what."""
+    if display.quiet:
+        return
+    if missed := unused_accelerator(run.mesh.devices.flat[0].platform, os.environ):
+        warn(missed)
+    for line in describe_run(run, workdir, newest_checkpoint(workdir)):
+        display.say(line)
 
 
 def _check_lengths(run: Run) -> None:

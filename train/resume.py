@@ -14,16 +14,16 @@ EXTENDABLE = ("duration", "log_every", "eval.", "checkpoint.")
 """Options that `--extend` may change: how long, and what is measured and kept on the way."""
 
 
-def checkpoint_steps(workdir: Path) -> list[int]:
-    """Steps of what looks like a checkpoint, ascending."""
+def newest_checkpoint(workdir: Path) -> int | None:
+    """The step of the newest folder that looks like a checkpoint; None: there is none."""
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 def resumes(workdir: Path) -> bool:
     """Whether there is what looks like a checkpoint."""
-    return bool(checkpoint_steps(workdir))
+    return newest_checkpoint(workdir) is not None
 
 
 def is_empty(workdir: Path) -> bool:
@@ -96,8 +96,8 @@ def _replaced(workdir: Path, config: RunConfig) -> str | None:
 
 def check_duration(workdir: Path, run: Run) -> None:
     """Raises `ConfigError` for a duration that ends before the newest checkpoint."""
-    newest = max(checkpoint_steps(workdir), default=0)
-    if run.total_steps < newest:
+    newest = newest_checkpoint(workdir)
+    if newest is not None and run.total_steps < newest:
         raise ConfigError(
             f"duration {run.config.duration!r} is {run.total_steps} steps, and {str(workdir)!r} "
             f"has a checkpoint of step {newest}: choose a longer one"
@@ -134,8 +134,8 @@ def record_segments(workdir: Path, run: Run, step: int) -> None:
     segments = before = content.get("segments", [])
     began = read_config(workdir)
     names = [line.partition(":")[0] for line in differences(began, run.config)]
+    old, new = flatten(to_json(began)), flatten(to_json(run.config))
     if names:
-        old, new = flatten(to_json(began)), flatten(to_json(run.config))
         origin = {key: content.get(key) for key in ("versions", "commit", "devices")}
         first, *later = segments or [{"from_step": 0, "options": {}, **origin}]
         first = {**first, "options": {**{n: old.get(n) for n in names}, **first["options"]}}
@@ -145,7 +145,10 @@ def record_segments(workdir: Path, run: Run, step: int) -> None:
         segments = [first, *later, latest]
     segments = _merged(segments, step)
     if segments != before:
-        content = {**content, **to_json(run.config), "segments": segments}
+        for name in names:
+            section, _, leaf = name.rpartition(".")
+            (content[section] if section else content)[leaf] = new[name]
+        content["segments"] = segments
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(temporary, path)

@@ -1,10 +1,7 @@
 """A run: its parts, built from its config, and its directory."""
 
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -13,31 +10,21 @@ from typing import Any
 
 from train.config import ConfigError, RunConfig, to_steps
 from train.config_json import from_json, to_json, unknown_fields, with_versions
+from train.data import file_list
 from train.data.sources import Splits, open_splits
+from train.provenance import code_version, command_line, versions
 
-_EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters", "segments")
-
-
-def check_data(workdir: Path, run: "Run", *, same_size: bool) -> None:
-    """Raises `ConfigError` if the data are no longer those that the run in `workdir` began with.
-
-    Args:
-      same_size: the splits must have as many examples too; else only the classes count.
-    """
-    if not (workdir / "config.json").exists():
-        return
-    began = _read(workdir)
-    splits = run.splits
-    now: dict[str, Any] = {"class_names": list(splits.train.class_names)}
-    if same_size:
-        now["examples"] = {"train": len(splits.train), "eval": len(splits.eval)}
-    for name, value in now.items():
-        if value != began[name]:
-            what = name.replace("_", " ")
-            raise ConfigError(
-                f"the data of {str(workdir)!r} have changed: its {what} were {began[name]}, and "
-                f"{run.config.data.name} {run.config.data.dir or ''} now has {value}"
-            )
+_EXTRAS = (
+    "versions",
+    "commit",
+    "command",
+    "devices",
+    "class_names",
+    "examples",
+    "files",
+    "parameters",
+    "segments",
+)
 
 
 def read_config(workdir: Path) -> RunConfig:
@@ -52,7 +39,7 @@ def read_config(workdir: Path) -> RunConfig:
     if unknown := unknown_fields(content):
         fields = ", ".join(f"{name} ({value!r})" for name, value in unknown.items())
         wrote = (whole.get("versions") or {}).get("resnet-jax", "unknown")
-        here = f"this version of resnet-jax ({_version('resnet-jax')})"
+        here = f"this version of resnet-jax ({versions()['resnet-jax']})"
         raise ConfigError(
             f"{path}: {here} does not know {fields}; version {wrote} wrote the file. Install that "
             "version, or delete what is unknown from the file to go on without it"
@@ -66,6 +53,11 @@ def read_config(workdir: Path) -> RunConfig:
 def read_class_names(workdir: Path) -> list[str]:
     """The names of the run's classes, by label."""
     return list(_read(workdir)["class_names"])
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """All of config.json: the options, and what was recorded when the run began."""
+    return _read(workdir)
 
 
 def _read(workdir: Path) -> dict[str, Any]:
@@ -96,43 +88,27 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
+    if run.files:
+        extras["files"] = run.files
+        file_list.write_names(workdir, run.splits)
+    tree = to_json(run.config)
+    tree["data"].update(run.splits.chosen)
     temporary = workdir / "config.tmp"
-    temporary.write_text(json.dumps({**to_json(run.config), **extras}, indent=1) + "\n")
+    temporary.write_text(json.dumps({**tree, **extras}, indent=1) + "\n")
     os.replace(temporary, workdir / "config.json")
 
 
 def provenance() -> dict[str, Any]:
-    """What a run is computed on: devices, commit, versions of packages."""
+    """What a run is computed on and by: devices, commit, command, versions of packages."""
     import jax
 
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
     devices = jax.devices()
     return {
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "commit": code_version(),
-        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        "command": command_line(),
+        "versions": versions(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def code_version() -> str | None:
-    """The commit of this code, with "+" if files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(here), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def use_compilation_cache(folder: str | None) -> None:
@@ -177,6 +153,11 @@ class Run:
     def splits(self) -> Splits:
         return open_splits(self.config.data)
 
+    @cached_property
+    def files(self) -> dict[str, Any] | None:
+        """What config.json keeps of the data's files; None where they are no folder of photos."""
+        return file_list.summary(self.splits)
+
     def steps(self, duration: str) -> int:
         """Steps in a duration of this run."""
         batch_size = self.config.batch_size
@@ -185,16 +166,6 @@ class Run:
     @cached_property
     def total_steps(self) -> int:
         return self.steps(self.config.duration)
-
-    @property
-    def rounding(self) -> str | None:
-        """What a duration in epochs comes to where it ends inside a step; None if it does not."""
-        duration, batch_size = self.config.duration, self.config.batch_size
-        count, steps = len(self.splits.train), self.total_steps
-        epochs = f"{steps * batch_size / count:.2f}"
-        if not duration.endswith("ep") or float(epochs) == float(duration[:-2]):
-            return None
-        return f"duration {duration}: {steps:,} step{'s' * (steps > 1)} of {batch_size:,}, {epochs} epochs of {count:,}"
 
     @cached_property
     def mesh(self) -> Any:
@@ -290,7 +261,22 @@ class Run:
             variables = init_variables(self.model, config.data.image_size, config.seed)
             return first_state(variables, self.tx, ema=bool(config.ema_decay))
 
-        return jax.eval_shape(first)
+        try:
+            return jax.eval_shape(first)
+        except ValueError as error:
+            name, size = config.model.name, config.data.image_size
+            raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the network, counted from its shapes.
+
+        Raises:
+          ConfigError: the network cannot take images of `data.image_size`.
+        """
+        import jax
+
+        return sum(x.size for x in jax.tree.leaves(self._shapes.params))
 
     @cached_property
     def eval_step(self) -> Any:

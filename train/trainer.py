@@ -75,6 +75,8 @@ class Trainer:
         """Steps up to the end of the run."""
         self._asked = stop
         self._clock.start()
+        if self.step < self.run.total_steps:
+            self.display.begin("compiling the first step", self.step)
         try:
             # An evaluation that was cut short left its step saved, but not evaluated.
             every = self.run.config.eval.every
@@ -143,7 +145,7 @@ class Trainer:
         if first:
             jax.block_until_ready(sums)
             self.display.say(f"first step after {time.perf_counter() - STARTED:.1f} s")
-        self.display.advance(self.step)
+        self.display.advance(self.step if first else self.window.finished)
 
     def _steps_until_due(self) -> int:
         config, run = self.run.config, self.run
@@ -268,14 +270,16 @@ class Trainer:
     def finish(self) -> Row:
         """Evaluates the best checkpoint and writes the report."""
         self.checkpoints.wait()
+        self.display.begin("evaluating the best checkpoint", self.step)
         best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
         self._warn_of_bad()
         row = judge(self.run, best, self.workdir, self.processes.is_writer, self._kept)
-        which = f"step {best.step}" + (" (EMA weights)" if best.name == "ema" else "")
+        which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
         self.display.say(
-            f"best: {which}, top-1 {row['top1']:.2%} of {row['examples']} examples, "
-            f"loss {row['loss']:.4f}; report: {self.workdir / 'report' / 'index.html'}"
+            f"best checkpoint: {which}, top-1 accuracy {100 * row['top1']:.2f} % and loss "
+            f"{row['loss']:.4f} on {row['examples']} evaluation images"
         )
+        self.display.say(f"report: {self.workdir / 'report' / 'index.html'}")
         return row
 
     def _warn_of_bad(self) -> None:
@@ -283,7 +287,7 @@ class Trainer:
         if self.bad:
             names = ", ".join(source.name(i) for i in sorted(self.bad)[:10])
             more = f" and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
-            self.display.say(f"left out {len(self.bad)} unreadable training images: {names}{more}")
+            self.display.say(f"skipped {len(self.bad)} unreadable training images: {names}{more}")
 
     def close(self) -> None:
         self.display.close()
