@@ -82,15 +82,20 @@ CONDITIONS = (
         is_mistake=True,
     ),
     Condition(
-        ("data.eval_fraction", "data.split_seed"),
+        ("data.eval_fraction", "data.split_seed", "data.held_out"),
         "data.name",
         _is_data("digits", "folder"),
         "digits and a folder of class folders, of which a share is held out",
         is_mistake=True,
     ),
     Condition(
-        ("data.held_out",), "data.name", _is_data("folder"), "a folder of class folders", True
+        ("data.image_key", "data.label_key"),
+        "data.name",
+        lambda config: config.data.name not in (*_BUILT_IN, "folder"),
+        "TFDS data sets",
+        is_mistake=True,
     ),
+    Condition(("data.remap_labels",), "data.name", _is_data("npz"), "npz files", is_mistake=True),
     Condition(
         ("data.train_split", "data.eval_split"), "data.name", _is_encoded, _FILES, is_mistake=True
     ),

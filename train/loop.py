@@ -88,6 +88,7 @@ def fit(
         if processes.is_writer and lock.take():  # the directory is new, perhaps another process's
             check_workdir(workdir, config, extend=extend)
         display = Display(run.total_steps, quiet or not processes.is_writer)
+        stack.callback(display.close)
         if notice:
             display.say(notice)
         _introduce(run, workdir, display)
