@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from train.config import ConfigError, DataConfig
+from train.data.prepare_hint import how_to_prepare
 from train.data.retry import as_os_error, is_passing, read_again
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -313,11 +314,7 @@ def _tfds(config: DataConfig) -> Splits:
     name = config.name.partition(":")[0]
     if not (data_dir / name).is_dir():
         prepared = [p.name for p in _subfolders(data_dir)] if data_dir.is_dir() else []
-        raise ConfigError(
-            f"data.name {config.name!r}: choose digits, folder, npz, synthetic or a TFDS data set "
-            f"prepared in {data_dir} (there: {', '.join(prepared) or 'none'}; "
-            "data.dir names another place)"
-        )
+        raise ConfigError(how_to_prepare(config.name, data_dir, prepared))
     try:
         builder = tfds.builder(config.name, data_dir=data_dir)
     except Exception as error:  # TFDS has a class for every way a name can be wrong
