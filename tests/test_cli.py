@@ -107,7 +107,7 @@ def test_resuming_says_so(trained):
 
 
 ERRORS = {
-    "command": (["trian"], r"unknown command 'trian': choose from train, eval, predict"),
+    "command": (["trian"], r"unknown command 'trian': did you mean train\? choose from"),
     "recipe": (["train", "digit"], r"unknown recipe 'digit': did you mean digits"),
     "model": (["train", "--model.name", "resnet51"], r"unknown model 'resnet51'.*resnet50"),
     "field": (["train", "--optim.lrr", "1"], r"--optim.lrr.*--optim.lr "),

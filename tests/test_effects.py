@@ -202,8 +202,21 @@ def test_the_recipe_may_stand_anywhere(fitted, tmp_path):
 def test_a_value_is_not_taken_for_the_recipe(tmp_path):
     assert take_recipe(["--data.name", "folder"]) == (None, ["--data.name", "folder"])
     assert take_recipe(["--help", "folder"]) == ("folder", ["--help"])
-    given = ["--data.name", "folder", "--data.dir", "digits"]
-    assert choose(given) == ("digits", given, "")  # --data.dir is a value, data.name is named
+    given = ["--data.name", "folder", "--data.dir", "digits", "--data.image-size", "32"]
+    assert choose(given) == ("digits", given, "", "")  # both are values, data.name is named
+
+
+def test_other_data_in_the_recipe_of_the_digits_are_warned_about(fitted, tmp_path, capsys):
+    """Photos of 8x8 pixels are hardly meant."""
+    args = ["train", "--data.name", "folder", "--data.dir", str(tmp_path)]
+    assert main(args) == 0
+    assert capsys.readouterr().err.startswith(
+        "warning: no recipe is named, so --data.name folder is trained as digits is, on images of "
+        "8x8 pixels"
+    )
+    assert main([*args, "--data.image_size", "64"]) == 0
+    assert main(["train", "digits", *args[1:]]) == 0
+    assert capsys.readouterr().err == "" and len(fitted) == 3
 
 
 def test_what_is_no_recipe_is_explained(tmp_path, capsys):
@@ -214,6 +227,7 @@ def test_what_is_no_recipe_is_explained(tmp_path, capsys):
         ("train", str(tmp_path)): "is not a recipe; for a folder of photos: resnet-jax train fold",
         ("train", "--data.dir", str(tmp_path / "a.npz")): "is a file: name the recipe",
         ("train", "--data.dir", str(tmp_path / "tfds")): "holds the TFDS data set mnist: name a",
+        ("train", "resnet50"): "'resnet50' is a network, not a recipe: resnet-jax train RECIPE --m",
         ("train", "digit"): "unknown recipe 'digit': did you mean digits",
     }
     for args, message in cases.items():

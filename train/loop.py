@@ -1,7 +1,6 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from train.metrics import Row
 from train.processes import start
 from train.progress import Display, warn
 from train.run import Run, check_data, check_workdir, resumed_config, use_compilation_cache
-from train.start_screen import describe_run, unused_accelerator
+from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer, newest_checkpoint, resumes
 
@@ -64,8 +63,8 @@ def _introduce(run: Run, workdir: Path, display: Display) -> None:
     """Says what is about to be trained, and on what."""
     if display.quiet:
         return
-    if missed := unused_accelerator(run.mesh.devices.flat[0].platform, os.environ):
-        warn(missed)
+    for warning in accelerator_warnings():
+        warn(warning)
     for line in describe_run(run, workdir, newest_checkpoint(workdir)):
         display.say(line)
 

@@ -129,6 +129,12 @@ def _devices(run: Run) -> str:
     return f"{len(devices)} x {first.device_kind}{cores}{processes}, {run.config.precision}"
 
 
+def accelerator_warnings() -> list[str]:
+    """One warning if this process leaves a GPU or TPU of the machine unused, or none."""
+    found = unused_accelerator(jax.default_backend(), os.environ)
+    return [found] if found else []
+
+
 def unused_accelerator(
     platform: str, environment: Mapping[str, str], root: Path = Path("/")
 ) -> str | None:
