@@ -24,7 +24,8 @@ from train.options import options
 from train.recipes import all_recipes
 from train.recipes.choose import choose, take_recipe
 
-OTHERS = {"data.held_out": ("by_place",)} | CHANGES
+OTHERS = {"data.held_out": ("by_place",), "data.remap_labels": (True,)} | CHANGES
+OTHERS |= {"data.image_key": ("photo",), "data.label_key": ("kind",)}
 """A value of each option that is not the default, first."""
 CONDITIONAL = [name for condition in CONDITIONS for name in condition.options]
 PHOTOS = {"data.name": "folder", "data.dir": "photos"}
@@ -37,6 +38,9 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.eval_fraction": ({"data.name": "synthetic"}, {}),
     "data.split_seed": ({"data.name": "npz", "data.dir": "x"}, PHOTOS),
     "data.held_out": ({"data.name": "cifar10"}, PHOTOS),
+    "data.image_key": (PHOTOS, {"data.name": "cifar10"}),
+    "data.label_key": ({}, {"data.name": "cifar10"}),
+    "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),
     "data.train_split": ({}, PHOTOS),
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
     "data.on_bad_image": ({}, PHOTOS),

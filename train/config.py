@@ -133,16 +133,25 @@ class DataConfig:
     dir: str | None = None
     """The folder (folder), the file (npz), or the TFDS data directory (default: TFDS's own)."""
     train_split: str = "train"
-    """Split to train on; TFDS slices such as "train[:90%]" too."""
+    """Split to train on; TFDS slices such as "train[:90%]" too. A folder may have another spelling
+    of it ("Train", "training")."""
     eval_split: str = "test"
-    """Split to evaluate on."""
+    """Split to evaluate on. A folder may have another spelling of it ("valid", "validation")."""
+    image_key: str | None = None
+    """The feature of a TFDS data set that is the image. None: the one that the data set declares
+    (supervised_keys), else the only one, else "image". A run keeps the one that it began with."""
+    label_key: str | None = None
+    """The feature that is the class label, found likewise."""
+    remap_labels: bool = False
+    """Number the different labels of an npz file 0, 1, 2, ... in ascending order, such as ids."""
     eval_fraction: float = 0.2
     """Share held out where the data has one split only (digits; a folder of class folders)."""
     split_seed: int = 0
     """Chooses the held-out share; apart from `seed`, so that runs share a test set."""
     held_out: Literal["by_name", "by_place"] = "by_name"
-    """How the held-out share is chosen: by a hash of each file's own name, or, as runs before this
-    option did, by its place in the list of files. A run keeps the rule that it began with."""
+    """How the held-out share is chosen: by a hash of each file's own name (digits: the exact share
+    of each class), or, as runs before this option did, by its place in the list of files. A run
+    keeps the rule that it began with."""
     order: Literal[1, 2] = 2
     """Version of the shuffle; 1 is that of runs before this option. A run keeps its own."""
     image_size: int = 224

@@ -24,7 +24,12 @@ _FREE = (
 )
 
 # Fields that choose the version of a rule, with the value that a config.json without them means.
-_VERSIONS = {"data.held_out": "by_place", "data.order": 1}
+_VERSIONS = {
+    "data.held_out": "by_place",
+    "data.image_key": None,
+    "data.label_key": None,
+    "data.order": 1,
+}
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
 from train.prepare import make_prepare
-from train.run import Run, check_data, make_model, read_class_names, use_compilation_cache
+from train.progress import warn
+from train.run import (
+    Run,
+    make_model,
+    read_class_names,
+    use_compilation_cache,
+)
+from train.run_data import open_eval_data
 from train.state import Variables
 from train.weights import of_run
 
@@ -42,8 +49,10 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
       ConfigError: no such checkpoint; bad data, or data of other classes than the run's.
     """
     use_compilation_cache(config.compilation_cache)
-    run = Run(config)
-    check_data(workdir, run, same_size=False)
+    splits, notes = open_eval_data(workdir, config)
+    run = Run(config, splits=splits)
+    for note in notes:
+        warn(note)
     return judge(run, read_weights(config, workdir, which))
 
 

@@ -3,15 +3,18 @@
 import contextlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
+from train.data.check import check_images
 from train.data.pipeline import check_decoder
 from train.mesh import check_batch_size
 from train.metrics import Row
-from train.processes import start
+from train.processes import Processes, start
 from train.progress import Display, warn
-from train.run import Run, check_data, check_workdir, resumed_config, use_compilation_cache
+from train.run import Run, check_workdir, resumed_config, use_compilation_cache
+from train.run_data import check_data
 from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer, newest_checkpoint, resumes
@@ -42,7 +45,8 @@ def fit(
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
-        check_data(workdir, run, same_size=True)
+        notes = [*run.splits.notes, *check_data(workdir, run)]
+        processes.check_same("the files of the data", _file_digests(run))
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
@@ -52,11 +56,31 @@ def fit(
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
         display = Display(run.total_steps, quiet or not processes.is_writer)
         _introduce(run, workdir, display)
+        for note in notes if processes.is_writer else ():
+            warn(note)
+        with processes.reporting():
+            _check_eval_images(run, workdir, processes, stop)
         trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
         with processes.reporting():
             trainer.train(stop)
             return trainer.finish()
+
+
+def _file_digests(run: Run) -> Any:
+    """What must be the same in all processes, or their batches would not fit together."""
+    files = run.files or {}
+    return {split: files.get(split) for split in ("train", "eval")}
+
+
+def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: Stop) -> None:
+    """Finds unreadable evaluation images before training; a resume's were found by its start."""
+    if resumes(workdir):
+        return
+    shard = (processes.index, processes.count)
+    stopped = lambda: stop.signal is not None  # noqa: E731
+    if note := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
+        warn(note)
 
 
 def _introduce(run: Run, workdir: Path, display: Display) -> None:

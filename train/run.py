@@ -10,10 +10,20 @@ from typing import Any
 
 from train.config import ConfigError, RunConfig, to_steps
 from train.config_json import differences, from_json, keep_versions, to_json, with_versions
+from train.data import file_list
 from train.data.sources import Splits, open_splits
 from train.provenance import code_version, command_line, versions
 
-_EXTRAS = ("versions", "commit", "command", "devices", "class_names", "examples", "parameters")
+_EXTRAS = (
+    "versions",
+    "commit",
+    "command",
+    "devices",
+    "class_names",
+    "examples",
+    "files",
+    "parameters",
+)
 
 
 def check_workdir(workdir: Path, config: RunConfig) -> None:
@@ -40,28 +50,6 @@ def resumed_config(workdir: Path, config: RunConfig) -> RunConfig:
     return keep_versions(read_config(workdir), config)
 
 
-def check_data(workdir: Path, run: "Run", *, same_size: bool) -> None:
-    """Raises `ConfigError` if the data are no longer those that the run in `workdir` began with.
-
-    Args:
-      same_size: the splits must have as many examples too; else only the classes count.
-    """
-    if not (workdir / "config.json").exists():
-        return
-    began = _read(workdir)
-    splits = run.splits
-    now: dict[str, Any] = {"class_names": list(splits.train.class_names)}
-    if same_size:
-        now["examples"] = {"train": len(splits.train), "eval": len(splits.eval)}
-    for name, value in now.items():
-        if value != began[name]:
-            what = name.replace("_", " ")
-            raise ConfigError(
-                f"the data of {str(workdir)!r} have changed: its {what} were {began[name]}, and "
-                f"{run.config.data.name} {run.config.data.dir or ''} now has {value}"
-            )
-
-
 def read_config(workdir: Path) -> RunConfig:
     """The config of the run in a directory.
 
@@ -75,6 +63,11 @@ def read_config(workdir: Path) -> RunConfig:
 def read_class_names(workdir: Path) -> list[str]:
     """The names of the run's classes, by label."""
     return list(_read(workdir)["class_names"])
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """All of config.json: the options, and what was recorded when the run began."""
+    return _read(workdir)
 
 
 def _read(workdir: Path) -> dict[str, Any]:
@@ -107,8 +100,13 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
+    if run.files:
+        extras["files"] = run.files
+        file_list.write_names(workdir, run.splits)
+    tree = to_json(run.config)
+    tree["data"].update(run.splits.chosen)
     temporary = workdir / "config.tmp"
-    temporary.write_text(json.dumps({**to_json(run.config), **extras}, indent=1) + "\n")
+    temporary.write_text(json.dumps({**tree, **extras}, indent=1) + "\n")
     os.replace(temporary, workdir / "config.json")
 
 
@@ -153,6 +151,11 @@ class Run:
     @cached_property
     def splits(self) -> Splits:
         return open_splits(self.config.data)
+
+    @cached_property
+    def files(self) -> dict[str, Any] | None:
+        """What config.json keeps of the data's files; None where they are no folder of photos."""
+        return file_list.summary(self.splits)
 
     def steps(self, duration: str) -> int:
         """Steps in a duration of this run."""
