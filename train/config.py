@@ -395,7 +395,7 @@ class RunConfig:
     batch_size: int = 256
     """Global batch of a training step, over all devices and processes."""
     seed: int = 0
-    """Of the weights, the order of examples, augmentation and dropout."""
+    """Seed of the weights, the order of examples, augmentation and dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """What activations are computed in; parameters, statistics, logits and loss are float32."""
     ema_decay: float = 0.0
@@ -404,15 +404,16 @@ class RunConfig:
     """Examples that share BatchNorm statistics; None: the global batch; device: those of a device,
     kept as their number, so that a resume on other devices means the same."""
     scan: bool | None = None
-    """Blocks of a stage that are alike run as a loop, so that compilation does not grow with depth;
+    """Run a stage's identical blocks as a loop, so that compile time does not grow with depth;
     None: in networks of 50 blocks and more, such as resnet152 and resnet110_cifar."""
     skip_nonfinite: int = 0
-    """Steps that may be left out, all in all, because their loss or gradient is not finite; the
-    next one stops the run, and anomaly.json says what was in its batch."""
+    """How many steps of the run may be skipped because their loss or gradient is not finite; the
+    next one stops the run, and anomaly.json names the examples of its batch."""
     log_every: str = "50st"
     """How often training metrics are written."""
     compilation_cache: str | None = None
-    """Of compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': off."""
+    """Folder of compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': no
+    cache."""
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)

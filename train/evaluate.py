@@ -18,7 +18,7 @@ from train.mesh import put_batch, round_up, shard
 from train.metrics import Row, Window, means
 from train.prepare import Batch
 from train.progress import warn
-from train.report import Predictions, write_report
+from train.report import Predictions, Subject, write_report
 from train.run import Run
 from train.state import Variables
 
@@ -176,5 +176,7 @@ def judge(
         row["skipped"] = len(evaluation.bad)
     if workdir is not None and evaluation.predictions is not None and is_writer:
         names = run.splits.train.class_names
-        write_report(workdir, evaluation.predictions, names, partial(evaluation.picture, run))
+        picture = partial(evaluation.picture, run)
+        subject = Subject(weights.step, weights.name)
+        write_report(workdir, evaluation.predictions, names, picture, subject=subject)
     return {**row, **evaluation.metrics[weights.name]}

@@ -1,7 +1,6 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from train.resume import (
 )
 from train.run import Run, use_compilation_cache
 from train.run_data import check_data
-from train.start_screen import describe_run, unused_accelerator
+from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer
 
@@ -131,8 +130,8 @@ def _introduce(run: Run, workdir: Path, display: Display) -> None:
     """Says what is about to be trained, and on what."""
     if display.quiet:
         return
-    if missed := unused_accelerator(run.mesh.devices.flat[0].platform, os.environ):
-        warn(missed)
+    for warning in accelerator_warnings():
+        warn(warning)
     for line in describe_run(run, workdir, newest_checkpoint(workdir)):
         display.say(line)
 
