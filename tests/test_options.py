@@ -342,6 +342,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.std": ((0.5,), steps, {}),
     "data.on_bad_image": ("skip", outcome, {}),
     "data.max_pixels": (10, outcome, {}),
+    "data.max_image_bytes": (10, outcome, {}),
     "data.threads": (2, reading, {}),
     "data.workers": (1, reading, {}),
     "data.prefetch": (3, reading, {"data.threads": 2}),

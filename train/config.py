@@ -163,7 +163,10 @@ class DataConfig:
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that is no image: stop and name it, or leave it out, count and report it."""
     max_pixels: int = 100_000_000
-    """Larger images are refused (decompression bombs)."""
+    """Images of more pixels are refused (decompression bombs)."""
+    max_image_bytes: int = 768 * 2**20
+    """Memory that decoding and resizing one image may take, in bytes; an image that would take more
+    is refused before it is decoded. Each reading thread may take that much."""
     threads: int = 4
     """Reading and decoding threads of a process; 0: one, which reads a batch ahead."""
     workers: int = 0
@@ -196,6 +199,8 @@ class DataConfig:
         _check("data.retries", self.retries, self.retries >= 0, "must be at least 0")
         _check("data.stall_seconds", self.stall_seconds, self.stall_seconds > 0, "must be positive")
         _check("data.max_pixels", self.max_pixels, self.max_pixels >= 1, "must be at least 1")
+        large = self.max_image_bytes
+        _check("data.max_image_bytes", large, large >= 1, "must be at least 1")
         _check("data.examples", self.examples, self.examples >= 1, "must be at least 1")
         _check("data.classes", self.classes, self.classes >= 1, "must be at least 1")
         fraction = self.eval_fraction

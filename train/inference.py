@@ -12,7 +12,8 @@ import numpy as np
 from resnet_jax import Preprocessing
 from train.checkpoint import Checkpoints, Weights
 from train.config import ConfigError, DataConfig, MixConfig, RunConfig
-from train.data.images import BadImage, eval_image
+from train.data.images import BadImage, Limits, eval_image
+from train.data.images import limits as image_limits
 from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
@@ -75,8 +76,9 @@ def predict(
     names = read_class_names(workdir)
     variables = read_weights(config, workdir, which).variables
     model = make_model(config, len(names))
-    max_pixels = config.data.max_pixels
-    return classify(model, variables, names, of_run(config), files, max_pixels=max_pixels)
+    return classify(
+        model, variables, names, of_run(config), files, limits=image_limits(config.data)
+    )
 
 
 def classify(
@@ -86,19 +88,20 @@ def classify(
     view: Preprocessing,
     files: list[Path],
     *,
-    max_pixels: int = DataConfig.max_pixels,
+    limits: Limits | None = None,
 ) -> dict[Path, list[Guess]]:
     """The five most probable classes (all, if there are fewer) of each image file, best first.
 
     Args:
       names: of the classes, by label.
       view: what is done to an image before the network sees it.
-      max_pixels: larger images are refused.
+      limits: larger images are refused; None: those of `DataConfig`.
 
     Raises:
       ConfigError: a file that is missing or no image (none is classified then).
     """
-    images = {path: _read(path, view, max_pixels) for path in files}
+    limits = limits or image_limits(DataConfig())
+    images = {path: _read(path, view, limits) for path in files}
     prepare = make_prepare(len(names), view.mean, view.std, MixConfig())
 
     @jax.jit
@@ -116,13 +119,13 @@ def classify(
     return guesses
 
 
-def _read(path: Path, view: Preprocessing, max_pixels: int) -> np.ndarray:
+def _read(path: Path, view: Preprocessing, limits: Limits) -> np.ndarray:
     try:
         return eval_image(
             path.read_bytes(),
             view.size,
             view.crop_fraction,
-            max_pixels=max_pixels,
+            **limits,
             interpolation=view.interpolation,
         )
     except OSError as error:
