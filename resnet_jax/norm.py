@@ -106,7 +106,7 @@ class BatchNorm(nn.Module):
             raise ValueError(
                 f"{'/'.join(self.path) or 'BatchNorm'}: one value per channel (groups of 1 "
                 "example, 1 pixel each): training needs at least 2, because the variance of one is "
-                "0. Use more examples in a group, larger images, frozen BatchNorm or GroupNorm"
+                "0. Use larger groups, larger images, freeze_norm=True or norm='group'"
             )
         return x.reshape(batch // group, group, *x.shape[1:])
 

@@ -4,13 +4,15 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+from train import out_of_memory
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
 from train.data.pipeline import check_decoder
 from train.mesh import check_batch_size
 from train.metrics import Row
+from train.norm_groups import check_statistics
 from train.processes import start
-from train.progress import Display
+from train.progress import Display, warn
 from train.run import Run, check_data, check_workdir, resumed_config, use_compilation_cache
 from train.stop import Stop
 from train.trainer import Trainer, resumes
@@ -41,6 +43,7 @@ def fit(
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
+        noisy = check_statistics(run)
         check_data(workdir, run, same_size=True)
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
@@ -50,11 +53,31 @@ def fit(
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
         display = Display(run.total_steps, quiet or not processes.is_writer)
-        trainer = Trainer(run, workdir, display, processes)
+        if noisy and processes.is_writer:
+            warn(noisy)
+        if short := ema_note(run):
+            display.say(short)
+        explain = out_of_memory.for_training(run)
+        with out_of_memory.explained(explain):
+            trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
-        with processes.reporting():
+        with processes.reporting(), out_of_memory.explained(explain):
             trainer.train(stop)
             return trainer.finish()
+
+
+def ema_note(run: Run) -> str | None:
+    """Says so if the run ends before its `ema_decay` is reached."""
+    from train.optim import ema_decay_at, ema_warmup
+
+    decay, steps = run.config.ema_decay, run.total_steps
+    if not decay or ema_warmup(decay) < steps:
+        return None
+    return (
+        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
+        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
+        "last tenth"
+    )
 
 
 def _check_lengths(run: Run) -> None:

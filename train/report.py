@@ -23,6 +23,7 @@ import numpy as np
 
 from train.curves import column, curves, finite
 from train.metrics import Row, parse_metrics
+from train.tasks import NO_CLASS
 
 Pairs = collections.Counter[tuple[int, int]]  # (true, predicted) class
 
@@ -37,8 +38,8 @@ class Predictions:
     """What the evaluated model said of each example of a split."""
 
     label: np.ndarray  # int [N]
-    prediction: np.ndarray  # int [N]
-    confidence: np.ndarray  # float [N]: softmax probability of `prediction`
+    prediction: np.ndarray  # int [N]; NO_CLASS: the logits were tied or NaN, which is a mistake
+    confidence: np.ndarray  # float [N]: the highest softmax probability
     loss: np.ndarray  # float [N]
     name: list[str]  # [N] file name or "test[17]"
 
@@ -97,9 +98,13 @@ def _check(p: Predictions, classes: int) -> None:
     lengths = [len(getattr(p, field.name)) for field in dataclasses.fields(p)]
     if len(set(lengths)) > 1:
         raise ValueError(f"predictions differ in length: {lengths}")
-    for what, ids in (("label", p.label), ("prediction", p.prediction)):
-        if len(ids) and not 0 <= ids.min() <= ids.max() < classes:
+    for what, ids, least in (("label", p.label, 0), ("prediction", p.prediction, NO_CLASS)):
+        if len(ids) and not least <= ids.min() <= ids.max() < classes:
             raise ValueError(f"{what} in {ids.min()}..{ids.max()}, but there are {classes} classes")
+
+
+def _predicted(names: Sequence[str], prediction: int) -> str:
+    return names[prediction] if prediction != NO_CLASS else "no class"
 
 
 def _get(config: Any, path: str) -> Any:
@@ -200,7 +205,7 @@ def _confusions(p: Predictions, names: Sequence[str]) -> str:
         return _matrix(counts, examples, names)
     wrong = [(*pair, count) for pair, count in counts.most_common() if pair[0] != pair[1]]
     rows = (
-        _row(names[true], names[predicted], f"{count:,}", _share(count, examples[true]))
+        _row(names[true], _predicted(names, predicted), f"{count:,}", _share(count, examples[true]))
         for true, predicted, count in wrong[:CONFUSIONS]
     )
     head = ("True", "Predicted", "Count", "Share of true class")
@@ -210,10 +215,14 @@ def _confusions(p: Predictions, names: Sequence[str]) -> str:
 
 def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[str]) -> str:
     dense = len(names) > COUNTED_CLASSES
+    tied = any(predicted == NO_CLASS for _, predicted in counts)
+    columns = [*range(len(names)), *([NO_CLASS] if tied else [])]
+    note = " No class: the highest logits were tied, or one was NaN." if tied else ""
+    titles = [_predicted(names, predicted) for predicted in columns]
     rows = []
     for true, name in enumerate(names):
         cells = f'<th scope="row">{_text(name)}</th>'
-        for predicted, other in enumerate(names):
+        for predicted, other in zip(columns, titles, strict=True):
             count = counts[true, predicted]
             heat = math.sqrt(count / examples[true]) if count else 0
             kind = "right" if true == predicted else "wrong"
@@ -225,7 +234,7 @@ def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[s
     return (
         "<p>Rows are the true class, columns the predicted one. The colour is the square root of "
         "the share of the row, so that rare mistakes can be seen: blue for right, orange for "
-        "wrong.</p>" + _table("matrix dense" if dense else "matrix", ["", *names], rows)
+        f"wrong.{note}</p>" + _table("matrix dense" if dense else "matrix", ["", *titles], rows)
     )
 
 
@@ -235,7 +244,7 @@ def _classes(p: Predictions, names: Sequence[str]) -> str:
     mistaken: dict[int, str] = {}
     for (true, predicted), count in counts.most_common():
         if true != predicted:
-            mistaken.setdefault(true, f"{names[predicted]} ({count:,})")
+            mistaken.setdefault(true, f"{_predicted(names, predicted)} ({count:,})")
     share = {i: counts[i, i] / examples[i] if examples[i] else math.inf for i in range(len(names))}
     rows = [
         _row(
@@ -263,7 +272,7 @@ def _mistakes(p: Predictions, names: Sequence[str], picture: Callable[[int], np.
         return f"<p>{said}</p>"
     figures = "\n".join(
         f"<figure>{_image(picture(i))}<figcaption><b>{_text(names[p.label[i]])}</b>"
-        f"<span>taken for <b>{_text(names[p.prediction[i]])}</b></span>"
+        f"<span>taken for <b>{_text(_predicted(names, p.prediction[i]))}</b></span>"
         f"<span>confidence {_share(float(p.confidence[i]))}</span>"
         f"<span>loss {_number(float(p.loss[i]), '.3f')}</span>"
         f"<small>{_text(p.name[i])}</small></figcaption></figure>"
