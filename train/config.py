@@ -404,7 +404,9 @@ class RunConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     """What activations are computed in; parameters, statistics, logits and loss are float32."""
     ema_decay: float = 0.0
-    """Moving average of weights and statistics, evaluated beside the raw ones; 0: none."""
+    """Moving average of weights and statistics, evaluated beside the raw ones; 0: none. The decay
+    of step t is min(ema_decay, (1 + t) / (10 + t)), so that the average of a short run covers about
+    its last tenth: 0.999 is reached after 8,990 steps, 0.9999 after 89,990."""
     norm_group_size: int | Literal["device"] | None = None
     """Examples that share BatchNorm statistics; None: the global batch; device: those of a device,
     kept as their number, so that a resume on other devices means the same."""
