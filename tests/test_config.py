@@ -101,6 +101,7 @@ EVERY = {
     "data.std": ([0.5], [0.5, 0.25, 0.75]),
     "data.on_bad_image": ("skip", "error"),
     "data.max_pixels": (3, 4),
+    "data.max_image_bytes": (3, 4),
     "data.threads": (3, 0),
     "data.workers": (3, 4),
     "data.prefetch": (3, 4),
@@ -407,6 +408,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("data.workers", [-1], [0], "must be at least 0"),
     ("data.prefetch", [0], [1], "must be at least 1"),
     ("data.max_pixels", [0], [1], "must be at least 1"),
+    ("data.max_image_bytes", [0], [1], "must be at least 1"),
     ("data.examples", [0], [1], "must be at least 1"),
     ("data.classes", [0], [1], "must be at least 1"),
     ("data.eval_fraction", [0.0, 1.0, -0.5, 1.5], [0.001, 0.999], "between 0 and 1"),
@@ -619,7 +621,7 @@ def test_recipes_load_no_jax():
     assert "train" in imported and imported & HEAVY == set()
 
 
-@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["train", "folder", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["train", "--help-all"]])
 def test_help_answers_soon_and_loads_no_jax(args):
     for _ in range(3):  # the machine may be busy with something else
         done, imported, seconds = python("-m", "train", *args)
@@ -630,6 +632,7 @@ def test_help_answers_soon_and_loads_no_jax(args):
     assert "usage: resnet-jax" in done.stdout
     if "train" in args:
         assert "--optim.lr" in done.stdout and "--workdir" in done.stdout
+    if "--help-all" in args:
         assert "Adam's second-moment decay" in done.stdout  # from the docstrings of the fields
         assert "Cardinality" in done.stdout or "cardinality" in done.stdout  # the spec's as well
     assert seconds < 2

@@ -152,7 +152,7 @@ def reading(config: RunConfig, workdir) -> str:
         patch.setattr(pipeline, "in_threads", in_threads)
         for name in ("ReadOptions", "MultiprocessingOptions"):
             patch.setattr(grain, name, spy(getattr(grain, name)))
-        patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, _: self)
+        patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, *_: self)
         batch(config, workdir)
     return str(asked)
 
@@ -342,6 +342,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.std": ((0.5,), steps, {}),
     "data.on_bad_image": ("skip", outcome, {}),
     "data.max_pixels": (10, outcome, {}),
+    "data.max_image_bytes": (10, outcome, {}),
     "data.threads": (2, reading, {}),
     "data.workers": (1, reading, {}),
     "data.prefetch": (3, reading, {"data.threads": 2}),

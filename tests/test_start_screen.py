@@ -19,9 +19,9 @@ from train.config import (
 )
 from train.data.sources import ArraySource, FolderSource, Splits
 from train.loop import fit
+from train.resume import newest_checkpoint
 from train.run import Run
 from train.start_screen import describe_run, unused_accelerator
-from train.trainer import newest_checkpoint
 
 
 def arrays(counts: dict[str, int], channels: int = 3) -> ArraySource:
@@ -156,7 +156,7 @@ def test_a_gpu_that_is_not_used_is_reported(tmp_path, monkeypatch):
 
 def test_it_comes_before_anything_is_compiled(tmp_path, monkeypatch, capsys):
     """And a GPU left idle is a warning on stderr."""
-    monkeypatch.setattr(train.loop, "unused_accelerator", lambda *_: "a GPU is idle")
+    monkeypatch.setattr(train.start_screen, "unused_accelerator", lambda *_: "a GPU is idle")
 
     class Stopped(Exception):
         pass

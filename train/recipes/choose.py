@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from resnet_jax.zoo import ZOO
 from train.arguments import HELP
-from train.config import ConfigError
+from train.config import ConfigError, RunConfig
+from train.paths import expand
 from train.recipes import all_recipes
 
 DEFAULT = "digits"
@@ -18,6 +20,7 @@ class Choice(NamedTuple):
     recipe: str
     options: list[str]
     note: str = ""
+    warning: str = ""
 
 
 def take_recipe(args: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -52,14 +55,25 @@ def choose(args: Sequence[str]) -> Choice:
     """
     name, options = take_recipe(args)
     if name is not None:
+        if name in ZOO:
+            raise ConfigError(
+                f"{name!r} is a network, not a recipe: resnet-jax train RECIPE --model.name {name}"
+            )
         if name not in all_recipes() and (os.sep in name or Path(name).exists()):
             raise ConfigError(
                 f"{name!r} is not a recipe; for a folder of photos: "
                 f"resnet-jax train folder --data.dir {name}"
             )
         return Choice(name, options)
-    where = _value("--data.dir", options)
-    if where is None or _value("--data.name", options) is not None:
+    where, data = _value("--data.dir", options), _value("--data.name", options)
+    if data is not None and data != DEFAULT and _value("--data.image_size", options) is None:
+        size = all_recipes()[DEFAULT].data.image_size
+        return Choice(
+            *(DEFAULT, options),
+            warning=f"no recipe is named, so --data.name {data} is trained as {DEFAULT} is, on "
+            f"images of {size}x{size} pixels; `resnet-jax recipes` lists the recipes",
+        )
+    if where is None or data is not None:
         return Choice(DEFAULT, options)
     path = Path(where).expanduser()
     if path.is_file():
@@ -75,12 +89,35 @@ def choose(args: Sequence[str]) -> Choice:
     return Choice("folder", options, "no recipe is named, and --data.dir is: the recipe is folder")
 
 
+def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
+    """The run that `resnet-jax train ARGS` resumes because no recipe is named: that in its workdir.
+
+    Returns:
+      Its config, which the options change, and its directory; None: a recipe or other data are
+      named, or the directory holds no run.
+
+    Raises:
+      ConfigError: its config cannot be read.
+    """
+    name, options = take_recipe(args)
+    where = _value("--workdir", options)
+    is_new = where is None and any(_value(f"--data.{key}", options) for key in ("dir", "name"))
+    if name is not None or is_new:
+        return None
+    workdir = expand(where or Path("runs") / DEFAULT, "workdir")
+    if not (workdir / "config.json").is_file():
+        return None
+    from train.run import read_config
+
+    return read_config(workdir), workdir
+
+
 def _value(flag: str, options: Sequence[str]) -> str | None:
     """The value of an option, the last time that it is given."""
     found = None
     for i, option in enumerate(options):
         name, equals, value = option.partition("=")
-        if name == flag:
+        if name.replace("-", "_") == flag.replace("-", "_"):
             found = value if equals else (options[i + 1] if i + 1 < len(options) else None)
     return found
 
