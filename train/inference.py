@@ -18,8 +18,16 @@ from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
 from train.prepare import make_prepare
-from train.run import Run, check_data, make_model, read_class_names, use_compilation_cache
+from train.progress import warn
+from train.run import (
+    Run,
+    make_model,
+    read_class_names,
+    use_compilation_cache,
+)
+from train.run_data import open_eval_data
 from train.state import Variables
+from train.tasks import NO_CLASS, top_class
 from train.weights import of_run
 
 
@@ -43,8 +51,10 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
       ConfigError: no such checkpoint; bad data, or data of other classes than the run's.
     """
     use_compilation_cache(config.compilation_cache)
-    run = Run(config)
-    check_data(workdir, run, same_size=False)
+    splits, notes = open_eval_data(workdir, config)
+    run = Run(config, splits=splits)
+    for note in notes:
+        warn(note)
     return judge(run, read_weights(config, workdir, which))
 
 
@@ -83,6 +93,9 @@ def classify(
 ) -> dict[Path, list[Guess]]:
     """The five most probable classes (all, if there are fewer) of each image file, best first.
 
+    Equal probabilities come in the order of the labels. An image for which no class is ahead, by
+    the rule of `top_class`, is named in a warning.
+
     Args:
       names: of the classes, by label.
       view: what is done to an image before the network sees it.
@@ -96,15 +109,17 @@ def classify(
     prepare = make_prepare(len(names), view.mean, view.std, MixConfig())
 
     @jax.jit
-    def probabilities(variables: Variables, image: jax.Array) -> jax.Array:
+    def look(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = prepare({"image": image, "label": jnp.zeros(1, jnp.int32)}, train=False)
         logits: Any = model.apply(variables, batch["image"], train=False)
-        return jax.nn.softmax(logits)[0]
+        return jax.nn.softmax(logits)[0], top_class(logits)[0]
 
     variables = jax.device_put(variables)  # once, and not for every image
     guesses = {}
     for path, image in images.items():
-        p = np.asarray(probabilities(variables, image[None]))
+        p, top = map(np.asarray, look(variables, image[None]))
+        if top == NO_CLASS:
+            warn(f"{path}: no class is ahead; the highest logits are equal, or one is NaN")
         best = np.argsort(-p, kind="stable")[:5]
         guesses[path] = [Guess(names[i], float(p[i])) for i in best]
     return guesses

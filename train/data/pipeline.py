@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from train.data.order import asked_between
 from train.data.retry import read_again
 from train.data.sources import Source
 from train.data.threads import in_threads
+from train.data.workers import deaf, end_with_parent
 
 HostBatch = dict[str, np.ndarray]
 """image uint8 [B, H, W, C], label int32 [B], mask float32 [B] (0: padding or unreadable),
@@ -293,8 +293,12 @@ def _in_workers(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBat
     workers = grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=data.prefetch)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers; we have none
-    with contextlib.closing(iter(stream.to_iter_dataset(options).mp_prefetch(workers))) as batches:
+    batches = iter(stream.to_iter_dataset(options).mp_prefetch(workers, end_with_parent))
+    with contextlib.closing(batches):
         try:
+            with deaf():  # the first batch starts them
+                first = list(itertools.islice(batches, 1))
+            yield from first
             yield from batches
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
@@ -303,14 +307,6 @@ def _in_workers(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBat
                 "a process of data.workers died, for lack of memory, or because a script starts "
                 f"training outside of `if __name__ == '__main__':`: {error}"
             ) from None
-
-
-def kill_workers() -> int:
-    """Ends the processes of `data.workers` at once (they only read); says how many there were."""
-    workers = [p for p in multiprocessing.active_children() if p.name.startswith("grain-")]
-    for worker in workers:
-        worker.kill()
-    return len(workers)
 
 
 def check_decoder(data: DataConfig, augment: AugmentConfig) -> None:
