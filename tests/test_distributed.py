@@ -60,9 +60,10 @@ class Job:
         return re.sub(GLOO, "", self.files[process].with_suffix(".out").read_text())
 
     def errors(self, process: int) -> list[str]:
-        """Its stderr, but for what it says when another one starts late."""
+        """Its stderr, but for what it says while it waits, and at once to a signal."""
         lines = self.files[process].with_suffix(".err").read_text().splitlines()
-        return [line for line in lines if not line.startswith("warning: waiting for process")]
+        passing = ("warning: waiting for process", "SIGTERM: stopping")
+        return [line for line in lines if not line.startswith(passing)]
 
     def said(self) -> str:
         """All of it."""

@@ -19,9 +19,9 @@ from train.config import (
 )
 from train.data.sources import ArraySource, FolderSource, Splits
 from train.loop import fit
+from train.resume import newest_checkpoint
 from train.run import Run
 from train.start_screen import describe_run, unused_accelerator
-from train.trainer import newest_checkpoint
 
 
 def arrays(counts: dict[str, int], channels: int = 3) -> ArraySource:

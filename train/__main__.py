@@ -13,6 +13,7 @@ from resnet_jax.zoo import ZOO, list_models
 from train.arguments import HELP, parse, split
 from train.config import ConfigError, RunConfig, RunError
 from train.effects import PREDICTION, accepted_by_eval, check_applicable, check_effects
+from train.output import safe_output
 from train.usage import (
     EVAL_COMMON,
     EVAL_HELP,
@@ -36,7 +37,10 @@ class TrainArgs:
 
     config: Config
     workdir: Path
-    """Where the run is kept; the same command again resumes it."""
+    """Where the run is kept; the same command again resumes it, or `--workdir DIR` alone."""
+    extend: Annotated[int, tyro.conf.UseCounterAction] = 0
+    """Goes on with the run in the workdir for another --duration, or with other eval.*,
+    checkpoint.* or log_every."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,16 @@ class PredictArgs:
 def train(args: list[str]) -> None:
     """Trains a recipe, or resumes it."""
     from train.recipes import all_recipes, get_recipe
-    from train.recipes.choose import choose
+    from train.recipes.choose import choose, find_stored
 
-    name, options, note, warning = choose(args)
-    recipe = get_recipe(name)
-    start = TrainArgs(recipe, Path("runs") / name)
+    warning = ""
+    if stored := find_stored(args):
+        (recipe, workdir), options, note = stored, args, ""
+        name = recipe.recipe
+    else:
+        name, options, note, warning = choose(args)
+        recipe, workdir = get_recipe(name), Path("runs") / name
+    start = TrainArgs(recipe, workdir)
     about = TRAIN_HELP.format(recipes=", ".join(all_recipes()), name=name)
     usage = "train [RECIPE]"
     given = parse(f"train {name}", about, TrainArgs, start, options, usage=usage)
@@ -81,7 +90,7 @@ def train(args: list[str]) -> None:
     with Stop().listening() as stop:
         from train.loop import fit  # takes a second, in which an interrupt would crash JAX
 
-        fit(given.config, given.workdir, stop=stop)
+        fit(given.config, given.workdir, stop=stop, extend=bool(given.extend))
 
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
@@ -259,6 +268,11 @@ def _without_echoes(unraisable: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0 done, 2 bad input or config, 1 anything else."""
     args = list(sys.argv[1:] if argv is None else argv)
+    with safe_output():
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -278,8 +292,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stdout = None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1

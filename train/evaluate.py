@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from train import out_of_memory
 from train.checkpoint import Weights
 from train.data.feed import Feed, Stopped, never
 from train.data.pipeline import EvalReader, HostBatch, eval_batches
@@ -69,7 +70,11 @@ def evaluate(
     windows = {name: Window() for name in weights}
     bad: list[np.ndarray] = []
     seen: list[dict[str, np.ndarray]] = []
-    with _feed(run, batch_size, report, stopped, kept) as feed:
+    explain = out_of_memory.for_evaluation(run, batch_size)
+    with (
+        out_of_memory.explained(explain),
+        _feed(run, batch_size, report, stopped, kept) as feed,
+    ):
         for step, (batch, on_device) in enumerate(feed):
             if stopped(0.0):
                 raise Stopped

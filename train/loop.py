@@ -5,47 +5,79 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from train import out_of_memory
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
 from train.data.check import check_images
 from train.data.pipeline import check_decoder
+from train.lock import RunLock
 from train.mesh import check_batch_size
 from train.metrics import Row
+from train.norm_groups import check_statistics
+from train.output import safe_output
+from train.paths import expand, resolve_workdir
 from train.processes import Processes, start
 from train.progress import Display, warn
-from train.run import Run, check_workdir, resumed_config, use_compilation_cache
+from train.resume import (
+    check_duration,
+    check_workdir,
+    is_empty,
+    newest_checkpoint,
+    resumed_config,
+    resumes,
+)
+from train.run import Run, use_compilation_cache
 from train.run_data import check_data
 from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
-from train.trainer import Trainer, newest_checkpoint, resumes
+from train.trainer import Trainer
 
 
 def fit(
-    config: RunConfig, workdir: str | Path, *, quiet: bool = False, stop: Stop | None = None
+    config: RunConfig,
+    workdir: str | Path,
+    *,
+    quiet: bool = False,
+    stop: Stop | None = None,
+    extend: bool = False,
 ) -> Row:
     """Trains a run, or resumes the one in `workdir`, and writes its report.
 
     The same config and directory again continue after the newest checkpoint, bit for bit as if
-    nothing had happened. `stop` is for a caller that already listens to signals.
+    nothing had happened. One process at a time may train in a directory.
+
+    Args:
+      stop: of a caller that already listens to signals.
+      extend: the run in `workdir` goes on with another duration, evaluation, checkpoints or
+        logging; config.json keeps from which step on.
 
     Returns:
       The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
 
     Raises:
-      ConfigError: bad input; what was trained so far is saved.
+      ConfigError: bad input, or another process trains in `workdir`; what was trained so far is
+        saved.
       RunError: it could not go on: a loss that is not finite, a disk that is full, a signal.
     """
-    workdir = Path(workdir)
+    workdir = resolve_workdir(workdir)
+    config = _with_absolute_paths(config)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(safe_output())
         stop = stop or stack.enter_context(Stop().listening())
         processes = stack.enter_context(start(config.mesh, lambda: stop.signal))
+        lock = stack.enter_context(RunLock(workdir))
+        if processes.is_writer:
+            lock.take()
         config = resumed_config(workdir, config)
-        check_workdir(workdir, config)
+        notice = check_workdir(workdir, config, extend=extend)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
-        notes = [*run.splits.notes, *check_data(workdir, run)]
+        check_duration(workdir, run)
+        notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
+        if not is_empty(workdir):
+            notes += check_data(workdir, run)
         processes.check_same("the files of the data", _file_digests(run))
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
@@ -54,17 +86,32 @@ def fit(
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
+        if processes.is_writer and lock.take():  # the directory is new, perhaps another process's
+            check_workdir(workdir, config, extend=extend)
         display = Display(run.total_steps, quiet or not processes.is_writer)
+        stack.callback(display.close)
+        if notice:
+            display.say(notice)
         _introduce(run, workdir, display)
         for note in notes if processes.is_writer else ():
             warn(note)
         with processes.reporting():
             _check_eval_images(run, workdir, processes, stop)
-        trainer = Trainer(run, workdir, display, processes)
+        explain = out_of_memory.for_training(run)
+        with out_of_memory.explained(explain):
+            trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
-        with processes.reporting():
+        with processes.reporting(), out_of_memory.explained(explain):
             trainer.train(stop)
             return trainer.finish()
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """config.json is read from other working directories too."""
+    if config.data.dir is None:
+        return config
+    folder = str(expand(config.data.dir, "data.dir"))
+    return replace(config, data=replace(config.data, dir=folder))
 
 
 def _file_digests(run: Run) -> Any:
@@ -91,11 +138,42 @@ def _introduce(run: Run, workdir: Path, display: Display) -> None:
         warn(warning)
     for line in describe_run(run, workdir, newest_checkpoint(workdir)):
         display.say(line)
+    if short := ema_note(run):
+        display.say(short)
+
+
+def ema_note(run: Run) -> str | None:
+    """Says so if the run ends before its `ema_decay` is reached."""
+    from train.optim import ema_decay_at, ema_warmup
+
+    decay, steps = run.config.ema_decay, run.total_steps
+    if not decay or ema_warmup(decay) < steps:
+        return None
+    return (
+        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
+        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
+        "last tenth"
+    )
 
 
 def _check_lengths(run: Run) -> None:
     """Raises `ConfigError` for what only the size of the data set can tell, before compilation."""
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
+    _check_batch(run)
     _ = run.schedule, run.model, run.resident
     check_decoder(run.config.data, run.config.augment)
+
+
+def _check_batch(run: Run) -> None:
+    """Raises `ConfigError` for a batch that is larger than the data set."""
+    batch_size, count = run.config.batch_size, len(run.splits.train)
+    if batch_size <= count:
+        return
+    largest = count // run.mesh.size * run.mesh.size
+    fix = f"choose --batch_size {largest} or less" if largest else "use fewer devices"
+    scaled = f"; the learning rate is scaled for {batch_size}" if run.config.optim.lr_batch else ""
+    raise ConfigError(
+        f"batch_size {batch_size}: there are {count} training images, so one step would be "
+        f"{batch_size / count:.1f} epochs{scaled}; {fix}"
+    )

@@ -57,7 +57,13 @@ def _members(kind: Any) -> list[Any]:
     return sorted(members, key=lambda member: member is type(None))
 
 
+class Flag:
+    """The kind of an option that takes no value."""
+
+
 def _placeholder(kind: Any) -> str:
+    if kind is Flag:
+        return ""
     if kind is type(None):
         return "None"
     if kind is bool:
@@ -106,6 +112,7 @@ def options(kind: type, default: Any, *, prefix: str = "", shared: bool = False)
         if tyro.conf.Suppress in extras:
             continue
         hint = typing.get_args(hint)[0] if extras else hint
+        hint = Flag if tyro.conf.UseCounterAction in extras else hint
         if isinstance(value, RunConfig):
             found += options(RunConfig, value, shared=True)
         elif dataclasses.is_dataclass(value):
@@ -140,6 +147,7 @@ def list_of(found: Iterable[Option]) -> str:
     for option in found:
         head = f"  --{option.name} {option.takes}".rstrip()
         text = f"{option.doc} [{_shown(option.default)}]"
+        text = option.doc if option.kind is Flag else text
         if len(head) <= 28:
             head = head.ljust(30)
         else:

@@ -23,6 +23,7 @@ from train.curves import column, curves, finite
 from train.metrics import Row, parse_metrics
 from train.report_tables import (
     Predictions,
+    class_name,
     class_scores,
     classes,
     confusions,
@@ -31,6 +32,7 @@ from train.report_tables import (
     share,
     text,
 )
+from train.tasks import NO_CLASS
 
 MISTAKES = 24
 
@@ -174,8 +176,8 @@ def _check(p: Predictions, count: int) -> None:
     lengths = [len(getattr(p, field.name)) for field in dataclasses.fields(p)]
     if len(set(lengths)) > 1:
         raise ValueError(f"predictions differ in length: {lengths}")
-    for what, ids in (("label", p.label), ("prediction", p.prediction)):
-        if len(ids) and not 0 <= ids.min() <= ids.max() < count:
+    for what, ids, least in (("label", p.label, 0), ("prediction", p.prediction, NO_CLASS)):
+        if len(ids) and not least <= ids.min() <= ids.max() < count:
             raise ValueError(f"{what} in {ids.min()}..{ids.max()}, but there are {count} classes")
 
 
@@ -262,7 +264,7 @@ def _mistakes(p: Predictions, names: Sequence[str], picture: Callable[[int], np.
         return f"<p>{said}</p>"
     figures = "\n".join(
         f"<figure>{_image(picture(i))}<figcaption><b>{text(names[p.label[i]])}</b>"
-        f"<span>taken for <b>{text(names[p.prediction[i]])}</b></span>"
+        f"<span>taken for <b>{text(class_name(names, p.prediction[i]))}</b></span>"
         f"<span>confidence {share(float(p.confidence[i]))}</span>"
         f"<span>loss {number(float(p.loss[i]), '.3f')}</span>"
         f"<small>{text(p.name[i])}</small></figcaption></figure>"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from train.tasks import NO_CLASS
+
 Pairs = collections.Counter[tuple[int, int]]  # (true, predicted) class
 
 MATRIX_CLASSES = 50  # the most classes a confusion matrix, or an unfolded table, is readable for
@@ -20,8 +22,8 @@ class Predictions:
     """What the evaluated model said of each example of a split."""
 
     label: np.ndarray  # int [N]
-    prediction: np.ndarray  # int [N]
-    confidence: np.ndarray  # float [N]: softmax probability of `prediction`
+    prediction: np.ndarray  # int [N]; NO_CLASS: the logits were tied or NaN, which is a mistake
+    confidence: np.ndarray  # float [N]: the highest softmax probability
     loss: np.ndarray  # float [N]
     name: list[str]  # [N] file name or "test[17]"
 
@@ -76,6 +78,11 @@ def macro(scores: Sequence[Scores]) -> Mapping[str, float]:
     return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
+def class_name(names: Sequence[str], prediction: int) -> str:
+    """The name of a prediction, which may be NO_CLASS."""
+    return names[prediction] if prediction != NO_CLASS else "no class"
+
+
 def text(value: object) -> str:
     return html.escape(str(value))
 
@@ -118,7 +125,7 @@ def confusions(p: Predictions, names: Sequence[str]) -> str:
         return _matrix(counts, examples, names)
     wrong = [(*pair, count) for pair, count in counts.most_common() if pair[0] != pair[1]]
     rows = (
-        _row(names[true], names[predicted], f"{count:,}", share(count, examples[true]))
+        _row(names[true], class_name(names, predicted), f"{count:,}", share(count, examples[true]))
         for true, predicted, count in wrong[:CONFUSIONS]
     )
     head = ("True", "Predicted", "Count", "Share of true class")
@@ -128,10 +135,14 @@ def confusions(p: Predictions, names: Sequence[str]) -> str:
 
 def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[str]) -> str:
     dense = len(names) > COUNTED_CLASSES
+    tied = any(predicted == NO_CLASS for _, predicted in counts)
+    columns = [*range(len(names)), *([NO_CLASS] if tied else [])]
+    note = " No class: the highest logits were tied, or one was NaN." if tied else ""
+    titles = [class_name(names, predicted) for predicted in columns]
     rows = []
     for true, name in enumerate(names):
         cells = f'<th scope="row">{text(name)}</th>'
-        for predicted, other in enumerate(names):
+        for predicted, other in zip(columns, titles, strict=True):
             count = counts[true, predicted]
             heat = math.sqrt(count / examples[true]) if count else 0
             kind = "right" if true == predicted else "wrong"
@@ -143,7 +154,7 @@ def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[s
     return (
         "<p>Rows are the true class, columns the predicted one. The colour is the square root of "
         "the share of the row, so that rare mistakes can be seen: blue for right, orange for "
-        "wrong.</p>" + _table("matrix dense" if dense else "matrix", ["", *names], rows)
+        f"wrong.{note}</p>" + _table("matrix dense" if dense else "matrix", ["", *titles], rows)
     )
 
 
@@ -154,7 +165,7 @@ def classes(p: Predictions, names: Sequence[str]) -> str:
     mistaken: dict[int, str] = {}
     for (true, predicted), count in counts.most_common():
         if true != predicted:
-            mistaken.setdefault(true, f"{names[predicted]} ({count:,})")
+            mistaken.setdefault(true, f"{class_name(names, predicted)} ({count:,})")
     order = sorted(
         range(len(names)), key=lambda i: scores[i].f1 if scores[i].examples else math.inf
     )

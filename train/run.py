@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig, to_steps
-from train.config_json import differences, from_json, keep_versions, to_json, with_versions
+from train.config_json import from_json, to_json, unknown_fields, with_versions
 from train.data import file_list
 from train.data.sources import Splits, open_splits
 from train.provenance import code_version, command_line, versions
@@ -23,31 +23,8 @@ _EXTRAS = (
     "examples",
     "files",
     "parameters",
+    "segments",
 )
-
-
-def check_workdir(workdir: Path, config: RunConfig) -> None:
-    """Raises `ConfigError` if the directory holds another run, saying what differs."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"workdir {str(workdir)!r}: is a file")
-    if not (workdir / "config.json").exists():
-        if any((workdir / "checkpoints").glob("*")):
-            raise ConfigError(f"workdir {str(workdir)!r}: holds checkpoints but no config.json")
-        return
-    changed = differences(read_config(workdir), config)
-    if changed:
-        lines = "\n  ".join(changed)
-        raise ConfigError(
-            f"workdir {str(workdir)!r} holds another run; choose another --workdir, or the same "
-            f"options. What differs (there -> now):\n  {lines}"
-        )
-
-
-def resumed_config(workdir: Path, config: RunConfig) -> RunConfig:
-    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with."""
-    if not (workdir / "config.json").is_file():
-        return config
-    return keep_versions(read_config(workdir), config)
 
 
 def read_config(workdir: Path) -> RunConfig:
@@ -56,8 +33,21 @@ def read_config(workdir: Path) -> RunConfig:
     Raises:
       ConfigError: there is none, or it cannot be read.
     """
-    content = {k: v for k, v in _read(workdir).items() if k not in _EXTRAS}
-    return from_json(with_versions(content))
+    path = workdir / "config.json"
+    whole = _read(workdir)
+    content = {k: v for k, v in whole.items() if k not in _EXTRAS}
+    if unknown := unknown_fields(content):
+        fields = ", ".join(f"{name} ({value!r})" for name, value in unknown.items())
+        wrote = (whole.get("versions") or {}).get("resnet-jax", "unknown")
+        here = f"this version of resnet-jax ({versions()['resnet-jax']})"
+        raise ConfigError(
+            f"{path}: {here} does not know {fields}; version {wrote} wrote the file. Install that "
+            "version, or delete what is unknown from the file to go on without it"
+        )
+    try:
+        return from_json(with_versions(content))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def read_class_names(workdir: Path) -> list[str]:
@@ -76,27 +66,25 @@ def _read(workdir: Path) -> dict[str, Any]:
         raise ConfigError(f"{str(workdir)!r} is not a run directory: it has no config.json")
     try:
         content = json.loads(path.read_text())
-        if "architecture" in content:
-            raise ConfigError(
-                f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
-                f"{workdir / 'model.safetensors'}"
-            )
-        return content
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: needs an object of options, not {str(content)[:40]!r}")
+    if "architecture" in content:
+        raise ConfigError(
+            f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
+            f"{workdir / 'model.safetensors'}"
+        )
+    return content
 
 
 def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     """config.json: the config, and what else it takes to reproduce the run."""
-    import jax
-
-    devices = jax.devices()
     extras = {
         "parameters": parameters,
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "commit": code_version(),
-        "command": command_line(),
-        "versions": versions(),
+        **provenance(),
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
@@ -108,6 +96,19 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     temporary = workdir / "config.tmp"
     temporary.write_text(json.dumps({**tree, **extras}, indent=1) + "\n")
     os.replace(temporary, workdir / "config.json")
+
+
+def provenance() -> dict[str, Any]:
+    """What a run is computed on and by: devices, commit, command, versions of packages."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "commit": code_version(),
+        "command": command_line(),
+        "versions": versions(),
+    }
 
 
 def use_compilation_cache(folder: str | None) -> None:
@@ -302,19 +303,19 @@ class Run:
 
     def new_state(self, *, resumes: bool = False) -> Any:
         """The state before the first step; a run that `resumes` needs only its shapes, no file."""
-        from train.state import create_state, init_variables
+        from train.state import create_state, init_head, init_variables
 
         name, size = self.config.model.name, self.config.data.image_size
+        random = resumes or self.given is None
         try:
-            variables = init_variables(self.model, size, self.config.seed)
+            init = init_variables if random else init_head
+            variables = init(self.model, size, self.config.seed)
         except ValueError as error:
             raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
-        if not resumes and self.given is not None:
-            fresh = variables["params"]["head"]
-            variables = {key: self.given[key] for key in variables}
+        if not random:
+            head, variables = variables, self.__dict__.pop("given")  # gigabytes, if large
             if self.config.init.head == "reset":
-                variables["params"] = {**variables["params"], "head": fresh}
-            self.__dict__.pop("given")  # gigabytes, for a large network
+                variables = {**variables, "params": {**variables["params"], "head": head}}
         return create_state(
             variables,
             self.tx,

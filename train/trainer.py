@@ -19,21 +19,11 @@ from train.mesh import replicated
 from train.metrics import MetricsLog, NoLog, NonFinite, Row, Window
 from train.processes import CommonEnd, Processes
 from train.progress import Display, warn
+from train.resume import describe_extension, record_segments, resumes
 from train.run import Run, write_config
 from train.stop import Stop
 
 _PATIENCE = 10.0  # seconds that several processes, asked to stop, wait for a batch
-
-
-def newest_checkpoint(workdir: Path) -> int | None:
-    """The step of the newest folder that looks like a checkpoint; None: there is none."""
-    names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    return max((int(name) for name in names if name.isdigit()), default=None)
-
-
-def resumes(workdir: Path) -> bool:
-    """Whether there is what looks like a checkpoint."""
-    return newest_checkpoint(workdir) is not None
 
 
 class Trainer:
@@ -59,21 +49,27 @@ class Trainer:
             self.bad = set(restored.progress["bad"])
             for note in restored.notes:
                 self._warn(note)
-            done = self.step == run.total_steps
-            display.say(
-                f"all {self.step} steps are done"
-                if done
-                else f"resumes after step {self.step} of {run.total_steps}"
-            )
+            self._say_where(restored.step)
         else:
             if found:  # what looked like a checkpoint is none
                 self.state = run.new_state()
             parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
             if processes.is_writer:
+                (workdir / "anomaly.json").unlink(missing_ok=True)  # an earlier start's
                 write_config(workdir, run, parameters)
         self.log = MetricsLog(workdir, self.step) if processes.is_writer else NoLog(workdir)
         self._saved, self._told = self.step, len(self.window.left_out)
         self._clock = Clock()
+
+    def _say_where(self, step: int) -> None:
+        """What a run that is resumed goes on with; config.json keeps what --extend changed."""
+        total = self.run.total_steps
+        done = f"all {step} steps are done (--duration LONGER --extend goes on)"
+        self.display.say(done if step == total else f"resumes after step {step} of {total}")
+        if self.processes.is_writer:
+            if extension := describe_extension(self.workdir, self.run, step):
+                self.display.say(extension)
+            record_segments(self.workdir, self.run, step)
 
     def train(self, stop: Stop) -> None:
         """Steps up to the end of the run."""
@@ -92,6 +88,7 @@ class Trainer:
                         self._stop(reason)
                     self._advance(dispatches)
                     self._after_step()
+                    self.checkpoints.check()
         except Stopped:
             self._stop(str(stop.signal))
         except NonFinite as error:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from resnet_jax.zoo import ZOO
 from train.arguments import HELP
-from train.config import ConfigError
+from train.config import ConfigError, RunConfig
 from train.data.prepare_hint import tfds_sets
+from train.paths import expand
 from train.recipes import all_recipes
 
 DEFAULT = "digits"
@@ -75,7 +76,7 @@ def choose(args: Sequence[str]) -> Choice:
         )
     if where is None or data is not None:
         return Choice(DEFAULT, options)
-    path = Path(where).expanduser()
+    path = expand(where, "data.dir")
     if path.is_file():
         raise ConfigError(
             f"--data.dir {where} is a file: name the recipe, and the kind of data if it is an "
@@ -87,6 +88,29 @@ def choose(args: Sequence[str]) -> Choice:
             f"(`resnet-jax recipes`), as in: resnet-jax train cifar10-resnet20 --data.dir {where}"
         )
     return Choice("folder", options, "no recipe is named, and --data.dir is: the recipe is folder")
+
+
+def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
+    """The run that `resnet-jax train ARGS` resumes because no recipe is named: that in its workdir.
+
+    Returns:
+      Its config, which the options change, and its directory; None: a recipe or other data are
+      named, or the directory holds no run.
+
+    Raises:
+      ConfigError: its config cannot be read.
+    """
+    name, options = take_recipe(args)
+    where = _value("--workdir", options)
+    is_new = where is None and any(_value(f"--data.{key}", options) for key in ("dir", "name"))
+    if name is not None or is_new:
+        return None
+    workdir = expand(where or Path("runs") / DEFAULT, "workdir")
+    if not (workdir / "config.json").is_file():
+        return None
+    from train.run import read_config
+
+    return read_config(workdir), workdir
 
 
 def _value(flag: str, options: Sequence[str]) -> str | None:
