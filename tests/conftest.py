@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# After the user's own flags, such as --xla_cpu_max_isa=AVX2: of a flag given twice, the last counts
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/resnet-jax/tests").expanduser())
 )

@@ -47,8 +47,9 @@ def command(*args: str) -> list[str]:
 
 
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
-    """A child's: as many simulated devices, the tests' compilation cache, no terminal."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    """A child's: so many simulated devices, the user's XLA flags, the tests' compilation cache."""
+    count = f"--xla_force_host_platform_device_count={devices}"
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", **flags, **extra}
 
