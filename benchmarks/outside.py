@@ -72,6 +72,11 @@ def lost_output(campaign: "Campaign") -> None:
         campaign.check(done.returncode == 0, f"output to {way}: exit code {done.returncode}")
         campaign.check_end(run)
         campaign.count("outputs that nobody reads")
+    run = campaign.workdir("nohup")
+    code = _in_terminal(campaign, run, nohup=True)
+    campaign.check(code == 0, f"a closed terminal under nohup: exit code {code}")
+    campaign.check_end(run)
+    campaign.count("outputs that nobody reads")
     run = campaign.workdir("closed")
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *run.args]
     done = subprocess.run(closed, env=run.env, check=False)
@@ -111,13 +116,13 @@ def lost_terminals(campaign: "Campaign", count: int = 1, *options: str) -> None:
         campaign.count("closed terminals")
 
 
-def _in_terminal(campaign: "Campaign", run: Workdir) -> int:
+def _in_terminal(campaign: "Campaign", run: Workdir, *, nohup: bool = False) -> int:
     """Trains in a terminal of its own, which closes on the way; the exit code."""
     main, terminal = pty.openpty()
 
     def take_terminal() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever this process was started to ignore
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
 
     child = subprocess.Popen(
         run.args,
@@ -182,9 +187,9 @@ PHOTOS = ("--data.name", "folder", "--data.image_size", "16", "--model.stem_pool
 
 
 def changed_files(campaign: "Campaign") -> None:
-    """A folder of which a share is held out: after a change, a resume is refused, whatever it is.
+    """A folder of which a share is held out: no change of its files goes unsaid.
 
-    The held-out images must not become training images, nor the other way round, without a word.
+    A resume with other training images is refused; with others to evaluate on, it warns.
     """
     root = photos(campaign.folder / "photos")
     run = campaign.workdir("split", *PHOTOS, "--data.dir", str(root))
@@ -198,7 +203,10 @@ def changed_files(campaign: "Campaign") -> None:
     for what, change in changes.items():
         change()
         code, said = run.to_the_end(), run.err.read_text()
-        campaign.check(code == 2 and "have changed" in said, f"{what}: exit code {code}: {said}")
+        refused = code == 2 and said.startswith("error: the training files of ")
+        warned = code == 0 and "warning: the evaluation files of " in said
+        campaign.check(refused or warned, f"{what}: exit code {code}: {said}")
+        campaign.check("have changed: " in said, f"{what}: {said}")
         campaign.count("changes of the files")
 
 

@@ -40,7 +40,7 @@ def test_a_second_process(campaign):
 
 def test_output_that_nobody_reads(campaign):
     outside.lost_output(campaign)
-    assert campaign.wrong == [] and campaign.done["outputs that nobody reads"] == 3
+    assert campaign.wrong == [] and campaign.done["outputs that nobody reads"] == 4
 
 
 def test_a_closed_terminal(campaign):
