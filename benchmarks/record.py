@@ -75,7 +75,7 @@ def at_least_one(text: str) -> int:
     return value
 
 
-_PLACES = ("--out", "--hlo", "--trace", "--plot", "--peer_python")
+_PLACES = ("--out", "--workdir", "--hlo", "--trace", "--plot", "--peer_python")
 
 
 def command(name: str, args: Sequence[str]) -> str:

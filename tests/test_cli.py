@@ -107,7 +107,7 @@ def test_resuming_says_so(trained):
 
 
 ERRORS = {
-    "command": (["trian"], r"unknown command 'trian': choose from train, eval, predict"),
+    "command": (["trian"], r"unknown command 'trian': did you mean train\? choose from"),
     "recipe": (["train", "digit"], r"unknown recipe 'digit': did you mean digits"),
     "model": (["train", "--model.name", "resnet51"], r"unknown model 'resnet51'.*resnet50"),
     "field": (["train", "--optim.lrr", "1"], r"--optim.lrr.*--optim.lr "),
@@ -115,7 +115,10 @@ ERRORS = {
     "value": (["train", "--optim.lr", "-1"], r"optim.lr -1.0: must be positive"),
     "type": (["train", "--seed", "x"], r"--seed.*'x'"),
     "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '90ep'"),
-    "no data set": (["train", "--data.name", "imagenot"], r"data.name 'imagenot': choose digits"),
+    "no data set": (
+        ["train", "digits", "--data.name", "imagenot"],
+        r"data.name 'imagenot': did you mean imagenet.*choose digits",
+    ),
     "no folder": (["train", "folder", "--data.dir", "/nowhere"], r"'/nowhere': no such folder"),
     "no run": (["eval", "/nowhere"], r"'/nowhere' is not a run directory: it has no config.json"),
     "no images": (["predict", "{run}"], r"no image given"),

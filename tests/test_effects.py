@@ -24,8 +24,6 @@ from train.options import options
 from train.recipes import all_recipes
 from train.recipes.choose import choose, take_recipe
 
-OTHERS = {"data.held_out": ("by_place",)} | CHANGES
-"""A value of each option that is not the default, first."""
 CONDITIONAL = [name for condition in CONDITIONS for name in condition.options]
 PHOTOS = {"data.name": "folder", "data.dir": "photos"}
 
@@ -37,6 +35,9 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.eval_fraction": ({"data.name": "synthetic"}, {}),
     "data.split_seed": ({"data.name": "npz", "data.dir": "x"}, PHOTOS),
     "data.held_out": ({"data.name": "cifar10"}, PHOTOS),
+    "data.image_key": (PHOTOS, {"data.name": "cifar10"}),
+    "data.label_key": ({}, {"data.name": "cifar10"}),
+    "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),
     "data.train_split": ({}, PHOTOS),
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
     "data.on_bad_image": ({}, PHOTOS),
@@ -73,7 +74,7 @@ def test_every_option_is_in_the_table():
 @pytest.mark.parametrize("name", CASES)
 def test_a_useless_option_is_named_and_a_useful_one_is_not(name):
     useless, useful = CASES[name]
-    value = OTHERS[name][0]
+    value = CHANGES[name][0]
     is_mistake = next(c.is_mistake for c in CONDITIONS if name in c.options)
     base = together(tiny(), useless)
     mistakes, warnings = in_vain(changed(base, name, value), base)
@@ -202,8 +203,21 @@ def test_the_recipe_may_stand_anywhere(fitted, tmp_path):
 def test_a_value_is_not_taken_for_the_recipe(tmp_path):
     assert take_recipe(["--data.name", "folder"]) == (None, ["--data.name", "folder"])
     assert take_recipe(["--help", "folder"]) == ("folder", ["--help"])
-    given = ["--data.name", "folder", "--data.dir", "digits"]
-    assert choose(given) == ("digits", given, "")  # --data.dir is a value, data.name is named
+    given = ["--data.name", "folder", "--data.dir", "digits", "--data.image-size", "32"]
+    assert choose(given) == ("digits", given, "", "")  # both are values, data.name is named
+
+
+def test_other_data_in_the_recipe_of_the_digits_are_warned_about(fitted, tmp_path, capsys):
+    """Photos of 8x8 pixels are hardly meant."""
+    args = ["train", "--data.name", "folder", "--data.dir", str(tmp_path)]
+    assert main(args) == 0
+    assert capsys.readouterr().err.startswith(
+        "warning: no recipe is named, so --data.name folder is trained as digits is, on images of "
+        "8x8 pixels"
+    )
+    assert main([*args, "--data.image_size", "64"]) == 0
+    assert main(["train", "digits", *args[1:]]) == 0
+    assert capsys.readouterr().err == "" and len(fitted) == 3
 
 
 def test_what_is_no_recipe_is_explained(tmp_path, capsys):
@@ -214,6 +228,7 @@ def test_what_is_no_recipe_is_explained(tmp_path, capsys):
         ("train", str(tmp_path)): "is not a recipe; for a folder of photos: resnet-jax train fold",
         ("train", "--data.dir", str(tmp_path / "a.npz")): "is a file: name the recipe",
         ("train", "--data.dir", str(tmp_path / "tfds")): "holds the TFDS data set mnist: name a",
+        ("train", "resnet50"): "'resnet50' is a network, not a recipe: resnet-jax train RECIPE --m",
         ("train", "digit"): "unknown recipe 'digit': did you mean digits",
     }
     for args, message in cases.items():

@@ -80,6 +80,13 @@ def test_home_folder_is_expanded(photos, monkeypatch):
     assert len(open_splits(folder(Path("~") / photos.name)).train) == 6
 
 
+@pytest.mark.parametrize("name", ["folder", "npz", "mnist"])
+def test_a_home_that_is_not_there_is_an_error(name):
+    message = refusal(DataConfig(name=name, dir="~nobody-of-this-name/photos"))
+    assert message.startswith("data.dir '~nobody-of-this-name/photos': '~' cannot be expanded")
+    assert message.endswith("write the full path")
+
+
 def test_folder_that_is_not_there(tmp_path):
     message = refusal(folder(tmp_path / "nowhere"))
     assert message == f"data.dir {str(tmp_path / 'nowhere')!r}: no such folder"

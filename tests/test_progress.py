@@ -62,6 +62,9 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 def test_in_a_terminal(screen):
     display = Display(100)
+    display.say("first")
+    assert "ETA" not in screen.getvalue()
+    display.begin("compiling the first step", 0)
     display.advance(50)
     display.row(TRAIN)
     display.row(EVAL)

@@ -156,7 +156,7 @@ def test_a_gpu_that_is_not_used_is_reported(tmp_path, monkeypatch):
 
 def test_it_comes_before_anything_is_compiled(tmp_path, monkeypatch, capsys):
     """And a GPU left idle is a warning on stderr."""
-    monkeypatch.setattr(train.loop, "unused_accelerator", lambda *_: "a GPU is idle")
+    monkeypatch.setattr(train.start_screen, "unused_accelerator", lambda *_: "a GPU is idle")
 
     class Stopped(Exception):
         pass

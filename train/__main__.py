@@ -68,17 +68,18 @@ def train(args: list[str]) -> None:
     from train.recipes import all_recipes, get_recipe
     from train.recipes.choose import choose, find_stored
 
+    warning = ""
     if stored := find_stored(args):
         (recipe, workdir), options, note = stored, args, ""
         name = recipe.recipe
     else:
-        name, options, note = choose(args)
+        name, options, note, warning = choose(args)
         recipe, workdir = get_recipe(name), Path("runs") / name
     start = TrainArgs(recipe, workdir)
     about = TRAIN_HELP.format(recipes=", ".join(all_recipes()), name=name)
     usage = "train [RECIPE]"
     given = parse(f"train {name}", about, TrainArgs, start, options, usage=usage)
-    warnings = check_effects(given.config, recipe)
+    warnings = [*filter(None, [warning]), *check_effects(given.config, recipe)]
     from train.memory import set_malloc
     from train.stop import Stop
 
@@ -122,7 +123,9 @@ def evaluate(args: list[str]) -> None:
     _tell(check_applicable("eval", config, given.config, accepted_by_eval))
     from train.inference import evaluate_run
     from train.metrics import to_line
+    from train.start_screen import accelerator_warnings
 
+    _tell(accelerator_warnings())
     print(to_line(evaluate_run(given.config, workdir, given.checkpoint)), end="")
 
 

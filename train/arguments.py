@@ -51,8 +51,7 @@ def parse(
     if asked := set(HELP) & set(args):
         shown = [option for option in known if not option.shared or accepts(option.name)]
         everything = bool(asked & {"--help-all", "--help_all"})
-        paragraphs = [textwrap.fill(p, 98) for p in description.strip().split("\n\n")]
-        head = "\n\n".join([f"usage: resnet-jax {usage or command} [options]", *paragraphs, ""])
+        head = _head(f"usage: resnet-jax {usage or command} [options]", description)
         print(head + _help(_name(command), shown, common, everything))
         raise SystemExit(0)
     written = io.StringIO()
@@ -73,6 +72,18 @@ def parse(
     if unknown:
         raise ConfigError(_unknown(unknown, known, command))
     return given
+
+
+def _head(usage: str, description: str) -> str:
+    """What stands above the options; a description may bring its own line of usage."""
+    paragraphs = description.strip().split("\n\n")
+    own = [p for p in paragraphs if p.startswith("usage: ")]
+    others = [
+        p if "\n " in p or p.startswith(" ") else textwrap.fill(p, 98, break_on_hyphens=False)
+        for p in paragraphs
+        if p not in own
+    ]
+    return "\n\n".join([*(own or [usage]), *others, ""])
 
 
 def _name(command: str) -> str:

@@ -13,6 +13,8 @@ _FREE = (
     "compilation_cache",
     "data.dir",
     "data.on_bad_image",
+    "data.max_pixels",
+    "data.max_image_bytes",
     "data.threads",
     "data.workers",
     "data.prefetch",

@@ -58,6 +58,10 @@ def _is_encoded(config: RunConfig) -> bool:
     return config.data.name not in _BUILT_IN
 
 
+def _is_tfds(config: RunConfig) -> bool:
+    return config.data.name not in (*_BUILT_IN, "folder")
+
+
 def _spec(config: RunConfig) -> Any:
     return get_spec(config.model.name, **config.model.changes)
 
@@ -82,15 +86,14 @@ CONDITIONS = (
         is_mistake=True,
     ),
     Condition(
-        ("data.eval_fraction", "data.split_seed"),
+        ("data.eval_fraction", "data.split_seed", "data.held_out"),
         "data.name",
         _is_data("digits", "folder"),
         "digits and a folder of class folders, of which a share is held out",
         is_mistake=True,
     ),
-    Condition(
-        ("data.held_out",), "data.name", _is_data("folder"), "a folder of class folders", True
-    ),
+    Condition(("data.image_key", "data.label_key"), "data.name", _is_tfds, "TFDS data sets", True),
+    Condition(("data.remap_labels",), "data.name", _is_data("npz"), "npz files", True),
     Condition(
         ("data.train_split", "data.eval_split"), "data.name", _is_encoded, _FILES, is_mistake=True
     ),

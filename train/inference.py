@@ -12,7 +12,8 @@ import numpy as np
 from resnet_jax import Preprocessing
 from train.checkpoint import Checkpoints, Weights
 from train.config import ConfigError, DataConfig, MixConfig, RunConfig
-from train.data.images import BadImage, eval_image
+from train.data.images import BadImage, Limits, eval_image
+from train.data.images import limits as image_limits
 from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
@@ -26,6 +27,7 @@ from train.run import (
 )
 from train.run_data import open_eval_data
 from train.state import Variables
+from train.tasks import NO_CLASS, top_class
 from train.weights import of_run
 
 
@@ -75,8 +77,9 @@ def predict(
     names = read_class_names(workdir)
     variables = read_weights(config, workdir, which).variables
     model = make_model(config, len(names))
-    max_pixels = config.data.max_pixels
-    return classify(model, variables, names, of_run(config), files, max_pixels=max_pixels)
+    return classify(
+        model, variables, names, of_run(config), files, limits=image_limits(config.data)
+    )
 
 
 def classify(
@@ -86,43 +89,49 @@ def classify(
     view: Preprocessing,
     files: list[Path],
     *,
-    max_pixels: int = DataConfig.max_pixels,
+    limits: Limits | None = None,
 ) -> dict[Path, list[Guess]]:
     """The five most probable classes (all, if there are fewer) of each image file, best first.
+
+    Equal probabilities come in the order of the labels. An image for which no class is ahead, by
+    the rule of `top_class`, is named in a warning.
 
     Args:
       names: of the classes, by label.
       view: what is done to an image before the network sees it.
-      max_pixels: larger images are refused.
+      limits: larger images are refused; None: those of `DataConfig`.
 
     Raises:
       ConfigError: a file that is missing or no image (none is classified then).
     """
-    images = {path: _read(path, view, max_pixels) for path in files}
+    limits = limits or image_limits(DataConfig())
+    images = {path: _read(path, view, limits) for path in files}
     prepare = make_prepare(len(names), view.mean, view.std, MixConfig())
 
     @jax.jit
-    def probabilities(variables: Variables, image: jax.Array) -> jax.Array:
+    def look(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = prepare({"image": image, "label": jnp.zeros(1, jnp.int32)}, train=False)
         logits: Any = model.apply(variables, batch["image"], train=False)
-        return jax.nn.softmax(logits)[0]
+        return jax.nn.softmax(logits)[0], top_class(logits)[0]
 
     variables = jax.device_put(variables)  # once, and not for every image
     guesses = {}
     for path, image in images.items():
-        p = np.asarray(probabilities(variables, image[None]))
+        p, top = map(np.asarray, look(variables, image[None]))
+        if top == NO_CLASS:
+            warn(f"{path}: no class is ahead; the highest logits are equal, or one is NaN")
         best = np.argsort(-p, kind="stable")[:5]
         guesses[path] = [Guess(names[i], float(p[i])) for i in best]
     return guesses
 
 
-def _read(path: Path, view: Preprocessing, max_pixels: int) -> np.ndarray:
+def _read(path: Path, view: Preprocessing, limits: Limits) -> np.ndarray:
     try:
         return eval_image(
             path.read_bytes(),
             view.size,
             view.crop_fraction,
-            max_pixels=max_pixels,
+            **limits,
             interpolation=view.interpolation,
         )
     except OSError as error:

@@ -1,11 +1,11 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from train import out_of_memory
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
 from train.data.check import check_images
@@ -13,6 +13,7 @@ from train.data.pipeline import check_decoder
 from train.lock import RunLock
 from train.mesh import check_batch_size
 from train.metrics import Row
+from train.norm_groups import check_statistics
 from train.output import safe_output
 from train.paths import expand, resolve_workdir
 from train.processes import Processes, start
@@ -27,7 +28,7 @@ from train.resume import (
 )
 from train.run import Run, use_compilation_cache
 from train.run_data import check_data
-from train.start_screen import describe_run, unused_accelerator
+from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer
 
@@ -74,7 +75,7 @@ def fit(
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
         check_duration(workdir, run)
-        notes = [*run.splits.notes]
+        notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
         if not is_empty(workdir):
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", _file_digests(run))
@@ -88,6 +89,7 @@ def fit(
         if processes.is_writer and lock.take():  # the directory is new, perhaps another process's
             check_workdir(workdir, config, extend=extend)
         display = Display(run.total_steps, quiet or not processes.is_writer)
+        stack.callback(display.close)
         if notice:
             display.say(notice)
         _introduce(run, workdir, display)
@@ -95,9 +97,11 @@ def fit(
             warn(note)
         with processes.reporting():
             _check_eval_images(run, workdir, processes, stop)
-        trainer = Trainer(run, workdir, display, processes)
+        explain = out_of_memory.for_training(run)
+        with out_of_memory.explained(explain):
+            trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
-        with processes.reporting():
+        with processes.reporting(), out_of_memory.explained(explain):
             trainer.train(stop)
             return trainer.finish()
 
@@ -130,10 +134,26 @@ def _introduce(run: Run, workdir: Path, display: Display) -> None:
     """Says what is about to be trained, and on what."""
     if display.quiet:
         return
-    if missed := unused_accelerator(run.mesh.devices.flat[0].platform, os.environ):
-        warn(missed)
+    for warning in accelerator_warnings():
+        warn(warning)
     for line in describe_run(run, workdir, newest_checkpoint(workdir)):
         display.say(line)
+    if short := ema_note(run):
+        display.say(short)
+
+
+def ema_note(run: Run) -> str | None:
+    """Says so if the run ends before its `ema_decay` is reached."""
+    from train.optim import ema_decay_at, ema_warmup
+
+    decay, steps = run.config.ema_decay, run.total_steps
+    if not decay or ema_warmup(decay) < steps:
+        return None
+    return (
+        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
+        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
+        "last tenth"
+    )
 
 
 def _check_lengths(run: Run) -> None:

@@ -43,7 +43,6 @@ class Display:
             self._bar = Progress(MofNCompleteColumn(), BarColumn(), _Eta(self._remaining))
             self._task = self._bar.add_task("", total=total_steps)
             self._live = Live(Group(self._bar, self._doing), console=self._console)
-            self._live.start()
 
     def say(self, text: str) -> None:
         """One line."""
@@ -52,11 +51,12 @@ class Display:
     def begin(self, text: str, step: int) -> None:
         """Something that takes a while, after this step: under the bar, until the next step or row.
 
-        Without a terminal, a line.
+        The first one puts up the bar. Without a terminal, it is a line.
         """
         if not self._live:
             self.say(text)
             return
+        self._live.start()
         self._doing.plain = self._began = text
         self._bar.update(self._task, completed=step)
 

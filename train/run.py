@@ -303,19 +303,19 @@ class Run:
 
     def new_state(self, *, resumes: bool = False) -> Any:
         """The state before the first step; a run that `resumes` needs only its shapes, no file."""
-        from train.state import create_state, init_variables
+        from train.state import create_state, init_head, init_variables
 
         name, size = self.config.model.name, self.config.data.image_size
+        random = resumes or self.given is None
         try:
-            variables = init_variables(self.model, size, self.config.seed)
+            init = init_variables if random else init_head
+            variables = init(self.model, size, self.config.seed)
         except ValueError as error:
             raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
-        if not resumes and self.given is not None:
-            fresh = variables["params"]["head"]
-            variables = {key: self.given[key] for key in variables}
+        if not random:
+            head, variables = variables, self.__dict__.pop("given")  # gigabytes, if large
             if self.config.init.head == "reset":
-                variables["params"] = {**variables["params"], "head": fresh}
-            self.__dict__.pop("given")  # gigabytes, for a large network
+                variables = {**variables, "params": {**variables["params"], "head": head}}
         return create_state(
             variables,
             self.tx,

@@ -76,6 +76,7 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
         splits = open_splits(data, whole=True, class_names=began["class_names"])
         count = len(splits.eval)
         notes = [f"evaluates {count:,} images of {data.dir}, another folder than the run's"]
+        notes += _trained_on(workdir, began, splits, own=False)
     _check_same(workdir, "class_names", began, list(splits.train.class_names), data)
     return splits, [*notes, *splits.notes]
 
@@ -120,7 +121,13 @@ def _changes(workdir: Path, began: dict[str, Any], data: DataConfig, splits: Spl
         for split, what in (("train", "training"), ("eval", "evaluation")):
             if change := file_list.find_change(workdir, files, now, splits, split):
                 notes.append(f"the {what} files of {str(workdir)!r} have changed: {change}")
-    if seen := file_list.trained_on(workdir, splits):
-        names, total = file_list.shown(seen), len(splits.eval)
-        notes.append(f"{len(seen):,} of {total:,} evaluated images were trained on: {names}")
-    return notes
+    return notes + _trained_on(workdir, began, splits, own=True)
+
+
+def _trained_on(workdir: Path, began: dict[str, Any], splits: Splits, *, own: bool) -> list[str]:
+    files = began.get("files")
+    seen = file_list.trained_on(workdir, files, splits, own=own) if files else []
+    if not seen:
+        return []
+    count = f"{len(seen):,} of {len(splits.eval):,}"
+    return [f"{count} evaluated images were trained on: {file_list.shown(seen)}"]

@@ -2,14 +2,13 @@
 
 import importlib.metadata
 import os
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
 from train.config import RunConfig
-from train.data.sources import ArraySource, FolderSource, Source
+from train.data.sources import Source, class_counts
 from train.effects import changes
 from train.run import Run
 
@@ -52,15 +51,14 @@ def _data(run: Run) -> str:
 
 def _classes(source: Source) -> str:
     """Names with their numbers of training images, as far as labels are at hand."""
-    names = source.class_names
-    if not isinstance(source, ArraySource | FolderSource):
+    names, counts = source.class_names, class_counts(source)
+    if counts is None:
         shown = ", ".join(names[:LISTED_CLASSES])
         return f"{len(names):,}: {shown}{', ...' if len(names) > LISTED_CLASSES else ''}"
-    counts = Counter(int(label) for label in source.labels)
     if len(names) <= LISTED_CLASSES:
-        shown = ", ".join(f"{name} ({counts[i]:,})" for i, name in enumerate(names))
-        return f"{len(names)}: {shown}"
-    least, most = (f(range(len(names)), key=counts.__getitem__) for f in (min, max))
+        pairs = zip(names, counts, strict=True)
+        return f"{len(names)}: " + ", ".join(f"{name} ({count:,})" for name, count in pairs)
+    least, most = int(counts.argmin()), int(counts.argmax())
     return (
         f"{len(names):,}: {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) "
         "training images each"
@@ -127,6 +125,12 @@ def _devices(run: Run) -> str:
     count = jax.process_count()
     processes = f" of {count} processes" if count > 1 else ""
     return f"{len(devices)} x {first.device_kind}{cores}{processes}, {run.config.precision}"
+
+
+def accelerator_warnings() -> list[str]:
+    """One warning if this process leaves a GPU or TPU of the machine unused, or none."""
+    found = unused_accelerator(jax.default_backend(), os.environ)
+    return [found] if found else []
 
 
 def unused_accelerator(

@@ -88,12 +88,23 @@ def find_change(
     return Change(*counts, sorted(today - then), sorted(then - today))
 
 
-def trained_on(workdir: Path, splits: Splits) -> list[str]:
-    """The files of the evaluation split that the run was trained on, as far as is known."""
+def trained_on(workdir: Path, began: dict[str, Any], splits: Splits, *, own: bool) -> list[str]:
+    """The files of the evaluation split that the run was trained on, as far as is known.
+
+    Args:
+      began: the `summary` that the run kept.
+      own: the data are the run's own, wherever they are now; else only files in the folder that the
+        run was trained on can be known.
+    """
     old = _read_names(workdir)
     if old is None or not isinstance(splits.eval, FolderSource):
         return []
-    return sorted(set(old["train"]) & set(_names(splits, "eval")))
+    names = splits.eval.file_names()
+    if not own:
+        home, root = os.path.join(began["folder"], ""), splits.eval.root.resolve()
+        paths = (str(root / name) for name in names)
+        names = [path.removeprefix(home) for path in paths if path.startswith(home)]
+    return sorted(set(old["train"]) & set(names))
 
 
 def is_copy(began: dict[str, Any], splits: Splits) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from resnet_jax.zoo import ZOO
 from train.arguments import HELP
 from train.config import ConfigError, RunConfig
 from train.paths import expand
@@ -19,6 +20,7 @@ class Choice(NamedTuple):
     recipe: str
     options: list[str]
     note: str = ""
+    warning: str = ""
 
 
 def take_recipe(args: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -53,14 +55,25 @@ def choose(args: Sequence[str]) -> Choice:
     """
     name, options = take_recipe(args)
     if name is not None:
+        if name in ZOO:
+            raise ConfigError(
+                f"{name!r} is a network, not a recipe: resnet-jax train RECIPE --model.name {name}"
+            )
         if name not in all_recipes() and (os.sep in name or Path(name).exists()):
             raise ConfigError(
                 f"{name!r} is not a recipe; for a folder of photos: "
                 f"resnet-jax train folder --data.dir {name}"
             )
         return Choice(name, options)
-    where = _value("--data.dir", options)
-    if where is None or _value("--data.name", options) is not None:
+    where, data = _value("--data.dir", options), _value("--data.name", options)
+    if data is not None and data != DEFAULT and _value("--data.image_size", options) is None:
+        size = all_recipes()[DEFAULT].data.image_size
+        return Choice(
+            *(DEFAULT, options),
+            warning=f"no recipe is named, so --data.name {data} is trained as {DEFAULT} is, on "
+            f"images of {size}x{size} pixels; `resnet-jax recipes` lists the recipes",
+        )
+    if where is None or data is not None:
         return Choice(DEFAULT, options)
     path = Path(where).expanduser()
     if path.is_file():
@@ -104,7 +117,7 @@ def _value(flag: str, options: Sequence[str]) -> str | None:
     found = None
     for i, option in enumerate(options):
         name, equals, value = option.partition("=")
-        if name == flag:
+        if name.replace("-", "_") == flag.replace("-", "_"):
             found = value if equals else (options[i + 1] if i + 1 < len(options) else None)
     return found
 

@@ -112,14 +112,14 @@ def data_path(config: DataConfig) -> Path:
     """`data.dir` as a path, with "~" expanded.
 
     Raises:
-      ConfigError: "~" cannot be expanded, because HOME is not set.
+      ConfigError: "~" cannot be expanded, because HOME is not set or the user is unknown.
     """
     try:
         return Path(str(config.dir)).expanduser()
     except RuntimeError:
         raise ConfigError(
-            f"data.dir {config.dir!r}: '~' cannot be expanded, because the home directory is "
-            "unknown (HOME is not set); write the full path"
+            f"data.dir {config.dir!r}: '~' cannot be expanded (HOME is not set, or there is no "
+            "such user); write the full path"
         ) from None
 
 

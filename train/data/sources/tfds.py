@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, DataConfig
+from train.data.prepare_hint import how_to_prepare
 from train.data.retry import as_os_error, is_passing
 from train.data.sources.base import Example, Splits, data_path, listed
 from train.data.sources.listing import subfolders
@@ -75,11 +76,7 @@ def _builder(config: DataConfig) -> Any:
     data_dir = data_path(config) if config.dir else Path(tfds.core.constants.DATA_DIR).expanduser()
     if not (data_dir / config.name.partition(":")[0]).is_dir():
         prepared = [p.name for p in subfolders(data_dir)] if data_dir.is_dir() else []
-        raise ConfigError(
-            f"data.name {config.name!r}: choose digits, folder, npz, synthetic or a TFDS data set "
-            f"prepared in {data_dir} (there: {', '.join(prepared) or 'none'}; "
-            "data.dir names another place)"
-        )
+        raise ConfigError(how_to_prepare(config.name, data_dir, prepared))
     try:
         builder = tfds.builder(config.name, data_dir=data_dir)
     except Exception as error:  # TFDS has a class for every way a name can be wrong
