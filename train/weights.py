@@ -91,7 +91,7 @@ def load(given: str, model: ModelConfig) -> Variables:
     Raises:
       ConfigError: missing, unreadable, unsafe, not finite, or the weights of another network.
     """
-    tensors = _tensors(given)
+    tensors = _tensors(given, model)
     return _fit(given, tensors, model.name, _classes(tensors), **model.changes)
 
 
@@ -110,8 +110,7 @@ def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables
       ConfigError: see `load`; or the head that is to be kept has another number of classes.
     """
     given = str(init.weights)
-    reset = {"num_classes": num_classes, "head": "reset"}  # timm publishes some without a head
-    tensors = _tensors(given, **(reset if init.head == "reset" else {}))
+    tensors = _tensors(given, model, num_classes, head=init.head)
     found = _classes(tensors)
     if init.head == "keep" and found not in (None, num_classes):
         raise ConfigError(
@@ -121,17 +120,21 @@ def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables
     return _fit(given, tensors, model.name, num_classes, head=init.head, **model.changes)
 
 
-def _tensors(given: str, **options: Any) -> dict[str, np.ndarray]:
-    """By torch's names or by ours; `options` are for what is published."""
-    from resnet_jax.weights import read_tensors
+def _tensors(
+    given: str, model: ModelConfig, num_classes: int | None = None, *, head: Any = "keep"
+) -> dict[str, np.ndarray]:
+    """By torch's names or by ours; with `head` "reset", published ones have `num_classes`."""
+    from resnet_jax.weights import needed, read_tensors
 
     if found := published(given):
         from flax.traverse_util import flatten_dict
 
+        # timm publishes some without a head.
+        options = {"num_classes": num_classes, "head": head} if head == "reset" else {}
         variables, _ = load_published(*found, **options)
         return flatten_dict(variables, sep="/")
     with _as_config_error():
-        tensors = read_tensors(given)
+        tensors = read_tensors(given, needed(model.name, num_classes, **model.changes))
     for name, tensor in tensors.items():  # NaN can get lost in a network, and look like an answer
         if not np.isfinite(tensor).all():
             raise ConfigError(f"{given}: {name} is not finite")
