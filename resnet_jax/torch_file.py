@@ -109,9 +109,11 @@ def _plain(value: Any, known: dict[int, Any]) -> Any:
         plain = value
     elif hasattr(value, "detach"):
         tensor = value.detach()
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError("an expanded view, which would not stay one as float32")
-        plain = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        if str(tensor.dtype) == "torch.bfloat16":
+            if tensor.numel() > tensor.untyped_storage().nbytes():
+                raise ValueError("a view that repeats its numbers, and would not stay one")
+            tensor = tensor.float()
+        plain = tensor.numpy()
     else:
         raise ValueError(f"holds a {type(value).__name__}, no tensor and no plain container")
     known[id(value)] = plain

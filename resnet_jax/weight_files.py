@@ -23,6 +23,9 @@ _MODULES = re.compile(r"((model|net|network)\.)")  # the network's place in a Li
 _UNUSED = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)")
 # The names of CIFAR networks outside timm and torchvision -> theirs.
 _OTHER_NAMES = ((r"^linear\.", "fc."), (r"\.shortcut\.([01])\.", r".downsample.\1."))
+# A checkpoint of a run holds the weights, their average and one or two of the optimiser's states,
+# in up to twice as many bytes.
+_COPIES, _SLACK, _UNKNOWN = 16, 2**28, 2**30
 
 
 class WeightsError(ValueError):
@@ -46,10 +49,8 @@ class _Budget(NamedTuple):
 
     def check(self, nbytes: int) -> None:
         """Raises `WeightsError` if it would take more than that."""
-        # A checkpoint of a run holds the weights, their average and one or two of the optimiser's
-        # states, in up to twice as many bytes.
-        copies = 16 * self.needed.nbytes if self.needed else 2**30
-        if nbytes > max(2 * self.file_size, copies + 2**28):
+        enough = _COPIES * self.needed.nbytes + _SLACK if self.needed else _UNKNOWN
+        if nbytes > max(2 * self.file_size, enough):
             there = f"the file has {size(self.file_size)}"
             if self.needed:
                 there += f", and {self.needed.what} take {size(self.needed.nbytes)}"

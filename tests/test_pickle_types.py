@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resnet_jax import WeightsError
 from resnet_jax.pickle_types import find_type
-from resnet_jax.torch_file import UnsafeFile, _Unpickler, read_torch
+from resnet_jax.torch_file import UnsafeFile, _Unpickler, read_torch, read_without_torch
 from resnet_jax.weights import read_tensors
 from tests.test_torch_file import (
     FOUR,
@@ -22,8 +23,10 @@ from tests.test_torch_file import (
     Storage,
     both_formats,
     both_readers,
+    floats,
     opcodes,
     refused,
+    tensor,
     write_legacy,
     write_zip,
 )
@@ -224,19 +227,11 @@ def test_names_of_kuangliu(tmp_path):
 
 def test_names_that_become_one_are_refused(tmp_path):
     path = write_zip(tmp_path / "a.pth", {"w": FOUR, "module.w": FOUR}, FOUR_RECORDS)
-    refused(read_tensors, path, "'w' and 'module.w' are both 'w'", _weights_error())
-
-
-def _weights_error() -> type:
-    from resnet_jax import WeightsError
-
-    return WeightsError
+    refused(read_tensors, path, "'w' and 'module.w' are both 'w'", WeightsError)
 
 
 def test_legacy_storages_together_are_no_longer_than_the_file(tmp_path):
     """Each one fits; together they would take much more than there is."""
-    from tests.test_torch_file import floats, tensor
-
     many = [tensor(Storage("Float", str(i), 100), (100,), (1,)) for i in range(50)]
     path = write_legacy(tmp_path / "a.pth", many, {"0": floats(*range(100))})
-    refused(read_torch, path, "is longer than what the file has left")
+    refused(read_without_torch, path, "is longer than what the file has left")
