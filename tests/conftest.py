@@ -12,7 +12,7 @@ os.environ.setdefault(
 import jax
 import pytest
 
-from train.run import use_compilation_cache
+from train.compilation_cache import use_compilation_cache
 from train.xla_flags import set_xla_flags
 
 set_xla_flags()  # as the command line does

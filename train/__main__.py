@@ -13,6 +13,7 @@ from resnet_jax.zoo import ZOO, list_models
 from train.arguments import parse, split
 from train.config import ConfigError, RunConfig, RunError
 from train.config_json import differences
+from train.names import accept_every_character, utf8
 from train.weights import published
 from train.weights_cli import convert
 from train.weights_cli import predict as predict_by_file
@@ -247,6 +248,7 @@ def _without_echoes(unraisable: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0 done, 2 bad input or config, 1 anything else."""
     args = list(sys.argv[1:] if argv is None else argv)
+    accept_every_character()
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -258,10 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             set_xla_flags()
         COMMANDS[args[0]](args[1:])
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {utf8(error)}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {utf8(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `| head` has seen enough
         sys.stdout = None

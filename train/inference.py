@@ -11,13 +11,14 @@ import numpy as np
 
 from resnet_jax import Preprocessing
 from train.checkpoint import Checkpoints, Weights
+from train.compilation_cache import use_compilation_cache
 from train.config import ConfigError, DataConfig, MixConfig, RunConfig
 from train.data.images import BadImage, eval_image
 from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
 from train.prepare import make_prepare
-from train.run import Run, check_data, make_model, read_class_names, use_compilation_cache
+from train.run import Run, check_data, make_model, read_class_names
 from train.state import Variables
 from train.weights import of_run
 

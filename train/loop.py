@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+from train.compilation_cache import use_compilation_cache
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
 from train.data.pipeline import check_decoder
@@ -11,7 +12,7 @@ from train.mesh import check_batch_size
 from train.metrics import Row
 from train.processes import start
 from train.progress import Display
-from train.run import Run, check_data, check_workdir, resumed_config, use_compilation_cache
+from train.run import Run, check_data, check_workdir, resumed_config
 from train.stop import Stop
 from train.trainer import Trainer, resumes
 

@@ -14,12 +14,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from train.names import utf8
+
 Row = dict[str, Any]
 
 
 def warn(text: str) -> None:
     """A line on stderr, for what must be seen though nobody asked."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {utf8(text)}", file=sys.stderr, flush=True)
 
 
 class Display:
@@ -41,7 +43,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False, emoji=False)
+        self._console.print(utf8(text), markup=False, emoji=False)
 
     def advance(self, step: int) -> None:
         """The bar's position; costs nothing on the device."""

@@ -84,7 +84,7 @@ def _read(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{str(workdir)!r} is not a run directory: it has no config.json")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if "architecture" in content:
             raise ConfigError(
                 f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
@@ -110,7 +110,9 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
         "class_names": list(run.splits.train.class_names),
     }
     temporary = workdir / "config.tmp"
-    temporary.write_text(json.dumps({**to_json(run.config), **extras}, indent=1) + "\n")
+    temporary.write_text(
+        json.dumps({**to_json(run.config), **extras}, indent=1) + "\n", encoding="utf-8"
+    )
     os.replace(temporary, workdir / "config.json")
 
 
@@ -133,21 +135,6 @@ def code_version() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk; see `RunConfig.compilation_cache`."""
-    import jax
-
-    if folder == "":
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
-    if folder is None:
-        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/resnet-jax"
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-    # The many small programs of a start add up to more than the large one.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Run:

@@ -51,7 +51,8 @@ class Card:
         """Returns the .json that it wrote."""
         target = file.with_suffix(".json")
         changes = {"name": self.model.name, **self.model.changes}
-        target.write_text(json.dumps({**asdict(self), "model": changes}, indent=1) + "\n")
+        text = json.dumps({**asdict(self), "model": changes}, indent=1)
+        target.write_text(text + "\n", encoding="utf-8")
         return target
 
 
@@ -67,7 +68,7 @@ def read_card(file: Path) -> Card | None:
     if not path.is_file():
         return None
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
         view, names = Preprocessing(**card["preprocessing"]), list(card["class_names"])
         return Card(ModelConfig(**card["model"]), view, names)
     except (OSError, ValueError, KeyError, TypeError) as error:

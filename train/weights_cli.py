@@ -73,7 +73,7 @@ def predict(names: list[str], options: list[str]) -> None:
 
     from resnet_jax import create_model
     from train import inference
-    from train.run import use_compilation_cache
+    from train.compilation_cache import use_compilation_cache
     from train.tables import print_guesses, print_view
 
     use_compilation_cache(None)
