@@ -173,7 +173,9 @@ def no_answer(url: str, seconds: float = 2.5) -> str | None:
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds)
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=seconds):
+                pass
         except OSError as error:
             why = getattr(error, "reason", error)
             # An error page is an answer. Of certificates, the hub's library may know better.
