@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.zoo import ZOO, list_models
-from train.arguments import parse, split
+from train.arguments import named, parse, split
 from train.config import ConfigError, RunConfig, RunError
 from train.config_json import differences
 from train.names import accept_every_character, utf8
@@ -104,7 +104,7 @@ def train(args: list[str]) -> None:
     with Stop().listening() as stop:
         from train.loop import fit  # takes a second, in which an interrupt would crash JAX
 
-        fit(given.config, given.workdir, stop=stop)
+        fit(given.config, given.workdir, stop=stop, given=named(args))
 
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:

@@ -20,6 +20,16 @@ def parse(command: str, description: str, kind: Any, default: Any, args: Sequenc
     )
 
 
+def named(args: Sequence[str]) -> set[str]:
+    """The names of the options in `args`, in one spelling.
+
+    >>> sorted(named(["--data.mean", "0.5", "--eval.crop-fraction=1", "folder"]))
+    ['data.mean', 'eval.crop_fraction']
+    """
+    flags = [arg[2:].partition("=")[0] for arg in args if arg.startswith("--")]
+    return {flag.replace("-", "_") for flag in flags}
+
+
 def split(args: list[str], what: str) -> tuple[list[str], list[str]]:
     """The positional arguments in front, and the options behind them.
 

@@ -1,6 +1,7 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +16,23 @@ from train.progress import Display
 from train.run import Run, check_data, check_workdir, resumed_config
 from train.stop import Stop
 from train.trainer import Trainer, resumes
+from train.transfer import take_over
 
 
 def fit(
-    config: RunConfig, workdir: str | Path, *, quiet: bool = False, stop: Stop | None = None
+    config: RunConfig,
+    workdir: str | Path,
+    *,
+    quiet: bool = False,
+    stop: Stop | None = None,
+    given: Collection[str] = (),
 ) -> Row:
     """Trains a run, or resumes the one in `workdir`, and writes its report.
 
     The same config and directory again continue after the newest checkpoint, bit for bit as if
-    nothing had happened. `stop` is for a caller that already listens to signals.
+    nothing had happened. `stop` is for a caller that already listens to signals. A run that starts
+    from weights takes over their preprocessing, but for what differs from the recipe and for the
+    options in `given` ("data.mean"); see `train.transfer`.
 
     Returns:
       The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
@@ -37,6 +46,7 @@ def fit(
         stop = stop or stack.enter_context(Stop().listening())
         processes = stack.enter_context(start(config.mesh, lambda: stop.signal))
         config = resumed_config(workdir, config)
+        config, notes = take_over(config, workdir, resumes=resumes(workdir), given=given)
         check_workdir(workdir, config)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
@@ -51,6 +61,8 @@ def fit(
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
         display = Display(run.total_steps, quiet or not processes.is_writer)
+        for note in notes:
+            display.say(note)
         trainer = Trainer(run, workdir, display, processes)
         stack.callback(trainer.close)
         with processes.reporting():

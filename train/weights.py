@@ -135,7 +135,9 @@ def _tensors(
         variables, _ = load_published(*found, **options)
         return flatten_dict(variables, sep="/")
     with _as_config_error():
-        tensors = read_tensors(given, needed(model.name, num_classes, **model.changes))
+        tensors = read_tensors(
+            weights_file(given), needed(model.name, num_classes, **model.changes)
+        )
     for name, tensor in tensors.items():  # NaN can get lost in a network, and look like an answer
         if not np.isfinite(tensor).all():
             raise ConfigError(f"{given}: {name} is not finite")
@@ -165,22 +167,55 @@ def _fit(
 def preprocessing(file: Path, name: str) -> "Preprocessing":
     """What the network `name` expects of images, with the weights in `file`.
 
-    As the config.json beside it says: timm's, or that of the run whose directory it lies in.
-    Without one, what torchvision's and timm's weights of this name usually expect.
+    As it is written beside them, or what torchvision's and timm's weights of this name usually
+    expect. Raises as `stated_preprocessing`.
+    """
+    from resnet_jax.pretrained import default_preprocessing
+
+    return stated_preprocessing(file, name) or default_preprocessing(name)
+
+
+def stated_preprocessing(file: Path, name: str) -> "Preprocessing | None":
+    """What is written beside the weights in `file` about the images that they expect.
+
+    In the .json of `convert`, or in a config.json: timm's, or that of the run whose directory the
+    file lies in. None if there is neither.
 
     Raises:
-      ConfigError: a config.json that is neither.
+      ConfigError: a file of that name which is none of these.
     """
     from resnet_jax import pretrained
     from train.run import read_config
 
+    if card := read_card(file):
+        return card.preprocessing
     config = file.with_name("config.json")
-    if (file.parent / "checkpoints").is_dir() and config.is_file():
-        return of_run(read_config(file.parent))
     if not config.is_file():
-        return pretrained.default_preprocessing(name)
+        return None
+    if (file.parent / "checkpoints").is_dir():
+        return of_run(read_config(file.parent))
     with _as_config_error():
         return pretrained.read_config(config, name)[0]
+
+
+def weights_file(given: str | Path) -> Path:
+    """The file that a person named: `~` is the home directory, a folder its model.safetensors.
+
+    Raises:
+      ConfigError: no home directory is known.
+    """
+    path = expand(given)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def expand(path: str | Path) -> Path:
+    """`resnet_jax.home.expand` for the command line. Raises `ConfigError`."""
+    from resnet_jax import home
+
+    try:
+        return home.expand(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def of_run(config: RunConfig) -> "Preprocessing":
