@@ -6,9 +6,9 @@ import pytest
 
 from resnet_jax.zoo import IMAGE_SIZES, ZOO
 from train.__main__ import main
-from train.inference import Guess
+from train.inference import Answer, Guess
 from train.recipes import all_recipes, modules
-from train.tables import print_guesses
+from train.tables import print_answers
 
 # He 2016a and 2016b, torchvision and timm
 PARAMETERS = {
@@ -226,16 +226,18 @@ def test_recipes_lists_every_recipe(capsys):
 
 
 def test_guesses_of_each_image(capsys):
-    print_guesses(
-        {
-            Path("photos/a.jpg"): [Guess("cat", 0.8754), Guess("dog", 0.1246)],
-            Path("b.png"): [Guess("dog", 1.0), Guess("cat", 0.0)],
-        }
+    print_answers(
+        [
+            Answer(Path("photos/a.jpg"), [Guess("cat", 0.8754), Guess("dog", 0.1246)]),
+            Answer(Path("b.png"), [Guess("dog", 1.0), Guess("cat", 0.0)]),
+            Answer(Path("c.png"), [], "not an image"),
+        ]
     )
     out = capsys.readouterr().out
     assert rows(out) == [
         ["photos/a.jpg", "cat 87.5%", "dog 12.5%"],
         ["b.png", "dog 100.0%", "cat 0.0%"],
+        ["c.png", "not read", ""],
     ]
     head = next(line for line in out.splitlines() if "top-" in line)
     assert head.strip("┃").replace("┃", " ").split() == ["image", "top-1", "top-2"]
@@ -243,7 +245,7 @@ def test_guesses_of_each_image(capsys):
 
 @pytest.mark.parametrize("name", ["cat [grey].jpg", "a[/].jpg", "[red]", "a:cat:.jpg"])
 def test_names_that_look_like_markup_are_printed_as_they_are(capsys, name):
-    print_guesses({Path(name): [Guess(name, 1.0)]})
+    print_answers([Answer(Path(name), [Guess(name, 1.0)])])
     assert rows(capsys.readouterr().out) == [[name, f"{name} 100.0%"]]
 
 

@@ -326,7 +326,7 @@ ERRORS = {
     ),
     "names in no text": (
         ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--classes", "0.png"],
-        "0.png: not a text file",
+        "0.png: not a text file in UTF-8",
     ),
     "size": (["predict", CIFAR, "0.png", "--weights", "{cifar}", "--size", "0"], "size 0: must"),
     "crop": (

@@ -86,7 +86,7 @@ class PredictArgs:
     checkpoint: str = "best"
     """best, last, or a step."""
     csv: Path | None = None
-    """Also write the rows to this file."""
+    """Also write image, rank, class, probability, error to this file (UTF-8)."""
 
 
 def train(args: list[str]) -> None:
@@ -145,7 +145,7 @@ def evaluate(args: list[str]) -> None:
 
 
 def predict(args: list[str]) -> None:
-    """The five most probable classes of each image."""
+    """The five most probable classes of each image, or of all images in a folder."""
     names, options = split(args, "the run directory, or the network,")
     if not names:
         print(PREDICT_USAGE, end="")
@@ -163,13 +163,10 @@ def predict(args: list[str]) -> None:
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
     from train import inference
-    from train.tables import print_guesses
+    from train.predictions import image_files, show
 
-    files = [Path(name) for name in names[1:]]
-    guesses = inference.predict(given.config, workdir, given.checkpoint, files)
-    print_guesses(guesses)
-    if given.csv:
-        inference.write_csv(guesses, given.csv)
+    files = image_files(names[1:])
+    show(inference.predict(given.config, workdir, given.checkpoint, files), given.csv)
 
 
 def plan_run(args: list[str]) -> None:

@@ -1,8 +1,7 @@
 """The tables of `resnet-jax models` and `resnet-jax recipes`."""
 
 import inspect
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,11 +11,12 @@ from rich.text import Text
 from resnet_jax.spec import LeNetSpec, ResNetSpec
 from resnet_jax.summary import Layer, groups, summarise, totals
 from resnet_jax.zoo import ZOO, image_size, num_classes
+from train.names import one_line
 from train.recipes import modules
 
 if TYPE_CHECKING:
     from resnet_jax import Preprocessing
-    from train.inference import Guess
+    from train.inference import Answer
 
 
 def _console() -> Console:
@@ -150,13 +150,16 @@ def print_view(view: "Preprocessing") -> None:
     )
 
 
-def print_guesses(guesses: "Mapping[Path, Sequence[Guess]]") -> None:
+def print_answers(answers: "Sequence[Answer]") -> None:
     """Images and their most probable classes, one image a row."""
-    table = Table("image", *(f"top-{k}" for k in range(1, 1 + max(map(len, guesses.values())))))
+    count = max(len(answer.guesses) for answer in answers)
+    table = Table("image", *(f"top-{k}" for k in range(1, 1 + count)))
     table.columns[0].overflow = "fold"
-    for path, best in guesses.items():
-        cells = (str(path), *(f"{guess.name} {guess.probability:.1%}" for guess in best))
-        table.add_row(*map(Text, cells))  # a class may be called "[red]"
+    for path, guesses, error in answers:
+        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in guesses]
+        if error:
+            best = ["not read"]
+        table.add_row(*map(Text, (one_line(path), *best)))  # a class may be called "[red]"
     _console().print(table)
 
 
