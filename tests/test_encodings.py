@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runs import MODEL, ROOT, resnet_jax
+from tests.runs import MODEL, ROOT, resnet_jax, tiny
 from train.anomaly import describe
 from train.metrics import LeftOut, read_metrics
 from train.names import accept_every_character
@@ -68,12 +68,8 @@ def test_what_a_person_sees_has_escapes(capsys):
 
 
 def test_anomaly_names_examples_in_utf8():
-    from tests.runs import tiny
-
     run = Run(tiny())
-    run.splits.train.name  # noqa: B018
-    source = run.splits.train
-    run.__dict__["splits"] = run.splits._replace(train=_Named(source))
+    run.__dict__["splits"] = run.splits._replace(train=_Named(run.splits.train))
     found = describe(run, LeftOut(1, "loss", "nan"))
     assert {entry["name"] for entry in found["examples"]} == {"b\\xe4d.png"}
 

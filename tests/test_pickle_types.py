@@ -5,6 +5,7 @@ import collections
 import io
 import pathlib
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from resnet_jax import WeightsError
 from resnet_jax.pickle_types import find_type
 from resnet_jax.torch_file import UnsafeFile, _Unpickler, read_torch, read_without_torch
-from resnet_jax.weights import read_tensors
+from resnet_jax.weight_files import _state_dict, read_tensors
+from resnet_jax.weights import from_tensors, torch_shapes
 from tests.test_torch_file import (
     FOUR,
     FOUR_RECORDS,
@@ -223,6 +225,24 @@ def test_names_of_kuangliu(tmp_path):
     }
     names = ("layer2.0.downsample.0.weight", "layer2.0.downsample.1.bias", "fc.weight", "fc.bias")
     assert checkpoint(tmp_path / "a.pth", content) == {name: A.tolist() for name in names}
+
+
+def test_a_network_of_kuangliu():
+    """ResNet-18 for 32x32 images: all names, with the projections that are `shortcut` there."""
+    changes = {"stem": "3x3", "stem_pool": "none"}
+    shapes = torch_shapes("resnet18", 10, **changes)
+    rng = np.random.default_rng(0)
+    tensors = {key: rng.standard_normal(shape, np.float32) for key, shape in shapes.items()}
+    theirs = {
+        re.sub(r"^fc\.", "linear.", key.replace(".downsample.", ".shortcut.")): value
+        for key, value in tensors.items()
+    }
+    assert sum(".shortcut." in key for key in theirs) == 3 * 5
+    read = _state_dict({"net": {f"module.{key}": value for key, value in theirs.items()}})
+    assert read.keys() == tensors.keys()
+    block = from_tensors(read, "resnet18", 10, **changes)["params"]["backbone"]["stage2"]["block1"]
+    kernel = tensors["layer2.0.downsample.0.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(block["shortcut_conv"]["kernel"], kernel)
 
 
 def test_names_that_become_one_are_refused(tmp_path):
