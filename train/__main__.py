@@ -1,6 +1,7 @@
 """The command line: `resnet-jax COMMAND`, or `python -m train COMMAND`."""
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def predict(args: list[str]) -> None:
     if names[0] in ZOO or published(names[0]):
         return predict_by_file(names, options)
     if not Path(names[0]).exists():
-        near = difflib.get_close_matches(names[0].partition(".")[0], ZOO, n=3, cutoff=0.5)
+        near = near_models(names[0].partition(".")[0])
         hint = f"; did you mean the network {', '.join(near)}?" if near else ""
         raise ConfigError(f"{names[0]!r} is neither a run directory nor a network{hint}")
     workdir, config = _run_dir(names)
@@ -200,6 +201,19 @@ def bench(args: list[str]) -> None:
     bench(args)
 
 
+def near_models(name: str) -> list[str]:
+    """Up to three networks whose names are like a name or pattern.
+
+    >>> near_models("resnet5O")[0]
+    'resnet50'
+    """
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    known = {re.sub(r"[^a-z0-9]", "", model): model for model in reversed(ZOO)}
+    begins = [model for key, model in known.items() if plain and key.startswith(plain)]
+    close = difflib.get_close_matches(plain, known, n=3, cutoff=0.6)
+    return sorted(begins, key=len)[:3] or [known[key] for key in close]
+
+
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
     from train.tables import print_model, print_models
@@ -214,7 +228,9 @@ def models(args: list[str]) -> None:
     elif names := list_models(pattern):
         print_models(names)
     else:
-        raise ConfigError(f"no model matches {pattern!r}; `resnet-jax models` lists all")
+        near = near_models(pattern)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ConfigError(f"no model matches {pattern!r}; {hint}`resnet-jax models` lists all")
 
 
 def recipes(args: list[str]) -> None:

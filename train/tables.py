@@ -1,7 +1,9 @@
 """The tables of `resnet-jax models` and `resnet-jax recipes`."""
 
 import inspect
+import json
 from collections.abc import Sequence
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_jax.spec import LeNetSpec, ResNetSpec
-from resnet_jax.summary import Layer, groups, summarise, totals
 from resnet_jax.zoo import ZOO, image_size, num_classes
 from train.names import one_line
 from train.recipes import modules
 
 if TYPE_CHECKING:
     from resnet_jax import Preprocessing
+    from resnet_jax.summary import Layer
     from train.inference import Answer
 
 
@@ -25,8 +27,23 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=120, highlight=False)
 
 
-def _layers(name: str) -> list[Layer]:
+def _layers(name: str) -> "list[Layer]":
+    from resnet_jax.summary import summarise
+
     return summarise(ZOO[name], num_classes(name), image_size(name))
+
+
+def count(name: str) -> list[int]:
+    """Parameters and multiply-adds of a network, counted from its layers."""
+    from resnet_jax.summary import totals
+
+    return list(totals(_layers(name))[:2])
+
+
+def _counts() -> dict[str, list[int]]:
+    """`count` of the networks, kept in a file: counting takes 10 s for all of them."""
+    text = resources.files("train").joinpath("networks.json").read_text("utf-8")
+    return dict(json.loads(text))
 
 
 def print_models(names: list[str]) -> None:
@@ -34,8 +51,9 @@ def print_models(names: list[str]) -> None:
     table = Table("model", "image", "classes", "parameters", "GFLOPs", "source")
     for column in table.columns[1:5]:
         column.justify = "right"
+    counts = _counts()
     for name in names:
-        parameters, multiply_adds, _ = totals(_layers(name))
+        parameters, multiply_adds = counts.get(name) or count(name)
         table.add_row(
             name,
             str(image_size(name)),
@@ -91,6 +109,8 @@ def _is_wide(spec: ResNetSpec) -> bool:
 
 def print_model(name: str) -> None:
     """One network as the papers draw it: block by block, each with its layers and their repeats."""
+    from resnet_jax.summary import groups, totals
+
     layers = _layers(name)
     table = Table(
         "block", "layers", "output", "parameters", "MFLOPs", "BatchNorm state", title=name
@@ -120,7 +140,7 @@ def _range(block: str, repeats: int) -> str:
     return block + (f"..{repeats + 1}" if repeats > 1 else "")
 
 
-def _lines(members: list[Layer]) -> list[str]:
+def _lines(members: "list[Layer]") -> list[str]:
     """One line a convolution with the norm behind it (or, in v2, one for the norm before it)."""
     lines: list[str] = []
     for layer in members:
