@@ -12,6 +12,7 @@ usage: resnet-jax bench COMMAND ...
 
   step [NAME[,BATCH[,PIXELS]] ...] [--peers ...]   training steps on random data, beside others
   end_to_end [RECIPE] --data.dir DIR               training on real images, and what waiting costs
+  training [RECIPE] --seconds 120                  as many of its steps as fit, and how well it ends
   input ...                                        the loader alone
   resident RECIPE                                  images kept on the device, beside the loader
   compile [NAMES]                                  tracing, compiling, the first step
@@ -29,6 +30,7 @@ median and range. `resnet-jax bench COMMAND --help` lists a command's options.
 COMMANDS = {
     "step": ("benchmarks.step", False),
     "end_to_end": ("benchmarks.end_to_end", False),
+    "training": ("benchmarks.training", False),
     "input": ("benchmarks.input", True),
     "resident": ("benchmarks.resident", False),
     "compile": ("benchmarks.compile", True),

@@ -107,19 +107,27 @@ def train_rows(args: EndToEndArgs) -> tuple[list[Row], int]:
     )
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        child = multiprocessing.get_context("spawn").Process(target=_train, args=(config, workdir))
-        child.start()
-        child.join()
-        if child.exitcode:
-            raise RunError(f"the run failed with exit code {child.exitcode}")
+        train(config, workdir)
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
         examples = json.loads((workdir / "config.json").read_text())["examples"]["train"]
     rows = [json.loads(line) for line in lines]
     return [row for row in rows if row["split"] == "train"][1:], examples
 
 
+def train(config: RunConfig, workdir: Path) -> None:
+    """A run as `resnet-jax train` does it, in a process of its own.
+
+    Raises:
+      RunError: it failed; it has said why.
+    """
+    child = multiprocessing.get_context("spawn").Process(target=_train, args=(config, workdir))
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise RunError(f"the run failed with exit code {child.exitcode}")
+
+
 def _train(config: RunConfig, workdir: Path) -> None:
-    """As `resnet-jax train` does."""
     set_malloc()
     from train.loop import fit
 

@@ -1,150 +1,163 @@
-"""All that is to be measured on one H200, or another single GPU, in one command and ten minutes.
+"""All that is worth measuring on one GPU, an H200 or another, in one command and nine minutes.
 
-    python -m benchmarks.h200 --out DIR [--only step cifar ...] [--photos DIR] [--tiny]
+    python -m benchmarks.h200 --out DIR [--only step cifar ...] [--cifar DIR] [--photos DIR]
+    python -m benchmarks.h200 --out DIR --tiny    # all of it where there is no GPU, to try it
 
-Into DIR go rows.jsonl (a line for each benchmark that got through), a log of each, and report.md:
-
+  right     does it compute the right numbers? the tests of tests/test_gpu.py
   step      ResNet-50, bfloat16, batch 256: ours, torchvision eager and torch.compile, in turn
+  jax       ours beside plain linen, and beside itself with plain norms
   profile   its ten longest kernels
-  cifar     ResNet-20 on CIFAR-10's shapes, the data on the device where `data.resident` is there
-  photos    ResNet-50 from JPEG files on (a folder that `bench end_to_end` reads; else made up)
+  cifar     ResNet-20 as its paper trains it, the images on the device: images/s, then as many steps
+            as fit, and the accuracy. `--cifar` is the `--data.dir` of cifar10-resnet20; without
+            it, images/s on random images, and the accuracy on the digits
   batches   ours at batch 128, 512 and 1024
-  jax       ours beside plain linen, and with every BatchNorm behind its convolution
+  photos    ResNet-50 from JPEG files on: those of `--photos`, or made-up ones
 
-in this order, until the minutes are over. Compiled programs are kept in DIR/cache meanwhile.
-`--tiny` tries all of it where there is no GPU.
+The most valuable part comes first. Each has its share of the minutes, and what earlier ones did
+not use. Into DIR go, as soon as they exist: rows.jsonl, a line for each result; parts.jsonl, how
+each command ended; a log of each part; and report.md.
+
+The exit code is 1 if a command failed, ran out of time or was not reached. A peer that is not
+installed is no failure: its row says what to install. docs/measure-gpu.md has the rest.
 """
 
 import argparse
-import dataclasses
+import contextlib
+import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
-import numpy as np
-from PIL import Image
+from benchmarks import report
+from benchmarks.gpu_parts import ROOT, TINY, Command, Part, Sizes, parts
+from benchmarks.record import Row, emit, environment
 
-from train.config import DataConfig
-
-ROOT = Path(__file__).parents[1]
-Commands = list[list[str]]
+LEAST = 10.0
+"""Seconds left, under which no command is begun."""
 
 
-def commands(folder: Path, photos: Path | None, tiny: bool) -> dict[str, Callable[[], Commands]]:
-    """The `bench` commands of each part; data are made when a part begins."""
-    network, batch, pixels = ("resnet18", 8, 32) if tiny else ("resnet50", 256, 224)
-    case = f"{network},{batch},{pixels}"
-    short = ["--rounds", "1", "--samples", "1", "--warm_seconds", "0"] if tiny else []
-    windows = ["--windows", "1", "--steps", "2"] if tiny else ["--windows", "5", "--steps", "50"]
-    cores = str(os.cpu_count())
+def run(command: Command, log: Path, seconds: float, out: Path, *, tiny: bool) -> tuple[int, str]:
+    """Runs `python` with these arguments: its exit code, and how it ended.
 
-    def cifar() -> Commands:
-        data = ["--data.name", "npz", "--data.dir", str(arrays(folder, 256 if tiny else 50_000))]
-        many = ["--windows", "1", "--steps", "2"] if tiny else ["--windows", "4", "--steps", "390"]
-        there = "resident" in {field.name for field in dataclasses.fields(DataConfig)}
-        where = ["--data.resident", "True"] if there else []
-        size = ["--batch_size", "32"] if tiny else ["--precision", "bf16"]
-        return [["end_to_end", "cifar10-resnet20", *data, *where, *size, *many]]
+    What it has started ends with it. Its output goes to `log`.
+    """
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "PYTHONUNBUFFERED": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(out / "cache"),
+        "RESNET_JAX_TEST_ON": "cpu" if tiny else "gpu",
+    }
+    since = time.monotonic()
+    with log.open("a") as file:
+        print("python", shlex.join(command), file=file, flush=True)
+        start = file.tell()
+        child = subprocess.Popen(
+            [sys.executable, *command],
+            **{"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file},
+            **{"env": env, "cwd": out, "start_new_session": True},
+        )
+        try:
+            code = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return 1, f"stopped after {seconds:.0f} s: its share of the time is used up"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    ended = f"exit code {code} after {time.monotonic() - since:.0f} s"
+    if code:
+        said = log.read_bytes()[start:].decode(errors="replace").split("\n")
+        last = next((line for line in reversed(said) if line.strip()), "nothing was said")
+        ended += f": {last.strip()} ({log})"
+    return code, ended
 
-    def jpegs() -> Commands:
-        data = ["--data.dir", str(photos or make_photos(folder, 32 if tiny else 1024))]
-        sizes = ["--batch_size", str(batch), "--data.image_size", str(pixels)]
-        model = ["--model.name", network, "--precision", "bf16", "--data.threads", cores]
-        return [["end_to_end", "folder", *data, *sizes, *model, *windows]]
 
-    both = ["--peers", "torchvision", "torchvision-compile"]
-    batches = [f"{network},{n},{pixels}" for n in ((4,) if tiny else (128, 512, 1024))]
+def run_part(name: str, part: Part, end: float, out: Path, *, tiny: bool) -> list[Row]:
+    """Runs a part's commands until `end`, of `time.monotonic()`; how each of them ended."""
+    found: list[Row] = []
+    for command in part.commands(end - time.monotonic()):
+        left = end - time.monotonic()
+        if left < LEAST:
+            code, said = 1, f"not begun: {max(left, 0):.0f} s are left"
+        else:
+            code, said = run(command, out / f"{name}.log", left, out, tiny=tiny)
+        row = {"part": name, "command": shlex.join(["python", *command]), "exit": code, "end": said}
+        with (out / "parts.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{name}: {said}", flush=True)
+        found.append(row)
+    if (out / "right.xml").exists() and name == "right":
+        emit({**tests(out / "right.xml"), **environment()}, out / "rows.jsonl")
+    write_report(out)
+    return found
+
+
+def tests(path: Path) -> Row:
+    """The row of a JUnit file of pytest: how many tests passed, and the names of the others."""
+    cases = list(ElementTree.parse(path).iter("testcase"))
+    bad = [
+        case for case in cases if case.find("failure") is not None or case.find("error") is not None
+    ]
+    skipped = [case for case in cases if case.find("skipped") is not None]
     return {
-        "step": lambda: [["step", case, "--precision", "bf16", *both, *short]],
-        "profile": lambda: [["profile", case, "--precision", "bf16"]],
-        "cifar": cifar,
-        "photos": jpegs,
-        "batches": lambda: [["step", *batches, "--precision", "bf16", *short]],
-        "jax": lambda: [
-            ["step", case, "--precision", "bf16", "--peers", "flax", "ours-plain-norm", *short]
-        ],
+        "benchmark": "right",
+        "case": "tests/test_gpu.py",
+        "passed": len(cases) - len(bad) - len(skipped),
+        "failed": len(bad),
+        "skipped": len(skipped),
+        "failures": [case.get("name") for case in bad],
     }
 
 
-def arrays(folder: Path, examples: int) -> Path:
-    """Random pixels in CIFAR-10's shapes."""
-    path = folder / "cifar.npz"
-    rng = np.random.default_rng(0)
-    held_out = max(examples // 50, 10)
-    images = rng.integers(0, 256, (examples + held_out, 32, 32, 3), np.uint8)
-    labels = np.arange(len(images)) % 10
-    np.savez(
-        path,
-        x_train=images[:examples],
-        y_train=labels[:examples],
-        x_test=images[examples:],
-        y_test=labels[examples:],
-    )
-    return path
+def write_report(out: Path) -> None:
+    """report.md: tables of the rows so far."""
+    if (out / "rows.jsonl").exists():
+        text = "\n\n".join(report.tables(report.read([out / "rows.jsonl"])))
+        (out / "report.md").write_text(text + "\n")
 
 
-def make_photos(folder: Path, count: int) -> Path:
-    """JPEGs of 500x375 pixels and about as many bytes as photographs of this size."""
-    rng = np.random.default_rng(0)
-    for i in range(count + 16):
-        where = folder / "photos" / ("train" if i < count else "val") / "ab"[i % 2]
-        where.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3), np.uint8))
-        image = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
-        image = image + rng.integers(-12, 13, image.shape, np.int16)
-        pixels = np.clip(image, 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(where / f"{i:05}.jpg", quality=85)
-    return folder / "photos"
-
-
-def run(args: list[str], log: Path, seconds: float, cache: Path) -> str:
-    """A `bench` command with its output in a log; how it ended."""
-    since = time.monotonic()
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    with log.open("a") as file:
-        print("resnet-jax bench", *args, file=file, flush=True)
-        command = [sys.executable, "-m", "train", "bench", *args]
-        try:
-            code = subprocess.run(
-                command, stdout=file, stderr=file, env=env, timeout=seconds, check=False
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return f"stopped after {seconds:.0f} s, when the minutes were over"
-    return f"exit code {code} after {time.monotonic() - since:.0f} s"
-
-
-def main() -> None:
+def main(args: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
+    """Measures; the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="where the results go")
-    parser.add_argument("--only", nargs="+", help="these parts, in this order")
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs, as `--data.dir` of a run")
-    parser.add_argument("--minutes", type=float, default=9.5)
+    parser.add_argument("--only", nargs="+", metavar="PART", help="these parts, in this order")
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10, as `--data.dir` of cifar10-resnet20")
+    parser.add_argument("--photos", type=Path, help="JPEGs, as `--data.dir` of the recipe folder")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of all parts together")
     parser.add_argument("--tiny", action="store_true", help="try it, at sizes for a CPU")
-    args = parser.parse_args()
-    out: Path = args.out.absolute()
+    given = parser.parse_args(args)
+    for option, folder in (("--cifar", given.cifar), ("--photos", given.photos)):
+        if folder and not folder.is_dir():
+            parser.error(f"{option} {folder}: no such folder")
+    out: Path = given.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * args.minutes
-    parts = commands(out, args.photos, args.tiny)
-    if unknown := set(args.only or ()) - set(parts):
-        parser.error(f"only {', '.join(unknown)}: choose from {', '.join(parts)}")
-    rows = out / "rows.jsonl"
-    for name in args.only or parts:
-        for command in parts[name]() if time.monotonic() < end else []:
-            left = max(end - time.monotonic(), 1)
-            full = [*command, "--out", str(rows)]
-            print(f"{name}: {run(full, out / f'{name}.log', left, out / 'cache')}", flush=True)
-    if rows.exists():
-        report = [sys.executable, "-m", "train", "bench", "report", str(rows)]
-        text = subprocess.run(report, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        (out / "report.md").write_text(text)
-        print(text)
+    sizes = TINY if given.tiny else Sizes()
+    every = parts(out, sizes, given.photos, given.cifar)
+    if unknown := set(given.only or ()) - set(every):
+        parser.error(f"--only {', '.join(unknown)}: choose from {', '.join(every)}")
+    chosen = {name: every[name] for name in given.only or every}
+    scale = 60 * given.minutes / sum(part.seconds for part in chosen.values())
+    end, ends = time.monotonic(), []
+    for name, part in chosen.items():
+        end += scale * part.seconds
+        ends += run_part(name, part, end, out, tiny=given.tiny)
+    if (out / "report.md").exists():
+        print((out / "report.md").read_text())
+    failed = [row for row in ends if row["exit"]]
+    for row in failed:
+        print(f"failed: {row['part']}: {row['end']}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,7 +25,7 @@ FLAGS = (
 
 def environment() -> Row:
     """Host, versions, flags and commit that a figure depends on; no device is touched."""
-    from train.run import code_version  # loaders' processes have another Python, without it
+    from train.provenance import code_version  # loaders' processes have another Python, without it
 
     return {
         "host": f"{os.cpu_count()} cores, {_processor()}",
@@ -75,7 +75,7 @@ def at_least_one(text: str) -> int:
     return value
 
 
-_PLACES = ("--out", "--hlo", "--trace", "--plot", "--peer_python")
+_PLACES = ("--out", "--workdir", "--hlo", "--trace", "--plot", "--peer_python")
 
 
 def command(name: str, args: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ XLA_FLAGS and the heaps of malloc that ours sets.
 """
 
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,15 @@ import tyro
 from benchmarks.cases import describe, facts, read_case
 from benchmarks.record import Row, command, emit, environment, spread
 from benchmarks.systems import check_systems
-from benchmarks.turns import Sample, System, start_all
+from benchmarks.turns import ENDED, LATE, Sample, System, start_all
 from resnet_jax.summary import summarise, totals
 from resnet_jax.zoo import get_spec
 from train.arguments import parse
 from train.chips import chip_of
 from train.config import ConfigError, RunConfig, RunError
 
+BROKEN = (ENDED, LATE)
+"""How the reasons begin of a system that is missing from a row and should not be."""
 CASES = ("resnet50,16,224", "resnet18,32,64", "resnet20_cifar,128,32")
 
 
@@ -48,6 +51,9 @@ class StepArgs:
     """Steps that nobody times, for so long and at least two, behind the first."""
     devices: int = 1
     """Of those here, for ours; a peer has one."""
+    seconds: float | None = None
+    """For each case: a system that is not ready by then is left out, and the turns end, after one
+    round at least. None: no limit."""
     out: Path | None = None
     """Append the results to this file, a line of JSON for each case."""
 
@@ -55,21 +61,33 @@ class StepArgs:
         for name in ("rounds", "samples", "devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.seconds is not None and self.seconds <= 0:
+            raise ConfigError(f"seconds {self.seconds}: must be positive")
         check_systems(self.peers)
         if self.peers and self.devices > 1:
             raise ConfigError(f"devices {self.devices}: a comparison has one")
 
 
 def main(args: Sequence[str]) -> None:
-    """Measures every case, and prints a line of JSON for each."""
+    """Measures every case, and prints a line of JSON for each.
+
+    Raises:
+      RunError: a system failed or was late. One that is not installed, or has no such network, is
+        left out, and the row says so.
+    """
     cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     names, options = args[:cut] or CASES, args[cut:]
     given = [
         parse("bench step", __doc__ or "", StepArgs, StepArgs(read_case(name)), options)
         for name in names
     ]
+    failed: dict[str, str] = {}
     for each in given:
-        emit({**measure(each), "command": command("step", args)}, each.out)
+        row = measure(each)
+        emit({**row, "command": command("step", args)}, each.out)
+        failed |= {name: why for name, why in row["not_here"].items() if why.startswith(BROKEN)}
+    if failed:
+        raise RunError("; ".join(f"{name}: {why}" for name, why in failed.items()))
 
 
 def measure(args: StepArgs) -> Row:
@@ -80,11 +98,15 @@ def measure(args: StepArgs) -> Row:
     """
     before = environment()
     names = ["ours", *(peer for peer in args.peers if peer != "ours")]
-    systems = start_all(names, args.config, devices=args.devices, warm_seconds=args.warm_seconds)
+    end = None if args.seconds is None else time.monotonic() + args.seconds
+    options = {"devices": args.devices, "warm_seconds": args.warm_seconds, "end": end}
+    systems = start_all(names, args.config, **options)
     try:
         here = [system for system in systems.values() if not system.absent]
         turns: dict[str, list[list[Sample]]] = {system.name: [] for system in here}
-        for _ in range(args.rounds):
+        for done in range(args.rounds):
+            if done and end is not None and time.monotonic() > end:
+                break
             for system in here:
                 taken = None if system.absent else system.turn(args.samples)
                 if taken:

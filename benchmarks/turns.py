@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from train.config import ConfigError, RunConfig
 from train.config_json import from_json, to_json
 from train.memory import set_malloc
 
+ENDED = "its process ended with exit code"
+LATE = "not ready in time (--seconds)"
 _MARK = "@bench "  # of a line that is ours; libraries print too
 
 
@@ -41,7 +44,9 @@ class System:
         devices: int = 1,
         warm_seconds: float = 1.0,
         env: Mapping[str, str] | None = None,
+        seconds: float | None = None,
     ) -> None:
+        """With `seconds`, a system that is not ready by then is absent."""
         self.name, self.facts, self._process = name, dict[str, Any](), None
         self.absent = missing(name)
         if self.absent:
@@ -56,20 +61,30 @@ class System:
             text=True,
             env={**os.environ, "PYTHONPATH": paths, **(env or {})},
         )
+        late = threading.Timer(seconds or 0, self._end_late)
+        if seconds is not None:
+            late.start()
         said = self._ask({**order, "warm_seconds": warm_seconds})
-        self.absent = said.pop("absent", None)
+        late.cancel()
+        ended = said.pop("absent", None)
+        self.absent = self.absent or ended
         self.facts.update(said)
+
+    def _end_late(self) -> None:
+        assert self._process
+        self.absent = LATE
+        self._process.kill()
 
     def _ask(self, order: Any) -> dict[str, Any]:
         assert self._process and self._process.stdin and self._process.stdout
         try:
             print(json.dumps(order), file=self._process.stdin, flush=True)
         except BrokenPipeError:
-            return {"absent": f"its process ended with exit code {self._process.wait()}"}
+            return {"absent": f"{ENDED} {self._process.wait()}"}
         for line in self._process.stdout:
             if line.startswith(_MARK):
                 return json.loads(line.removeprefix(_MARK))
-        return {"absent": f"its process ended with exit code {self._process.wait()}"}
+        return {"absent": f"{ENDED} {self._process.wait()}"}
 
     def turn(self, samples: int) -> list[Sample] | None:
         """So many timing samples; None where its process is no more, and `absent` says it."""
@@ -91,9 +106,15 @@ class System:
 
 
 def start_all(
-    names: list[str], config: RunConfig, *, devices: int = 1, warm_seconds: float = 1.0
+    names: list[str],
+    config: RunConfig,
+    *,
+    devices: int = 1,
+    warm_seconds: float = 1.0,
+    end: float | None = None,
 ) -> dict[str, System]:
-    """Starts the systems one after the other.
+    """Starts the systems one after the other; what is not ready at `end`, of `time.monotonic()`,
+    is absent.
 
     On a GPU each one of JAX's takes a part of the memory at its start: they share it.
     """
@@ -106,7 +127,10 @@ def start_all(
         flags = systems["ours"].facts.get("xla_flags") if "ours" in systems else None
         if name.endswith(WITH_FLAGS) and flags:
             extra["XLA_FLAGS"] = flags
-        systems[name] = System(name, config, devices=devices, warm_seconds=warm_seconds, env=extra)
+        seconds = None if end is None else max(end - time.monotonic(), 0.0)
+        systems[name] = System(
+            name, config, devices=devices, warm_seconds=warm_seconds, env=extra, seconds=seconds
+        )
     return systems
 
 

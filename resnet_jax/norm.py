@@ -1,5 +1,6 @@
 """BatchNorm with explicit, mutable running statistics, and GroupNorm without any."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,11 @@ from resnet_jax.keep import keep
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
     """What sums over a map are taken in: float32, or float64 for those who compute in it."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def values_per_channel(shape: tuple[int, ...], group_size: int | None) -> int:
+    """How many values of a map [B, ..., C] the statistics of a channel in a group come from."""
+    return (shape[0] if group_size is None else group_size) * math.prod(shape[1:-1])
 
 
 class BatchNorm(nn.Module):
@@ -34,7 +40,8 @@ class BatchNorm(nn.Module):
     take the mean over groups. None is the whole batch: under `jit` over a mesh, the global one.
 
     Raises:
-      ValueError: the batch is not a multiple of `group_size`.
+      ValueError: the batch is not a multiple of `group_size`; or in training, a group has only one
+        value for each channel (one example of one pixel), whose variance is always 0.
     """
 
     momentum: float = 0.9
@@ -51,7 +58,8 @@ class BatchNorm(nn.Module):
         With a `kernel` [C_in, C], x is [B, H, W, C_in] and its 1x1 convolution is normalised: the
         same numbers, and where C_in < C from less memory traffic. For y = x K, mean(y) = mean(x) K
         and var(y) = diag(K' cov(x) K) are known before y is, so that the normalisation becomes part
-        of the kernel, and no pass, forward or backward, reads y again.
+        of the kernel, and no pass, forward or backward, reads y again. A float32 map is convolved
+        first and then normalised: see `_gram_is_exact`.
         """
         x = jnp.asarray(x)
         features = x.shape[-1:] if kernel is None else kernel.shape[-1:]
@@ -60,17 +68,15 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
 
-        if not train or self.frozen:
-            x = x if kernel is None else convolve(x, kernel.astype(x.dtype)[None, None])
+        by_running = not train or self.frozen
+        if kernel is not None and (by_running or not _gram_is_exact(x.dtype)):
+            x, kernel = keep(convolve(x, kernel.astype(x.dtype)[None, None])), None
+        if by_running:
             return self._normalise(x, mean.value, var.value, scale, bias)
 
-        batch = x.shape[0]
-        group = batch if self.group_size is None else self.group_size
-        if group < 1 or batch % group:
-            raise ValueError(f"group_size {group}: does not divide the batch of {batch} examples")
-        grouped = x.reshape(batch // group, group, *x.shape[1:])
+        grouped = self._grouped(x)
         if kernel is None:
-            batch_mean, batch_var = map(keep, _moments(grouped, lax.stop_gradient(mean.value)))
+            batch_mean, batch_var = map(keep, _moments(grouped, mean.value))
             y = self._normalise(grouped, batch_mean, batch_var, scale, bias)
         else:
             mean_in, batch_mean, batch_var = map(keep, _moments_of_product(grouped, kernel))
@@ -85,10 +91,24 @@ class BatchNorm(nn.Module):
         # Two sums and the gradient of x begin with it, and behind it is a part of the network.
         y = gradient_in_memory(y, scale)
         if not self.is_initializing():
-            count = grouped.size // (grouped.shape[0] * grouped.shape[-1])
+            count = values_per_channel(x.shape, self.group_size)
             self._update(mean, batch_mean)
-            self._update(var, batch_var * (count / max(count - 1, 1)))
+            self._update(var, batch_var * (count / (count - 1)))
         return y.reshape(*x.shape[:-1], *features)
+
+    def _grouped(self, x: jax.Array) -> jax.Array:
+        """[B, ..., C] -> [groups, examples, ..., C]."""
+        batch = x.shape[0]
+        group = batch if self.group_size is None else self.group_size
+        if group < 1 or batch % group:
+            raise ValueError(f"group_size {group}: does not divide the batch of {batch} examples")
+        if values_per_channel(x.shape, self.group_size) == 1 and not self.is_initializing():
+            raise ValueError(
+                f"{'/'.join(self.path) or 'BatchNorm'}: one value per channel (groups of 1 "
+                "example, 1 pixel each): training needs at least 2, because the variance of one is "
+                "0. Use larger groups, larger images, freeze_norm=True or norm='group'"
+            )
+        return x.reshape(batch // group, group, *x.shape[1:])
 
     def _update(self, running: nn.Variable, value: jax.Array) -> None:
         value = lax.stop_gradient(value.mean(range(value.ndim - 1))).astype(running.value.dtype)
@@ -102,17 +122,38 @@ class BatchNorm(nn.Module):
         return ((x.astype(wide) - mean) * factor + bias).astype(self.dtype)
 
 
-def _moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of [G, ..., C] over all but the first and the last axis.
+def _moments(x: jax.Array, running_mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of [G, B, ..., C] over all but the first and the last axis.
 
     One pass, of x - shift: E[x^2] - E[x]^2 loses the variance where the mean is many times the
-    deviation, and the running mean, which is the shift, is never far for long.
+    standard deviation. The shift is the mean of the first example of each group. Its distance from
+    the mean is at most sqrt(B) standard deviations, so the relative error of the variance is at
+    most about B * 2^-24, from the first step on.
+
+    A map narrower than float32 is shifted by the running mean, which is known before the map is:
+    on a TPU the sums are then part of the convolution before them, and the map is not read again.
+    Eight bits cannot hold a mean that is more than a few hundred standard deviations, so this costs
+    one or two per cent of the variance at worst, until the running mean has arrived.
     """
     axes = tuple(range(1, x.ndim - 1))
-    moved = x.astype(at_least_float32(x.dtype)) - shift
+    wide = x.astype(at_least_float32(x.dtype))
+    narrow = wide.dtype != x.dtype
+    shift = running_mean if narrow else keep(wide[:, :1].mean(axes, keepdims=True))
+    shift = lax.stop_gradient(shift)
+    moved = wide - shift
     mean = moved.mean(axes, keepdims=True)
     square = jnp.square(moved).mean(axes, keepdims=True)
     return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def _gram_is_exact(dtype: jnp.dtype) -> bool:
+    """Whether the Gram matrix of a map of this type keeps the digits that two layers would.
+
+    Where channels share a part that is r times what tells them apart, a variance is r^2 times
+    smaller than the terms that it is the difference of. Sums in float32 of numbers of eight bits
+    have the digits for that, and float64 does; sums in float32 of float32 do not.
+    """
+    return bool(jnp.finfo(dtype).bits != 32)
 
 
 def _moments_of_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,8 +1,10 @@
 """A tiny run for the tests of the loop, in this process or in one of its own."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,9 +48,26 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "train", *args]
 
 
+def cache_folder() -> str:
+    """For compiled programs: under HOME, or where HOME cannot be written, for temporary files."""
+    with contextlib.suppress(OSError, RuntimeError):  # read-only; no home at all
+        folder = Path("~/.cache/resnet-jax/tests").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    return str(Path(tempfile.gettempdir(), f"resnet-jax-tests-{os.getuid()}"))
+
+
+def simulated(devices: int) -> str:
+    """`XLA_FLAGS` for so many CPU devices; the user's other flags stay."""
+    count = "--xla_force_host_platform_device_count"
+    others = [x for x in os.environ.get("XLA_FLAGS", "").split() if not x.startswith(count)]
+    return " ".join([f"{count}={devices}", *others])
+
+
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     """A child's: as many simulated devices, the tests' compilation cache, no terminal."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {"XLA_FLAGS": simulated(devices)}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", **flags, **extra}
 

@@ -1,10 +1,12 @@
 """The table of chips and the names of topologies."""
 
+import math
+
 import pytest
 
 from train.chips import CHIPS, GIB
 from train.config import ConfigError
-from train.topology import parse_topology, target_config
+from train.topology import parse_topology, target_config, tpu_options
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,26 @@ def test_unknown_topologies(name, message):
     with pytest.raises(ConfigError) as error:
         parse_topology(name)
     assert str(error.value).startswith(f"topology {name!r}: ") and message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["v5e:1x1", "v6e:1x1"])
+def test_a_single_chip_is_a_host_of_one(name):
+    """libtpu 0.0.42.1 takes a host for 2x2x1 chips where it is not told."""
+    assert tpu_options(parse_topology(name)) == {"chips_per_host_bounds": (1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    "name", ["v4:2x2x1", "v4:4x4x4", "v5e:2x2", "v5e:2x4", "v5e:16x16", "v5p:2x4x4", "v6e:8x16"]
+)
+def test_larger_slices_are_hosts_of_four_chips(name):
+    """They divide the slice, and are as many as `Topology.hosts` says."""
+    topology = parse_topology(name)
+    options = tpu_options(topology)
+    bounds = options["chips_per_host_bounds"]
+    assert bounds == (2, 2, 1)
+    assert not any(size % bound for size, bound in zip(topology.shape, bounds, strict=False))
+    assert topology.chips == topology.hosts * math.prod(bounds)
+    assert options.get("chip_config_name") == ("megacore" if name.startswith("v4") else None)
 
 
 def test_target_config():

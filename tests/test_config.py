@@ -90,13 +90,18 @@ EVERY = {
     "data.dir": ("/data", "/elsewhere"),
     "data.train_split": ("a", "b"),
     "data.eval_split": ("a", "b"),
+    "data.image_key": ("image", "photo"),
+    "data.label_key": ("label", "kind"),
+    "data.remap_labels": (True, False),
     "data.eval_fraction": (0.5, 0.25),
     "data.split_seed": (3, 4),
+    "data.held_out": ("by_place", "by_name"),
     "data.image_size": (3, 4),
     "data.mean": ([0.5], [0.5, 0.25, 0.75]),
     "data.std": ([0.5], [0.5, 0.25, 0.75]),
     "data.on_bad_image": ("skip", "error"),
     "data.max_pixels": (3, 4),
+    "data.max_image_bytes": (3, 4),
     "data.threads": (3, 0),
     "data.workers": (3, 4),
     "data.prefetch": (3, 4),
@@ -327,7 +332,7 @@ def test_the_fields_with_choices_are_found():
         *("model." + f for f in ("block", "stem", "stem_pool", "stride_at", "shortcut")),
         *("model." + f for f in ("anti_alias", "activation", "attention", "norm")),
         *("model." + f for f in ("output_stride", "kernel_init")),
-        *("data.on_bad_image", "data.decoder", "data.resident"),
+        *("data.held_out", "data.on_bad_image", "data.decoder", "data.resident"),
         "augment.crop",
         *("optim." + f for f in ("name", "decay", "decay_mask", "schedule")),
         "eval.interpolation",
@@ -403,6 +408,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("data.workers", [-1], [0], "must be at least 0"),
     ("data.prefetch", [0], [1], "must be at least 1"),
     ("data.max_pixels", [0], [1], "must be at least 1"),
+    ("data.max_image_bytes", [0], [1], "must be at least 1"),
     ("data.examples", [0], [1], "must be at least 1"),
     ("data.classes", [0], [1], "must be at least 1"),
     ("data.eval_fraction", [0.0, 1.0, -0.5, 1.5], [0.001, 0.999], "between 0 and 1"),
@@ -615,7 +621,7 @@ def test_recipes_load_no_jax():
     assert "train" in imported and imported & HEAVY == set()
 
 
-@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["train", "folder", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["train", "--help-all"]])
 def test_help_answers_soon_and_loads_no_jax(args):
     for _ in range(3):  # the machine may be busy with something else
         done, imported, seconds = python("-m", "train", *args)
@@ -626,6 +632,7 @@ def test_help_answers_soon_and_loads_no_jax(args):
     assert "usage: resnet-jax" in done.stdout
     if "train" in args:
         assert "--optim.lr" in done.stdout and "--workdir" in done.stdout
+    if "--help-all" in args:
         assert "Adam's second-moment decay" in done.stdout  # from the docstrings of the fields
         assert "Cardinality" in done.stdout or "cardinality" in done.stdout  # the spec's as well
     assert seconds < 2

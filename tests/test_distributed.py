@@ -60,9 +60,10 @@ class Job:
         return re.sub(GLOO, "", self.files[process].with_suffix(".out").read_text())
 
     def errors(self, process: int) -> list[str]:
-        """Its stderr, but for what it says when another one starts late."""
+        """Its stderr, but for what it says while it waits, and at once to a signal."""
         lines = self.files[process].with_suffix(".err").read_text().splitlines()
-        return [line for line in lines if not line.startswith("warning: waiting for process")]
+        passing = ("warning: waiting for process", "SIGTERM: stopping")
+        return [line for line in lines if not line.startswith(passing)]
 
     def said(self) -> str:
         """All of it."""
@@ -106,7 +107,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("together") / "run"
     job = launch(workdir, 2, *OPTIONS)
     assert job.end(300) == [0, 0], job.said()
-    assert "best: step" in job.printed(0)
+    assert "best checkpoint: step" in job.printed(0)
     assert not re.search("[a-z]", job.printed(1)) and job.errors(0) == job.errors(1) == []
     return workdir
 

@@ -3,7 +3,9 @@
 import ast
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +71,8 @@ def test_what_a_person_sees_has_escapes(capsys):
 
 def test_anomaly_names_examples_in_utf8():
     run = Run(tiny())
-    run.__dict__["splits"] = run.splits._replace(train=_Named(run.splits.train))
+    named: Any = _Named(run.splits.train)
+    run.__dict__["splits"] = replace(run.splits, train=named)
     found = describe(run, LeftOut(1, "loss", "nan"))
     assert {entry["name"] for entry in found["examples"]} == {"b\\xe4d.png"}
 

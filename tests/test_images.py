@@ -16,6 +16,7 @@ from PIL import Image
 
 from train.config import AugmentConfig
 from train.data import images
+from train.data.decode import read_jpeg_header
 from train.data.images import BadImage, decode, eval_image, train_image
 
 LIMIT = 10_000_000
@@ -72,7 +73,7 @@ def test_lossless_formats_come_back_exactly(kind):
 )
 def test_jpeg_equals_pillow(options):
     data = encode(smooth(61, 83), "JPEG", quality=90, **options)
-    assert images._read_jpeg_header(data, LIMIT).size(1) == (61, 83)
+    assert read_jpeg_header(data, LIMIT, LIMIT).size(1) == (61, 83)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     decoded = decode(data, max_pixels=LIMIT)
     assert np.abs(decoded.astype(int) - expected).max() <= 1

@@ -209,21 +209,19 @@ def test_drop_block_drops_whole_squares_in_all_channels(rate, size, sides):
     np.testing.assert_allclose(dropped.mean(0), chance, atol=5 * 0.5 / math.sqrt(n))
     deviation = dropped.mean((1, 2)).std() / math.sqrt(n)
     assert abs(dropped.mean() - chance.mean()) < 5 * deviation
-    # What is left of each example is scaled up by its own share.
-    scale = dropped.shape[1] * dropped.shape[2] / np.maximum((~dropped).sum((1, 2)), 1)
-    expected = np.where(dropped[..., None], 0, x * scale[:, None, None, None])
+    # What is left of the batch is scaled up by one factor, as in algorithm 1.
+    expected = np.where(dropped[..., None], 0, x * (dropped.size / (~dropped).sum()))
     np.testing.assert_allclose(y, expected, rtol=1e-5)
-    whole = drop_block(rate, size, np.ones_like(x)).mean((1, 2, 3))
-    np.testing.assert_allclose(whole[~dropped.all((1, 2))], 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sides", [(3, 5), (1, 1)])
 def test_drop_block_is_cut_to_the_map(sides):
-    """One square then covers it: an example is dropped as a whole, or left as it is."""
+    """One square then covers it: an example is dropped as a whole, and the others scaled up."""
     x = np.random.default_rng(0).uniform(1, 2, (2000, *sides, 2)).astype(np.float32)
     y = drop_block(0.3, 7, x)
     dropped = ~y.any((1, 2, 3))
-    np.testing.assert_array_equal(y, np.where(dropped[:, None, None, None], 0, x))
+    scaled = x * (2000 / (~dropped).sum())
+    np.testing.assert_allclose(y, np.where(dropped[:, None, None, None], 0, scaled), rtol=1e-6)
     assert abs(dropped.mean() - 0.3) < 5 * math.sqrt(0.3 * 0.7 / 2000)
 
 

@@ -234,9 +234,12 @@ def test_variance_of_a_float32_map_with_a_very_large_mean():
 
 
 @pytest.mark.parametrize("gap", [3, 30, 300])
-def test_a_mean_far_from_the_running_one_costs_digits_until_that_one_has_come_near(gap):
-    """The variance is known to 2^-24 of the square of their distance in deviations; then to all."""
-    x = maps(0, (8, 16, 16, 3), mean=gap, std=1)
+def test_in_bfloat16_a_mean_far_from_the_running_one_costs_digits_until_that_is_near(gap):
+    """The variance is known to 2^-24 of the square of their distance in deviations; then to all.
+
+    In float32 it costs none: tests/test_norm_numerics.py.
+    """
+    x = maps(0, (8, 16, 16, 3), mean=gap, std=1).astype(jnp.bfloat16)
     variables = {**VARIABLES, "batch_stats": {"mean": np.zeros(3, np.float32), "var": VAR}}
     expected = moments(x, ddof=1)[1]
     _, stats = train(BatchNorm(momentum=0.0), x, variables)
@@ -331,17 +334,6 @@ def test_dtype_is_that_of_the_module_and_not_of_the_input(mode):
         norm = BatchNorm(dtype=dtype)
         y, _ = norm.apply(VARIABLES, jnp.asarray(x), train=mode, mutable=["batch_stats"])
         assert y.dtype == dtype
-
-
-def test_a_single_value_is_finite():
-    x = maps(0, (1, 1, 1, 3))
-    y, stats = train(BatchNorm(), x)
-    np.testing.assert_array_equal(y, BIAS.reshape(1, 1, 1, 3))
-    assert_close(stats["mean"], 0.9 * MEAN + 0.1 * x.ravel())
-    assert_close(stats["var"], 0.9 * VAR)  # of one value: 0, and not 0 / 0
-    params, dx = gradients(BatchNorm(), x, np.ones_like(x))
-    assert_same_bits(params, {"scale": np.zeros(3), "bias": np.ones(3)})
-    assert not np.asarray(dx).any()
 
 
 def test_a_constant_channel_is_finite():
@@ -443,10 +435,11 @@ def test_groups_that_do_not_divide_the_channels(groups):
         GroupNorm(groups).init(jax.random.key(0), maps(0, (2, 3, 3, 12)), train=True)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
 @pytest.mark.parametrize("product", [False, True])
-def test_on_a_cpu_the_gradient_behind_a_norm_is_computed_once(product):
-    """Not in each of the sums that begin with it: that is what a condition there is for."""
-    norm, x = BatchNorm(), jnp.ones((4, 5, 5, 3))
+def test_on_a_cpu_the_gradient_behind_a_norm_is_computed_once(product, dtype):
+    """Not in each of the sums that begin with it: a condition separates them."""
+    norm, x = BatchNorm(dtype=dtype), jnp.ones((4, 5, 5, 3), dtype)
     kernel = jnp.ones((3, 6)) if product else None
     variables = norm.init(jax.random.key(0), x, train=True, kernel=kernel)
 
@@ -455,4 +448,4 @@ def test_on_a_cpu_the_gradient_behind_a_norm_is_computed_once(product):
         return jnp.square(nn.relu(y)).sum()
 
     program = jax.jit(jax.grad(loss)).lower(x, variables).compile().as_text()
-    assert program.count(" conditional(") == 1 + 2 * product  # a product has two of its own
+    assert program.count(" conditional(") == 1

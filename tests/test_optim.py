@@ -1,5 +1,6 @@
 """Schedules and update rules in closed form."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -9,7 +10,13 @@ import optax
 import pytest
 
 from train.config import ConfigError, OptimConfig, RunConfig
-from train.optim import decay_mask, ema_decay_at, make_optimizer, make_schedule
+from train.optim import (
+    decay_mask,
+    ema_decay_at,
+    ema_warmup,
+    make_optimizer,
+    make_schedule,
+)
 
 PARAMS = {
     "conv": {"kernel": jnp.asarray([[1.0, -2.0]])},
@@ -149,6 +156,30 @@ def test_clipping_is_by_the_norm_over_all_parameters():
 def test_ema_decay_warms_up():
     decays = [float(ema_decay_at(0.99, jnp.asarray(s))) for s in (0, 8, 10_000)]
     np.testing.assert_allclose(decays, [0.1, 0.5, 0.99], 1e-6)
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.9, 80), (0.99, 890), (0.999, 8990), (0.05, 0)])
+def test_ema_warmup_is_where_the_ramp_ends(decay, steps):
+    assert ema_warmup(decay) == steps
+    for step in (steps, steps + 1000):
+        assert float(ema_decay_at(decay, step)) == pytest.approx(decay, rel=1e-6)
+    if steps:
+        assert float(ema_decay_at(decay, steps - 1)) < decay - 5e-8
+
+
+def test_the_average_of_a_short_run_covers_its_last_tenth():
+    """Whatever ema_decay is: the factors of the weights of each step, in closed form."""
+    total = 1000
+    decays = np.asarray([float(ema_decay_at(0.9999, s)) for s in range(total)])
+    rest = np.append(np.cumprod(decays[::-1])[::-1], 1.0)  # what later steps leave
+    factors = (1 - decays) * rest[1:]
+    s = np.arange(total, dtype=np.float64)
+    below = math.prod(total + i for i in range(1, 10))
+    expected = 9 * np.prod([s + i for i in range(2, 10)], 0) / below
+    np.testing.assert_allclose(factors[20:], expected[20:], rtol=1e-3)
+    assert rest[0] == pytest.approx(math.factorial(9) / below, rel=1e-3)  # the initial weights
+    age = (factors * (total - 1 - s)).sum()
+    assert age == pytest.approx(total / 10, rel=0.02)
 
 
 def test_schedule_runs_in_the_optimiser():

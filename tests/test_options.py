@@ -25,12 +25,13 @@ import train.data.pipeline
 from resnet_jax import save_weights
 from resnet_jax.spec import ResNetSpec
 from tests.runs import tiny
+from tests.test_tfds_keys import IMAGE, label, prepared
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, ModelConfig, RunConfig, RunError
 from train.config_json import to_json
 from train.data.feed import Feed, never
 from train.data.pipeline import EvalReader, eval_batches, train_batches
-from train.data.sources import ArraySource
+from train.data.sources import ArraySource, open_splits
 from train.dispatch import dispatches
 from train.launchers import find_place
 from train.loop import fit
@@ -151,7 +152,7 @@ def reading(config: RunConfig, workdir) -> str:
         patch.setattr(pipeline, "in_threads", in_threads)
         for name in ("ReadOptions", "MultiprocessingOptions"):
             patch.setattr(grain, name, spy(getattr(grain, name)))
-        patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, _: self)
+        patch.setattr(grain.IterDataset, "mp_prefetch", lambda self, *_: self)
         batch(config, workdir)
     return str(asked)
 
@@ -250,6 +251,23 @@ def home(config: RunConfig, workdir) -> str:
     return str(said)
 
 
+def keys(config: RunConfig, workdir) -> str:
+    """Which features of a TFDS set are read."""
+    features = {"image": IMAGE, "photo": IMAGE, "label": label(2), "kind": label(3)}
+    data = prepared(workdir, features)
+    return str(open_splits(replace(config.data, name=data.name, dir=data.dir)).chosen)
+
+
+def numbered(config: RunConfig, workdir) -> str:
+    """The classes of an npz file whose labels are 0 and 2."""
+    images = np.zeros((2, 8, 8), np.uint8)
+    arrays = {f"x_{s}": images for s in ("train", "test")}
+    arrays |= {f"y_{s}": np.array([0, 2]) for s in ("train", "test")}
+    np.savez(workdir / "data.npz", **arrays)
+    data = replace(config.data, name="npz", dir=str(workdir / "data.npz"))
+    return str(open_splits(data).train.class_names)
+
+
 SHORT = {"duration": "4st", "log_every": "2st", "eval.every": "2st"}
 SYNTHETIC = {"data.name": "synthetic", "data.examples": 40, "data.classes": 7}
 BOTTLENECK = {"model.block": "bottleneck"}
@@ -313,13 +331,18 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.dir": ("/nowhere", outcome, {"data.name": "cifar10"}),
     "data.train_split": ("other", outcome, {}),
     "data.eval_split": ("other", outcome, {}),
+    "data.image_key": ("photo", keys, {}),
+    "data.label_key": ("kind", keys, {}),
+    "data.remap_labels": (True, numbered, {}),
     "data.eval_fraction": (0.5, names, {}),
     "data.split_seed": (1, batch, {}),
+    "data.held_out": ("by_place", batch, {}),
     "data.image_size": (12, batch, {}),
     "data.mean": ((0.5,), steps, {}),
     "data.std": ((0.5,), steps, {}),
     "data.on_bad_image": ("skip", outcome, {}),
     "data.max_pixels": (10, outcome, {}),
+    "data.max_image_bytes": (10, outcome, {}),
     "data.threads": (2, reading, {}),
     "data.workers": (1, reading, {}),
     "data.prefetch": (3, reading, {"data.threads": 2}),

@@ -62,9 +62,9 @@ def test_a_bad_file_is_named(photos, tmp_path):
 def test_bad_files_are_left_out_counted_and_named(photos, tmp_path):
     done = run(photos, tmp_path / "run", "--data.on_bad_image", "skip")
     assert done.returncode == 0, done.stderr
-    assert "left out 2 unreadable training images: " in done.stdout
+    assert "skipped 2 unreadable training images: " in done.stdout
     assert all(f"train/{bad}" in done.stdout for bad in BAD)
-    assert f"of {2 * EACH} examples" in done.stdout
+    assert f"on {2 * EACH} evaluation images" in done.stdout
 
 
 @pytest.mark.parametrize("odd", ODD)

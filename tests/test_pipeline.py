@@ -16,10 +16,10 @@ from PIL import Image
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
 from train.data.images import eval_image
+from train.data.order import asked
 from train.data.pipeline import (
     BadExample,
     HostBatch,
-    asked,
     eval_batches,
     generator,
     train_batches,

@@ -451,11 +451,13 @@ def test_a_signal_ends_the_waiting_for_others(tmp_path):
         since = time.monotonic()
         second.send_signal(signal.SIGINT)
         lonely.send_signal(signal.SIGTERM)
+        again = "stopping after this step (again: at once, without saving)"
         assert lonely.communicate(timeout=30)[1] == (
-            f"error: stopped by SIGTERM while waiting for {nobody}\n"
+            f"SIGTERM: {again}\nerror: stopped by SIGTERM while waiting for {nobody}\n"
         )
         why = f"stopped by SIGINT while waiting for {missing}"
-        assert second.communicate(timeout=30)[1] == f"error: process 1: {why}\n"
+        said = f"SIGINT: {again}\nerror: process 1: {why}\n"
+        assert second.communicate(timeout=30)[1] == said
         assert time.monotonic() - since < 8
         assert first.communicate(timeout=30)[1].endswith(f"error: process 1 failed: {why}\n")
         assert [child.returncode for child in (first, second, lonely)] == [1, 1, 1]

@@ -16,8 +16,9 @@ from tests.test_loop import content
 from tests.test_pipeline import BAD, DATA, PAD, PLAIN, SKIP, batches, noise, photos
 from train.config import AugmentConfig, ConfigError, DataConfig, RunError
 from train.data import resident as module
+from train.data.order import asked
 from train.data.philox import first_words
-from train.data.pipeline import BadExample, asked
+from train.data.pipeline import BadExample
 from train.data.resident import lives_on_devices, plans, stacked, upload
 from train.data.sources import ArraySource, Splits, open_splits
 from train.dispatch import MOST, SECONDS, Pace, Together
@@ -35,6 +36,7 @@ def on_devices(source, size, start, stop, devices, *, data=DATA, augment=PAD, se
     mesh = make_mesh(devices)
     found = upload(source, data, augment, mesh, report=pytest.fail)
     order = {"seed": seed, "batch_size": size, "start": start, "stop": stop}
+    order["order"] = data.order
     host = list(plans(len(source), augment, stand_in=found.stand_in, **order))
     return host, [found.put(each) for each in host]
 

@@ -18,7 +18,7 @@ from train.evaluate import evaluate
 from train.inference import evaluate_run, read_weights
 from train.loop import fit
 from train.run import Run
-from train.state import init_variables
+from train.state import init_head, init_variables
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +62,34 @@ def test_kept_weights_are_those_of_the_file(trained, weights):
     assert metrics == {key: row[key] for key in metrics}
 
 
-def test_a_reset_head_is_the_seeds(trained, weights):
+def test_a_reset_head_is_the_seeds_and_no_head_that_a_network_begins_with(trained, weights):
+    """Else the backbone of a run of the same seed would meet the head that it was trained with."""
     given = read_weights(tiny(), trained, "best").variables
+    heads = []
     for seed in (0, 7):
         run = Run(starting(weights, seed=seed))
         state = run.new_state()
-        fresh = init_variables(run.model, 8, seed)
-        assert same(state.params["head"], fresh["params"]["head"])
+        heads.append(np.asarray(state.params["head"]["kernel"]))
+        assert same(run.new_state().params["head"], state.params["head"])
+        fresh = init_variables(run.model, 8, seed)["params"]["head"]
+        assert same(init_head(run.model, 8, seed), state.params["head"])
+        # Of the same distribution, and independent of each other
+        new, old = heads[-1].ravel(), np.asarray(fresh["kernel"]).ravel()
+        assert new.std() == pytest.approx(old.std(), rel=0.25)
+        assert abs(np.corrcoef(new, old)[0, 1]) < 4 / np.sqrt(new.size)
         assert not same(state.params["head"], given["params"]["head"])
         assert same(state.params["backbone"], given["params"]["backbone"])
         assert same(state.batch_stats, given["batch_stats"])
+    assert abs(np.corrcoef(*(head.ravel() for head in heads))[0, 1]) < 4 / np.sqrt(heads[0].size)
+
+
+def test_a_reset_head_knows_nothing(weights):
+    """The backbone was trained with seed 0: a head of seed 0 is a guess, as any other."""
+    top1 = [
+        evaluate(run, {"raw": run.new_state().variables}).metrics["raw"]["top1"]
+        for run in (Run(starting(weights, seed=seed)) for seed in (0, 7))
+    ]
+    assert max(top1) < 0.3, top1
 
 
 def test_training_goes_on_from_there(weights, tmp_path):
@@ -133,7 +151,7 @@ def test_bad_weights_are_one_message_before_anything_is_written(
 ):
     workdir = tmp_path / "run"
     given = ("--init.weights", file.format(weights=weights), *options)
-    assert main(["train", "--workdir", str(workdir), *MODEL, *given]) == 2
+    assert main(["train", "digits", "--workdir", str(workdir), *MODEL, *given]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in err and "Traceback" not in err
     assert not workdir.exists()

@@ -1,7 +1,6 @@
 """The command line: `resnet-jax COMMAND`, or `python -m train COMMAND`."""
 
 import difflib
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,52 +10,24 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.zoo import ZOO, list_models
-from train.arguments import named, parse, split
+from train.arguments import HELP, named, parse, split
 from train.config import ConfigError, RunConfig, RunError
-from train.config_json import differences
+from train.effects import PREDICTION, accepted_by_eval, check_applicable, check_effects
 from train.names import accept_every_character, utf8
+from train.output import safe_output
+from train.usage import (
+    EVAL_COMMON,
+    EVAL_HELP,
+    PLAN_HELP,
+    PREDICT_HELP,
+    PREDICT_USAGE,
+    TRAIN_HELP,
+    USAGE,
+)
 from train.weights import published
 from train.weights_cli import convert
 from train.weights_cli import predict as predict_by_file
 from train.xla_flags import set_xla_flags
-
-USAGE = """\
-usage: resnet-jax COMMAND ...
-
-  train [RECIPE] [--workdir DIR] [--optim.lr 0.2 ...]   train, or resume the run in DIR
-                                                        (RECIPE: digits; DIR: runs/RECIPE)
-  eval DIR [--checkpoint best|last|STEP]                evaluate a run; prints one JSON object
-  predict DIR IMAGE... [--csv FILE]                     top-5 classes of each image, by a run,
-  predict NAME IMAGE... --weights FILE                  by a network and a file of its weights,
-  predict NAME.TAG IMAGE...                             or by those that timm publishes
-  convert SRC DST [--model NAME]                        weights of a file or a run to another file
-  plan RECIPE --topology v5e:16x16 [...]                the step compiled for hardware that is not
-                                                        here: memory, time, what binds
-  bench COMMAND ...                                     measure: steps, input, memory, beside others
-  models [PATTERN]                                      the networks; one name: stage by stage
-  recipes                                               the recipes
-
-`resnet-jax COMMAND --help` lists a command's options.
-"""
-
-PREDICT_USAGE = """\
-usage: resnet-jax predict DIR IMAGE... [options]                    with the weights of a run
-       resnet-jax predict NAME IMAGE... --weights FILE [options]    with a file of weights
-       resnet-jax predict NAME.TAG IMAGE... [options]               with timm's
-
-`resnet-jax predict DIR --help` and `resnet-jax predict NAME --help` list the options.
-"""
-
-PLAN_USAGE = """\
-usage: resnet-jax plan RECIPE --topology CHIPS [options]
-
-  resnet-jax plan imagenet-resnet50 --topology v5e:2x2 --batch_size 512
-
-compiles the recipe's training step for hardware that is not here, and says what it needs and what
-binds. CHIPS: v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, ... or a100-40, a100-80, h100, h200, h200:8.
-
-`resnet-jax plan RECIPE --help` lists the options, and `resnet-jax recipes` the recipes.
-"""
 
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
 
@@ -67,7 +38,10 @@ class TrainArgs:
 
     config: Config
     workdir: Path
-    """Where the run is kept; the same command again resumes it."""
+    """Where the run is kept; the same command again resumes it, or `--workdir DIR` alone."""
+    extend: Annotated[int, tyro.conf.UseCounterAction] = 0
+    """Goes on with the run in the workdir for another --duration, or with other eval.*,
+    checkpoint.* or log_every."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +66,33 @@ class PredictArgs:
 
 def train(args: list[str]) -> None:
     """Trains a recipe, or resumes it."""
-    from train.recipes import get_recipe
+    from train.recipes import all_recipes, get_recipe
+    from train.recipes.choose import choose, find_stored
 
-    name = args.pop(0) if args and not args[0].startswith("-") else "digits"
-    recipe = get_recipe(name)
-    start = TrainArgs(recipe, Path("runs") / name)
-    given = parse(f"train {name}", f"Train the recipe {name}.", TrainArgs, start, args)
+    warning = ""
+    if stored := find_stored(args):
+        (recipe, workdir), options, note = stored, args, ""
+        name = recipe.recipe
+    else:
+        name, options, note, warning = choose(args)
+        recipe, workdir = get_recipe(name), Path("runs") / name
+    start = TrainArgs(recipe, workdir)
+    about = TRAIN_HELP.format(recipes=", ".join(all_recipes()), name=name)
+    usage = "train [RECIPE]"
+    given = parse(f"train {name}", about, TrainArgs, start, options, usage=usage)
+    warnings = [*filter(None, [warning]), *check_effects(given.config, recipe)]
     from train.memory import set_malloc
     from train.stop import Stop
 
+    if note:
+        print(note, flush=True)
+    _tell(warnings)
     set_malloc()
     with Stop().listening() as stop:
         from train.loop import fit  # takes a second, in which an interrupt would crash JAX
 
-        fit(given.config, given.workdir, stop=stop, given=named(args))
+        extend = bool(given.extend)
+        fit(given.config, given.workdir, stop=stop, extend=extend, given=named(options))
 
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
@@ -121,27 +108,26 @@ def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
     return Path(names[0]), read_config(Path(names[0]))
 
 
-# What eval and predict may do differently from the training; the rest would mean nothing.
-_APPLICABLE = ("data.", "eval.", "precision")
+def _tell(warnings: list[str]) -> None:
+    if warnings:
+        from train.progress import warn
 
-
-def _check_applicable(command: str, trained: RunConfig, given: RunConfig) -> None:
-    for line in differences(trained, given):
-        if not line.startswith(_APPLICABLE):
-            raise ConfigError(
-                f"{command} cannot change {line}; it can change data.*, eval.*, precision"
-            )
+        for warning in warnings:
+            warn(warning)
 
 
 def evaluate(args: list[str]) -> None:
     """Evaluates a checkpoint of a run; the last line is one JSON object."""
     names, options = split(args, "the run directory")
     workdir, config = _run_dir(names)
-    given = parse("eval DIR", "Evaluate a run.", EvalArgs, EvalArgs(config), options)
-    _check_applicable("eval", config, given.config)
+    shown: Any = {"common": EVAL_COMMON, "accepts": accepted_by_eval}
+    given = parse("eval DIR", EVAL_HELP, EvalArgs, EvalArgs(config), options, **shown)
+    _tell(check_applicable("eval", config, given.config, accepted_by_eval))
     from train.inference import evaluate_run
     from train.metrics import to_line
+    from train.start_screen import accelerator_warnings
 
+    _tell(accelerator_warnings())
     print(to_line(evaluate_run(given.config, workdir, given.checkpoint)), end="")
 
 
@@ -154,13 +140,17 @@ def predict(args: list[str]) -> None:
     if names[0] in ZOO or published(names[0]):
         return predict_by_file(names, options)
     if not Path(names[0]).exists():
+        from train.tables import near_models
+
         near = near_models(names[0].partition(".")[0])
         hint = f"; did you mean the network {', '.join(near)}?" if near else ""
         raise ConfigError(f"{names[0]!r} is neither a run directory nor a network{hint}")
     workdir, config = _run_dir(names)
     start = PredictArgs(config)
-    given = parse("predict DIR IMAGE...", "Classify images.", PredictArgs, start, options)
-    _check_applicable("predict", config, given.config)
+    accepts = PREDICTION.__contains__
+    shown: Any = {"common": PREDICTION, "accepts": accepts}
+    given = parse("predict DIR IMAGE...", PREDICT_HELP, PredictArgs, start, options, **shown)
+    _tell(check_applicable("predict", config, given.config, accepts))
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
     from train import inference
@@ -175,14 +165,19 @@ def plan_run(args: list[str]) -> None:
     from train.plan import PlanArgs, plan
     from train.plan_report import render
     from train.recipes import get_recipe
+    from train.recipes.choose import take_recipe
 
-    names, options = split(args, "the recipe (`resnet-jax recipes` lists them)")
-    if not names:  # --help alone
-        print(PLAN_USAGE, end="")
-        return
-    name = names[0]
-    start = PlanArgs(get_recipe(name))
-    given = parse(f"plan {name}", f"Plan a run of the recipe {name}.", PlanArgs, start, options)
+    name, options = take_recipe(args)
+    if name is None and not set(HELP) & set(args):
+        raise ConfigError(
+            "the recipe is missing: resnet-jax plan RECIPE --topology CHIPS; "
+            "`resnet-jax recipes` lists them"
+        )
+    recipe = get_recipe(name or "imagenet-resnet50")
+    start = PlanArgs(recipe)
+    usage = "plan RECIPE --topology CHIPS"
+    given = parse(f"plan {name}", PLAN_HELP, PlanArgs, start, options, usage=usage)
+    _tell(check_effects(given.config, recipe))
     print(render(plan(given)))
 
 
@@ -201,22 +196,9 @@ def bench(args: list[str]) -> None:
     bench(args)
 
 
-def near_models(name: str) -> list[str]:
-    """Up to three networks whose names are like a name or pattern.
-
-    >>> near_models("resnet5O")[0]
-    'resnet50'
-    """
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    known = {re.sub(r"[^a-z0-9]", "", model): model for model in reversed(ZOO)}
-    begins = [model for key, model in known.items() if plain and key.startswith(plain)]
-    close = difflib.get_close_matches(plain, known, n=3, cutoff=0.6)
-    return sorted(begins, key=len)[:3] or [known[key] for key in close]
-
-
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
-    from train.tables import print_model, print_models
+    from train.tables import near_models, print_model, print_models
 
     if len(args) > 1:
         raise ConfigError(f"models takes one pattern, not {len(args)}: quote it ('resnet50*')")
@@ -235,9 +217,37 @@ def models(args: list[str]) -> None:
 
 def recipes(args: list[str]) -> None:
     """The recipes and what to expect of them."""
+    if set(HELP) & set(args):
+        print("usage: resnet-jax recipes")
+        return
+    if args:
+        raise ConfigError(f"recipes takes no argument, not {args[0]!r}; it lists all recipes")
     from train.tables import print_recipes
 
     print_recipes()
+
+
+def _print_version() -> None:
+    """Of this program, and of what its results depend on; imports none of it."""
+    from train.provenance import code_version, versions
+
+    found = versions()
+    own, python = found.pop("resnet-jax"), found.pop("python")
+    commit = code_version()
+    print(f"resnet-jax {own or 'not installed'}" + (f" (commit {commit})" if commit else ""))
+    print(f"python {python}")
+    for name, version in found.items():
+        print(f"{name} {version or 'not installed'}")
+
+
+def _unknown_command(name: str) -> ConfigError:
+    from train.recipes import all_recipes
+
+    if name in all_recipes():
+        return ConfigError(f"{name!r} is a recipe: resnet-jax train {name}")
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return ConfigError(f"unknown command {name!r}: {hint}choose from {', '.join(COMMANDS)}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -261,14 +271,22 @@ def _without_echoes(unraisable: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0 done, 2 bad input or config, 1 anything else."""
     args = list(sys.argv[1:] if argv is None else argv)
-    accept_every_character()
+    with safe_output():
+        accept_every_character()
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
     sys.unraisablehook = _without_echoes
     try:
+        if args[0] in ("-V", "--version", "version"):
+            _print_version()
+            return 0
         if args[0] not in COMMANDS:
-            raise ConfigError(f"unknown command {args[0]!r}: choose from {', '.join(COMMANDS)}")
+            raise _unknown_command(args[0])
         if args[0] != "bench":  # which runs others as they come, too
             set_xla_flags()
         COMMANDS[args[0]](args[1:])
@@ -278,8 +296,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"error: {utf8(error)}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stdout = None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from train.data.pipeline import asked
+from train.data.order import asked
 from train.metrics import LeftOut
 from train.names import utf8
 from train.run import Run
@@ -20,7 +20,8 @@ def describe(run: Run, found: LeftOut) -> dict[str, Any]:
       split of each one in the global batch, in its order.
     """
     config, source = run.config, run.splits.train
-    indices = asked(len(source), config.seed, config.batch_size, found.step - 1)
+    order = config.data.order
+    indices = asked(len(source), config.seed, config.batch_size, found.step - 1, order=order)
     return {
         **found._asdict(),
         "learning_rate": rate(run, found.step),

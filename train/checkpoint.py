@@ -17,8 +17,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from train.checkpoint_content import Content, Corrupt, OtherModel, Progress, Record, read, to_json
+from train.checkpoint_content import (
+    Content,
+    Corrupt,
+    OtherModel,
+    Progress,
+    Record,
+    read,
+    read_record,
+    to_json,
+)
 from train.checkpoint_folder import Folder
+from train.checkpoint_paths import ArraysHandler, ArraysSave
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.digests import digests, named
 from train.state import TrainState, Variables
@@ -77,6 +87,7 @@ class Checkpoints:
         self._folder = Folder(folder, config)
         self._threads = ThreadPoolExecutor(1, "checkpoints")
         self._finishing: Future[None] | None = None
+        self._trusted = False
 
     def steps(self) -> list[int]:
         """Steps that were saved whole, ascending; as the disk has them."""
@@ -109,7 +120,7 @@ class Checkpoints:
         registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         handler = ocp.CompositeCheckpointHandler(
             composite_options=ocp.CompositeOptions(async_options=options),
-            state=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+            state=ArraysHandler(type_handler_registry=registry),
             progress=ocp.JsonCheckpointHandler(),
         )
         return ocp.AsyncCheckpointer(handler, async_options=options)
@@ -125,16 +136,35 @@ class Checkpoints:
         with self._named_errors():
             self._settle()
             record = to_json(step, Record(progress, metrics, digests(state)))
-            items = ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(record)
-            )
+            items = ocp.args.Composite(state=ArraysSave(state), progress=ocp.args.JsonSave(record))
             self._writer.save(self._folder.step(step), args=items)
-            self._finishing = self._threads.submit(self._finish)
+            self._finishing = self._threads.submit(self._finish, step)
 
-    def _finish(self) -> None:
+    def _finish(self, step: int) -> None:
         self._writer.wait_until_finished()
         if jax.process_index() == 0:
+            self._verify(step)  # before older ones go
             self._folder.prune()
+
+    def _verify(self, step: int) -> None:
+        """Reads back what was just written. Raises `RunError` if it is not what was saved."""
+        folder = self._folder.step(step)
+        try:
+            if self._trusted:
+                read_record(folder)
+            else:
+                read(folder)
+        except Corrupt as error:
+            raise RunError(
+                f"checkpoint {step} was written to {self.folder}, but what can be read there is "
+                f"not what was saved ({error}): its disk is broken, or something else writes there"
+            ) from error
+        self._trusted = True
+
+    def check(self) -> None:
+        """Raises what `wait` would, if a checkpoint failed by now, without waiting for it."""
+        if self._finishing and self._finishing.done():
+            self.wait()
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk. Raises `RunError` as `save` does."""

@@ -20,7 +20,8 @@ class Folder:
     """
 
     def __init__(self, path: Path, config: CheckpointConfig) -> None:
-        self.path, self._config = path.absolute(), config
+        # TensorStore takes no "..", and a relative path would follow the working directory.
+        self.path, self._config = path.resolve(), config
 
     def prepare(self) -> None:
         """Makes the folder and clears away what a kill has left. Raises `OSError`."""

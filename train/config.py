@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import textwrap
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -74,10 +75,10 @@ def _check_types(config: Any, where: str) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _field_docs(cls: type) -> dict[str, str]:
+def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field, which Python itself throws away."""
     docs = {}
-    definition: Any = ast.parse(inspect.getsource(cls)).body[0]
+    definition: Any = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     for pair in itertools.pairwise(definition.body):
         match pair:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
@@ -85,7 +86,7 @@ def _field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-_SPEC_DOCS = _field_docs(ResNetSpec)
+_SPEC_DOCS = field_docs(ResNetSpec)
 
 # The fields of `ModelConfig` are the name and those of `ResNetSpec`, each None until it is set, so
 # that an architecture option has its home, and its default, in one place.
@@ -132,16 +133,25 @@ class DataConfig:
     dir: str | None = None
     """The folder (folder), the file (npz), or the TFDS data directory (default: TFDS's own)."""
     train_split: str = "train"
-    """Split to train on; TFDS slices such as "train[:90%]" too."""
+    """Split to train on; TFDS slices such as "train[:90%]" too. A folder may have another spelling
+    of it ("Train", "training")."""
     eval_split: str = "test"
-    """Split to evaluate on."""
+    """Split to evaluate on. A folder may have another spelling of it ("valid", "validation")."""
+    image_key: str | None = None
+    """The feature of a TFDS data set that is the image. None: the one that the data set declares
+    (supervised_keys), else the only one, else "image". A run keeps the one that it began with."""
+    label_key: str | None = None
+    """The feature that is the class label, found likewise."""
+    remap_labels: bool = False
+    """Number the different labels of an npz file 0, 1, 2, ... in ascending order, such as ids."""
     eval_fraction: float = 0.2
     """Share held out where the data has one split only (digits; a folder of class folders)."""
     split_seed: int = 0
     """Chooses the held-out share; apart from `seed`, so that runs share a test set."""
     held_out: Literal["by_name", "by_place"] = "by_name"
-    """How the held-out share is chosen: by a hash of each file's own name, or, as runs before this
-    option did, by its place in the list of files. A run keeps the rule that it began with."""
+    """How the held-out share is chosen: by a hash of each file's own name (digits: the exact share
+    of each class), or, as runs before this option did, by its place in the list of files. A run
+    keeps the rule that it began with."""
     order: Literal[1, 2] = 2
     """Version of the shuffle; 1 is that of runs before this option. A run keeps its own."""
     image_size: int = 224
@@ -153,7 +163,10 @@ class DataConfig:
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that is no image: stop and name it, or leave it out, count and report it."""
     max_pixels: int = 100_000_000
-    """Larger images are refused (decompression bombs)."""
+    """Images of more pixels are refused (decompression bombs)."""
+    max_image_bytes: int = 768 * 2**20
+    """Memory that decoding and resizing one image may take, in bytes; an image that would take more
+    is refused before it is decoded. Each reading thread may take that much."""
     threads: int = 4
     """Reading and decoding threads of a process; 0: one, which reads a batch ahead."""
     workers: int = 0
@@ -186,6 +199,8 @@ class DataConfig:
         _check("data.retries", self.retries, self.retries >= 0, "must be at least 0")
         _check("data.stall_seconds", self.stall_seconds, self.stall_seconds > 0, "must be positive")
         _check("data.max_pixels", self.max_pixels, self.max_pixels >= 1, "must be at least 1")
+        large = self.max_image_bytes
+        _check("data.max_image_bytes", large, large >= 1, "must be at least 1")
         _check("data.examples", self.examples, self.examples >= 1, "must be at least 1")
         _check("data.classes", self.classes, self.classes >= 1, "must be at least 1")
         fraction = self.eval_fraction
@@ -385,24 +400,27 @@ class RunConfig:
     batch_size: int = 256
     """Global batch of a training step, over all devices and processes."""
     seed: int = 0
-    """Of the weights, the order of examples, augmentation and dropout."""
+    """Seed of the weights, the order of examples, augmentation and dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """What activations are computed in; parameters, statistics, logits and loss are float32."""
     ema_decay: float = 0.0
-    """Moving average of weights and statistics, evaluated beside the raw ones; 0: none."""
+    """Moving average of weights and statistics, evaluated beside the raw ones; 0: none. The decay
+    of step t is min(ema_decay, (1 + t) / (10 + t)), so that the average of a short run covers about
+    its last tenth: 0.999 is reached after 8,990 steps, 0.9999 after 89,990."""
     norm_group_size: int | Literal["device"] | None = None
     """Examples that share BatchNorm statistics; None: the global batch; device: those of a device,
     kept as their number, so that a resume on other devices means the same."""
     scan: bool | None = None
-    """Blocks of a stage that are alike run as a loop, so that compilation does not grow with depth;
+    """Run a stage's identical blocks as a loop, so that compile time does not grow with depth;
     None: in networks of 50 blocks and more, such as resnet152 and resnet110_cifar."""
     skip_nonfinite: int = 0
-    """Steps that may be left out, all in all, because their loss or gradient is not finite; the
-    next one stops the run, and anomaly.json says what was in its batch."""
+    """How many steps of the run may be skipped because their loss or gradient is not finite; the
+    next one stops the run, and anomaly.json names the examples of its batch."""
     log_every: str = "50st"
     """How often training metrics are written."""
     compilation_cache: str | None = None
-    """Of compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': off."""
+    """Folder of compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': no
+    cache."""
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -13,6 +13,8 @@ _FREE = (
     "compilation_cache",
     "data.dir",
     "data.on_bad_image",
+    "data.max_pixels",
+    "data.max_image_bytes",
     "data.threads",
     "data.workers",
     "data.prefetch",
@@ -24,7 +26,12 @@ _FREE = (
 )
 
 # Fields that choose the version of a rule, with the value that a config.json without them means.
-_VERSIONS = {"data.held_out": "by_place", "data.order": 1}
+_VERSIONS = {
+    "data.held_out": "by_place",
+    "data.image_key": None,
+    "data.label_key": None,
+    "data.order": 1,
+}
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
@@ -61,6 +68,20 @@ def keep_versions(began: RunConfig, config: RunConfig) -> RunConfig:
         if b[key] == default[key]:
             tree[section][name] = a[key]
     return from_json(tree)
+
+
+def unknown_fields(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a config as JSON holds that this version has no option for: {"optim.name": value}."""
+    return _unknown(RunConfig, tree, "")
+
+
+def _unknown(cls: Any, tree: dict[str, Any], where: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    found = {where + key: value for key, value in tree.items() if key not in hints}
+    for key in tree.keys() & hints.keys():
+        if dataclasses.is_dataclass(hints[key]) and isinstance(tree[key], dict):
+            found |= _unknown(hints[key], tree[key], f"{where}{key}.")
+    return found
 
 
 def _build(cls: Any, tree: dict[str, Any], where: str) -> Any:

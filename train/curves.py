@@ -19,7 +19,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text, in the font of the page
 }
-CHARTS = {"Loss (nats per example)": "loss", "Top-1 error (%)": "top1", "Learning rate": "lr"}
+CHARTS = {"Loss (nats per example)": "loss", "Top-1 accuracy (%)": "top1", "Learning rate": "lr"}
 # Hues after Okabe and Ito, which the colour-blind can tell apart, with a contrast of more than 3 to
 # the light and to the dark page.
 LINES: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ def finite(rows: Iterable[Row], field: str) -> list[float]:
 
 
 def curves(train: list[Row], evals: list[Row]) -> str:
-    """Loss, error and learning rate against epochs, or steps where a row has no epoch."""
+    """Loss, accuracy and learning rate against epochs, or steps where a row has no epoch."""
     if not train + evals:
         return "<p>No metrics yet.</p>"
     by = "step" if np.isnan(column(train + evals, "epoch")).any() else "epoch"
@@ -55,7 +55,7 @@ def curves(train: list[Row], evals: list[Row]) -> str:
             if finite(rows, y)
         }
         if field == "top1":
-            curves = {name: (x, 100 * (1 - top1)) for name, (x, top1) in curves.items()}
+            curves = {name: (x, 100 * top1) for name, (x, top1) in curves.items()}
         drawn = _chart(title, f"{by}s".title(), curves) if curves else f"{title}: no values yet."
         figures.append(f"<figure>{drawn}</figure>")
     return f'<div class="charts">\n{"".join(figures)}\n</div>'

@@ -60,7 +60,8 @@ def dispatches(
         return one_by_one(batches, partial(put_batch, mesh=run.mesh))
     resident = upload(source, config.data, config.augment, run.mesh, **options)
     say(f"the {len(source)} training images are on the devices")
-    found = plans(len(source), config.augment, stand_in=resident.stand_in, **order)
+    order |= {"order": config.data.order, "stand_in": resident.stand_in}
+    found = plans(len(source), config.augment, **order)
     if loops_are_fast(run.mesh):
         return Together(found, run.total_steps - start, resident, _train_steps(run, resident))
     return one_by_one(found, resident.put)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from train import out_of_memory
 from train.checkpoint import Weights
 from train.data.feed import Feed, Stopped, never
 from train.data.pipeline import EvalReader, HostBatch, eval_batches
@@ -18,7 +19,7 @@ from train.mesh import put_batch, round_up, shard
 from train.metrics import Row, Window, means
 from train.prepare import Batch
 from train.progress import warn
-from train.report import Predictions, write_report
+from train.report import Predictions, Subject, write_report
 from train.run import Run
 from train.state import Variables
 
@@ -69,7 +70,11 @@ def evaluate(
     windows = {name: Window() for name in weights}
     bad: list[np.ndarray] = []
     seen: list[dict[str, np.ndarray]] = []
-    with _feed(run, batch_size, report, stopped, kept) as feed:
+    explain = out_of_memory.for_evaluation(run, batch_size)
+    with (
+        out_of_memory.explained(explain),
+        _feed(run, batch_size, report, stopped, kept) as feed,
+    ):
         for step, (batch, on_device) in enumerate(feed):
             if stopped(0.0):
                 raise Stopped
@@ -176,5 +181,7 @@ def judge(
         row["skipped"] = len(evaluation.bad)
     if workdir is not None and evaluation.predictions is not None and is_writer:
         names = run.splits.train.class_names
-        write_report(workdir, evaluation.predictions, names, partial(evaluation.picture, run))
+        picture = partial(evaluation.picture, run)
+        subject = Subject(weights.step, weights.name)
+        write_report(workdir, evaluation.predictions, names, picture, subject=subject)
     return {**row, **evaluation.metrics[weights.name]}

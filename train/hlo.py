@@ -200,7 +200,9 @@ def hbm_bytes(text: str) -> Counter[str]:
         results[it.name] = it.result
         if it.kind in FREE or it.kind.endswith(("-done", "-update")):
             continue
-        operands = [buffer for name in set(it.operands) for buffer in results.get(name, [])]
+        operands = [
+            buffer for name in dict.fromkeys(it.operands) for buffer in results.get(name, [])
+        ]
         moved = _moved(it, operands, trips[it.computation])
         total[it.kind] += int(moved * runs[it.computation])
     return total

@@ -13,14 +13,18 @@ from resnet_jax import Preprocessing
 from train.checkpoint import Checkpoints, Weights
 from train.compilation_cache import use_compilation_cache
 from train.config import DataConfig, MixConfig, RunConfig
-from train.data.images import BadImage, eval_image
+from train.data.images import BadImage, Limits, eval_image
+from train.data.images import limits as image_limits
 from train.data.sources import IMAGE_SUFFIXES
 from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
 from train.prepare import make_prepare
-from train.run import Run, check_data, make_model, read_class_names
+from train.progress import warn
+from train.run import Run, make_model, read_class_names
+from train.run_data import open_eval_data
 from train.state import Variables
+from train.tasks import NO_CLASS, top_class
 from train.weights import of_run
 
 
@@ -44,8 +48,10 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
       ConfigError: no such checkpoint; bad data, or data of other classes than the run's.
     """
     use_compilation_cache(config.compilation_cache)
-    run = Run(config)
-    check_data(workdir, run, same_size=False)
+    splits, notes = open_eval_data(workdir, config)
+    run = Run(config, splits=splits)
+    for note in notes:
+        warn(note)
     return judge(run, read_weights(config, workdir, which))
 
 
@@ -76,8 +82,9 @@ def predict(
     names = read_class_names(workdir)
     variables = read_weights(config, workdir, which).variables
     model = make_model(config, len(names))
-    max_pixels = config.data.max_pixels
-    return classify(model, variables, names, of_run(config), files, max_pixels=max_pixels)
+    return classify(
+        model, variables, names, of_run(config), files, limits=image_limits(config.data)
+    )
 
 
 def classify(
@@ -87,37 +94,43 @@ def classify(
     view: Preprocessing,
     files: Sequence[Path],
     *,
-    max_pixels: int = DataConfig.max_pixels,
+    limits: Limits | None = None,
 ) -> Iterator[Answer]:
     """The five most probable classes (all, if there are fewer) of each image file, in their order.
 
     A file is read when its turn comes. One that is missing or no image is an answer with an error.
 
+    Equal probabilities come in the order of the labels. An image for which no class is ahead, by
+    the rule of `top_class`, is named in a warning.
+
     Args:
       names: of the classes, by label.
       view: what is done to an image before the network sees it.
-      max_pixels: larger images are refused.
+      limits: larger images are refused; None: those of `DataConfig`.
     """
+    limits = limits or image_limits(DataConfig())
     prepare = make_prepare(len(names), view.mean, view.std, MixConfig())
 
     @jax.jit
-    def probabilities(variables: Variables, image: jax.Array) -> jax.Array:
+    def look(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = prepare({"image": image, "label": jnp.zeros(1, jnp.int32)}, train=False)
         logits: Any = model.apply(variables, batch["image"], train=False)
-        return jax.nn.softmax(logits)[0]
+        return jax.nn.softmax(logits)[0], top_class(logits)[0]
 
     variables = jax.device_put(variables)  # once, and not for every image
     for path in files:
-        image = _read(path, view, max_pixels)
+        image = _read(path, view, limits)
         if isinstance(image, str):
             yield Answer(path, [], image)
             continue
-        p = np.asarray(probabilities(variables, image[None]))
+        p, top = map(np.asarray, look(variables, image[None]))
+        if top == NO_CLASS:
+            warn(f"{path}: no class is ahead; the highest logits are equal, or one is NaN")
         best = np.argsort(-p, kind="stable")[:5]
         yield Answer(path, [Guess(names[i], float(p[i])) for i in best])
 
 
-def _read(path: Path, view: Preprocessing, max_pixels: int) -> np.ndarray | str:
+def _read(path: Path, view: Preprocessing, limits: Limits) -> np.ndarray | str:
     """The image as the network sees it, or why it cannot be read."""
     try:
         if path.is_dir():
@@ -126,7 +139,7 @@ def _read(path: Path, view: Preprocessing, max_pixels: int) -> np.ndarray | str:
             path.read_bytes(),
             view.size,
             view.crop_fraction,
-            max_pixels=max_pixels,
+            **limits,
             interpolation=view.interpolation,
         )
     except OSError as error:

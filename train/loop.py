@@ -4,18 +4,35 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from train import out_of_memory
 from train.compilation_cache import use_compilation_cache
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
+from train.data.check import check_images
 from train.data.pipeline import check_decoder
+from train.lock import RunLock
 from train.mesh import check_batch_size
 from train.metrics import Row
-from train.processes import start
-from train.progress import Display
-from train.run import Run, check_data, check_workdir, resumed_config
+from train.norm_groups import check_statistics
+from train.output import safe_output
+from train.paths import expand, resolve_workdir
+from train.processes import Processes, start
+from train.progress import Display, warn
+from train.resume import (
+    check_duration,
+    check_workdir,
+    is_empty,
+    newest_checkpoint,
+    resumed_config,
+    resumes,
+)
+from train.run import Run
+from train.run_data import check_data
+from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
-from train.trainer import Trainer, resumes
+from train.trainer import Trainer
 from train.transfer import take_over
 
 
@@ -25,34 +42,50 @@ def fit(
     *,
     quiet: bool = False,
     stop: Stop | None = None,
+    extend: bool = False,
     given: Collection[str] = (),
 ) -> Row:
     """Trains a run, or resumes the one in `workdir`, and writes its report.
 
     The same config and directory again continue after the newest checkpoint, bit for bit as if
-    nothing had happened. `stop` is for a caller that already listens to signals. A run that starts
-    from weights takes over their preprocessing, but for what differs from the recipe and for the
-    options in `given` ("data.mean"); see `train.transfer`.
+    nothing had happened. One process at a time may train in a directory. A run that starts from
+    weights takes over their preprocessing; see `train.transfer`.
+
+    Args:
+      stop: of a caller that already listens to signals.
+      extend: the run in `workdir` goes on with another duration, evaluation, checkpoints or
+        logging; config.json keeps from which step on.
+      given: options that were set by hand ("data.mean"), though they are the recipe's.
 
     Returns:
       The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
 
     Raises:
-      ConfigError: bad input; what was trained so far is saved.
+      ConfigError: bad input, or another process trains in `workdir`; what was trained so far is
+        saved.
       RunError: it could not go on: a loss that is not finite, a disk that is full, a signal.
     """
-    workdir = Path(workdir)
+    workdir = resolve_workdir(workdir)
+    config = _with_absolute_paths(config)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(safe_output())
         stop = stop or stack.enter_context(Stop().listening())
         processes = stack.enter_context(start(config.mesh, lambda: stop.signal))
+        lock = stack.enter_context(RunLock(workdir))
+        if processes.is_writer:
+            lock.take()
         config = resumed_config(workdir, config)
-        config, notes = take_over(config, workdir, resumes=resumes(workdir), given=given)
-        check_workdir(workdir, config)
+        config, expected = take_over(config, workdir, resumes=resumes(workdir), given=given)
+        notice = check_workdir(workdir, config, extend=extend)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
-        check_data(workdir, run, same_size=True)
+        check_duration(workdir, run)
+        notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
+        if not is_empty(workdir):
+            notes += check_data(workdir, run)
+        processes.check_same("the files of the data", _file_digests(run))
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
@@ -60,19 +93,96 @@ def fit(
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
+        if processes.is_writer and lock.take():  # the directory is new, perhaps another process's
+            check_workdir(workdir, config, extend=extend)
         display = Display(run.total_steps, quiet or not processes.is_writer)
-        for note in notes:
-            display.say(note)
-        trainer = Trainer(run, workdir, display, processes)
-        stack.callback(trainer.close)
+        stack.callback(display.close)
+        if notice:
+            display.say(notice)
+        _introduce(run, workdir, display)
+        for line in expected:
+            display.say(line)
+        for note in notes if processes.is_writer else ():
+            warn(note)
         with processes.reporting():
+            _check_eval_images(run, workdir, processes, stop)
+        explain = out_of_memory.for_training(run)
+        with out_of_memory.explained(explain):
+            trainer = Trainer(run, workdir, display, processes)
+        stack.callback(trainer.close)
+        with processes.reporting(), out_of_memory.explained(explain):
             trainer.train(stop)
             return trainer.finish()
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """config.json is read from other working directories too."""
+    if config.data.dir is None:
+        return config
+    folder = str(expand(config.data.dir, "data.dir"))
+    return replace(config, data=replace(config.data, dir=folder))
+
+
+def _file_digests(run: Run) -> Any:
+    """What must be the same in all processes, or their batches would not fit together."""
+    files = run.files or {}
+    return {split: files.get(split) for split in ("train", "eval")}
+
+
+def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: Stop) -> None:
+    """Finds unreadable evaluation images before training; a resume's were found by its start."""
+    if resumes(workdir):
+        return
+    shard = (processes.index, processes.count)
+    stopped = lambda: stop.signal is not None  # noqa: E731
+    if note := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
+        warn(note)
+
+
+def _introduce(run: Run, workdir: Path, display: Display) -> None:
+    """Says what is about to be trained, and on what."""
+    if display.quiet:
+        return
+    for warning in accelerator_warnings():
+        warn(warning)
+    for line in describe_run(run, workdir, newest_checkpoint(workdir)):
+        display.say(line)
+    if short := ema_note(run):
+        display.say(short)
+
+
+def ema_note(run: Run) -> str | None:
+    """Says so if the run ends before its `ema_decay` is reached."""
+    from train.optim import ema_decay_at, ema_warmup
+
+    decay, steps = run.config.ema_decay, run.total_steps
+    if not decay or ema_warmup(decay) < steps:
+        return None
+    return (
+        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
+        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
+        "last tenth"
+    )
 
 
 def _check_lengths(run: Run) -> None:
     """Raises `ConfigError` for what only the size of the data set can tell, before compilation."""
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
+    _check_batch(run)
     _ = run.schedule, run.model, run.resident
     check_decoder(run.config.data, run.config.augment)
+
+
+def _check_batch(run: Run) -> None:
+    """Raises `ConfigError` for a batch that is larger than the data set."""
+    batch_size, count = run.config.batch_size, len(run.splits.train)
+    if batch_size <= count:
+        return
+    largest = count // run.mesh.size * run.mesh.size
+    fix = f"choose --batch_size {largest} or less" if largest else "use fewer devices"
+    scaled = f"; the learning rate is scaled for {batch_size}" if run.config.optim.lr_batch else ""
+    raise ConfigError(
+        f"batch_size {batch_size}: there are {count} training images, so one step would be "
+        f"{batch_size / count:.1f} epochs{scaled}; {fix}"
+    )

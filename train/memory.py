@@ -5,6 +5,7 @@ import ctypes
 import os
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
@@ -43,3 +44,28 @@ def give_back() -> None:
     """Returns what is free to the system; milliseconds."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def available_memory() -> int | None:
+    """Bytes that a program may still take without swapping; None where the system does not say.
+
+    Linux: `MemAvailable`, or less where a container (cgroup) allows less.
+    """
+    limits = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        limits.append(int(line.split()[1]) * 1024)
+    for folder, most, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            stat = dict(
+                s.split() for s in (Path(folder) / "memory.stat").read_text("utf-8").splitlines()
+            )
+            free = int((Path(folder) / most).read_text("utf-8")) - int(
+                (Path(folder) / used).read_text("utf-8")
+            )
+            limits.append(free + int(stat.get("inactive_file", 0)))  # the cache gives way
+    return max(min(limits), 0) if limits else None

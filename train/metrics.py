@@ -52,6 +52,8 @@ class Window:
         self.limit = limit
         self.left_out = [LeftOut(*entry) for entry in left_out]
         """Those that were, from the start of the run."""
+        self.finished = 0
+        """The last step that is known to be done on the devices."""
         self._pending: list[tuple[int, int, Sums]] = []
 
     def add(self, step: int, sums: Sums, steps: int = 1) -> None:
@@ -63,7 +65,9 @@ class Window:
         """
         self._pending.append((step, steps, sums))
         if len(self._pending) > AHEAD:
-            jax.block_until_ready(self._pending[-1 - AHEAD][2])
+            first, count, done = self._pending[-1 - AHEAD]
+            jax.block_until_ready(done)
+            self.finished = first + count - 1
 
     def _fetched(self) -> Iterator[tuple[int, Sums]]:
         for first, steps, sums in jax.device_get(self._pending):
@@ -87,6 +91,9 @@ class Window:
             for name, value in sums.items():
                 self.totals[name] = self.totals.get(name, 0.0) + float(value)
             self.totals["steps"] = self.totals.get("steps", 0) + 1
+        if self._pending:
+            first, count, _ = self._pending[-1]
+            self.finished = first + count - 1
         self._pending = []
         return dict(self.totals)  # a checkpoint writes it while the next steps are added
 

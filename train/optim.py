@@ -1,5 +1,6 @@
 """Schedules, the decay mask and the optax chain."""
 
+import math
 from typing import Any
 
 import jax
@@ -94,10 +95,43 @@ def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.Gradie
         decay if optim.decay == "l2" else optax.identity(),
         core,
         decay if optim.decay == "decoupled" else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
+        scale_by_schedule(schedule),
     )
 
 
-def ema_decay_at(decay: float, step: jax.Array) -> jax.Array:
-    """The average's decay after `step` steps: low at first, so that it forgets the random start."""
+def scale_by_schedule(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_learning_rate` that can be told the step of the run.
+
+    `update(..., step=n)` takes schedule(n). Without it, it counts its own updates, which are fewer
+    where steps were skipped.
+    """
+    inner = optax.scale_by_learning_rate(schedule)
+
+    def update(updates: Any, state: Any, params: Any = None, *, step: Any = None, **_: Any) -> Any:
+        at = state if step is None else state._replace(count=step)
+        updates, _ = inner.update(updates, at, params)
+        return updates, state._replace(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def ema_decay_at(decay: float, step: int | jax.Array) -> jax.Array:
+    """The decay of the moving average in step `step` (from 0): min(decay, (1 + t) / (10 + t)).
+
+    TensorFlow's `ExponentialMovingAverage(num_updates=...)` has the same ramp. Below `decay`, the
+    average scales with the run: after t steps, the weights of step s are averaged with a factor
+    9 (s + 2) ... (s + 9) / ((t + 1) ... (t + 9)), and their mean age is a tenth of t. This is the
+    power function average of Karras 2024 (arXiv:2312.02696, section 3.1) with gamma = 8. The
+    initial weights have the factor 9! / ((t + 1) ... (t + 9)). The ramp ends, and the horizon is
+    1 / (1 - decay) steps, after `ema_warmup(decay)` steps.
+    """
     return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def ema_warmup(decay: float) -> int:
+    """The first step (from 0) in which `ema_decay_at` is `decay`: about 9 / (1 - decay).
+
+    >>> ema_warmup(0.999), ema_warmup(0.9999)
+    (8990, 89990)
+    """
+    return max(math.ceil(round((10 * decay - 1) / (1 - decay), 6)), 0)

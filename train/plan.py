@@ -70,10 +70,12 @@ def plan(args: PlanArgs) -> dict[str, Any]:
     prepare_environment()
     from train.compiled import compile_step
     from train.mesh import make_mesh
+    from train.norm_groups import check_statistics
     from train.run import Run
 
     mesh = make_mesh(devices(topology), fsdp=args.config.mesh.fsdp)
     run = Run(args.config, mesh=mesh, splits=splits)
+    check_statistics(run)
     computed, program = compile_step(run, topology.chip.platform, topology.chip.hbm_usable)
     if args.hlo and program:
         args.hlo.write_text(program, encoding="utf-8")

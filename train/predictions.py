@@ -2,15 +2,14 @@
 
 import contextlib
 import csv
-import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.config import ConfigError
-from train.data.sources import IMAGE_SUFFIXES
+from train.data.sources import listing
+from train.data.sources.listing import Skipped
 from train.names import csv_cell, csv_path, one_line, utf8
 from train.progress import warn
 from train.weights import expand
@@ -20,40 +19,27 @@ if TYPE_CHECKING:
 
 
 def image_files(names: Sequence[str]) -> list[Path]:
-    """The files that a person named, and for a folder all images in it and below, sorted.
+    """The files that a person named, and for a folder the images that training would read, sorted.
 
-    What else is in a folder is counted in a line on stderr. Hidden files and folders are not read,
-    nor links to folders. A folder without images stays in the list.
+    What else is in a folder is counted in a line on stderr. A folder without images stays in the
+    list.
 
     Raises:
-      ConfigError: `~`, where no home directory is known.
+      ConfigError: `~`, where no home directory is known; a folder cannot be listed.
     """
     files: list[Path] = []
     for path in map(expand, names):
-        files += (_images_in(path) or [path]) if path.is_dir() else [path]
+        if not path.is_dir():
+            files.append(path)
+            continue
+        skipped = Skipped()
+        try:
+            files += listing.image_files(path, skipped) or [path]
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        if others := skipped.describe(path):
+            warn(others)
     return files
-
-
-def _images_in(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-
-    def unreadable(error: OSError) -> None:
-        warn(f"{one_line(error.filename)}: {error.strerror}")
-
-    for parent, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(parent, name) for name in files if not name.startswith(".")):
-            suffix = path.suffix.lower()
-            if suffix in IMAGE_SUFFIXES:
-                found.append(path)
-            else:
-                others[suffix or "no extension"] += 1
-    if others:
-        kinds = ", ".join(f"{one_line(kind)}: {count}" for kind, count in others.most_common(5))
-        more = ", ..." if len(others) > 5 else ""
-        warn(f"{one_line(folder)}: {others.total()} files are not read as images ({kinds}{more})")
-    return sorted(found)
 
 
 def show(answers: "Iterable[Answer]", table: Path | None) -> None:

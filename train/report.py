@@ -4,17 +4,15 @@ The frame is `report.html`; each function here fills one place of it, from data 
 """
 
 import base64
-import collections
 import dataclasses
 import datetime
-import html
 import io
 import json
 import math
 import os
 import statistics
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,24 +22,30 @@ import numpy as np
 from train.curves import column, curves, finite
 from train.metrics import Row, parse_metrics
 from train.names import utf8
+from train.report_tables import (
+    Predictions,
+    class_name,
+    class_scores,
+    classes,
+    confusions,
+    macro,
+    number,
+    share,
+    text,
+)
+from train.tasks import NO_CLASS
 
-Pairs = collections.Counter[tuple[int, int]]  # (true, predicted) class
-
-MATRIX_CLASSES = 50  # the most classes a confusion matrix, or an unfolded table, is readable for
-COUNTED_CLASSES = 20  # the most classes whose counts fit in the cells
-CONFUSIONS = 30
 MISTAKES = 24
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What the evaluated model said of each example of a split."""
+class Subject:
+    """What the predictions are of: the weights of a checkpoint."""
 
-    label: np.ndarray  # int [N]
-    prediction: np.ndarray  # int [N]
-    confidence: np.ndarray  # float [N]: softmax probability of `prediction`
-    loss: np.ndarray  # float [N]
-    name: list[str]  # [N] file name or "test[17]"
+    step: int | None = None
+    """Of the checkpoint; None: unknown."""
+    weights: str = "raw"
+    """"raw", or "ema" for the averaged ones."""
 
 
 def write_report(
@@ -49,6 +53,9 @@ def write_report(
     predictions: Predictions,
     class_names: Sequence[str],
     picture: Callable[[int], np.ndarray],
+    *,
+    subject: Subject = Subject(),
+    written: datetime.datetime | None = None,
 ) -> Path:
     """Writes `workdir/report/index.html` from the run's metrics, config and predictions.
 
@@ -58,6 +65,8 @@ def write_report(
         class_names: [K], indexed by label.
         picture: example index -> uint8 [H, W, 1 or 3] as the network sees it; only called for the
             mistakes that are shown.
+        subject: the checkpoint that the predictions are of, the best one of the run.
+        written: the date on the page; None: now.
 
     Returns:
         The path of the page, which appears whole or not at all.
@@ -70,18 +79,21 @@ def write_report(
     config = json.loads(config_file.read_text("utf-8")) if config_file.exists() else {}
     rows, unreadable = parse_metrics(workdir / "metrics.jsonl")
     train, evals = ([r for r in rows if r["split"] == split] for split in ("train", "eval"))
-    fields = ("recipe", "model.name", "data.name")
-    title = " / ".join(str(v) for f in fields if (v := _get(config, f))) or workdir.resolve().name
+    written = written or datetime.datetime.now().astimezone()
+    split = _split(config, predictions)
     frame = resources.files(__package__).joinpath("report.html").read_text("utf-8")
     page = string.Template(frame).substitute(
-        title=_text(title),
-        cards=_cards(config, train, evals, predictions),
+        title=text(f"{_title(config) or workdir.resolve().name}, {written:%Y-%m-%d}"),
+        subject=text(_about(predictions, subject, split)),
+        cards=_cards(config, train, evals, predictions, len(class_names), subject, split),
+        run=_run(config, written),
         curves=curves(train, evals),
-        unreadable=f"<p>Unreadable lines left out: {unreadable}.</p>" if unreadable else "",
-        confusions=_confusions(predictions, class_names),
-        classes=_classes(predictions, class_names),
+        about_loss=text(_about_loss(config)) if train else "",
+        unreadable=f"<p>Unreadable lines skipped: {unreadable}.</p>" if unreadable else "",
+        confusions=confusions(predictions, class_names),
+        classes=classes(predictions, class_names),
         mistakes=_mistakes(predictions, class_names, picture),
-        config=_text(json.dumps(config, indent=2, ensure_ascii=False))
+        config=text(json.dumps(config, indent=2, ensure_ascii=False))
         if config
         else "No config.json.",
     )
@@ -93,13 +105,80 @@ def write_report(
     return target
 
 
-def _check(p: Predictions, classes: int) -> None:
+def _title(config: Row) -> str:
+    """ "digits: resnet20_cifar on digits": recipe, network and data; "" if none is known."""
+    recipe, model = (_get(config, field) for field in ("recipe", "model.name"))
+    sentence = " on ".join(str(part) for part in (model, _data(config)) if part)
+    return ": ".join(str(part) for part in (recipe, sentence) if part)
+
+
+def _data(config: Row) -> str:
+    """The data set, with the last part of its folder's or file's name."""
+    name, where = _get(config, "data.name"), _get(config, "data.dir")
+    return f"{name} {Path(str(where)).name}" if name and where else str(name or "")
+
+
+def _split(config: Row, p: Predictions) -> str:
+    """What the predictions' examples are called: a split of the data, or a share held out."""
+    split = _get(config, "data.eval_split") or "evaluation"
+    in_folder = any(name.startswith(f"{split}/") for name in p.name)
+    held_out = _get(config, "data.name") == "folder" and not in_folder  # a share of DIR/CLASS
+    return "held-out share" if held_out else f"{split} split"
+
+
+def _about(p: Predictions, subject: Subject, split: str) -> str:
+    return (
+        "The figures, the confusion matrix and the mistakes on this page are of the best "
+        f"checkpoint ({_checkpoint(subject)}) on the {split} ({len(p.label):,} images), unless a "
+        "card says otherwise."
+    )
+
+
+def _checkpoint(subject: Subject) -> str:
+    step = "step unknown" if subject.step is None else f"step {subject.step:,}"
+    return step + (", averaged weights" if subject.weights == "ema" else "")
+
+
+def _run(config: Row, written: datetime.datetime) -> str:
+    """What it takes to do the run again, as a list of names and values."""
+    examples = _get(config, "examples") or {}
+    sizes = ", ".join(f"{count:,} {split}" for split, count in examples.items())
+    versions = _get(config, "versions") or {}
+    data = " in ".join(str(v) for f in ("data.name", "data.dir") if (v := _get(config, f)))
+    values = {
+        "Command": _get(config, "command"),
+        "Data": f"{data} ({sizes})" if sizes else data,
+        "Hardware": _get(config, "devices"),
+        "Precision": _get(config, "precision"),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Commit": _get(config, "commit"),
+        "Report written": f"{written:%Y-%m-%d %H:%M %Z}".strip(),
+    }
+    items = (f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in values.items() if value)
+    return f'<dl class="run">\n{"".join(items)}\n</dl>'
+
+
+def _about_loss(config: Row) -> str:
+    smoothing = _get(config, "mix.label_smoothing") or 0
+    smoothed = (
+        f" and against smoothed targets (mix.label_smoothing {smoothing:g}), whose loss cannot "
+        "reach 0"
+        if smoothing
+        else ""
+    )
+    return (
+        "A training point is the mean over the steps since the point before, on augmented images"
+        f"{smoothed}; evaluation uses neither, so the two losses need not agree."
+    )
+
+
+def _check(p: Predictions, count: int) -> None:
     lengths = [len(getattr(p, field.name)) for field in dataclasses.fields(p)]
     if len(set(lengths)) > 1:
         raise ValueError(f"predictions differ in length: {lengths}")
-    for what, ids in (("label", p.label), ("prediction", p.prediction)):
-        if len(ids) and not 0 <= ids.min() <= ids.max() < classes:
-            raise ValueError(f"{what} in {ids.min()}..{ids.max()}, but there are {classes} classes")
+    for what, ids, least in (("label", p.label, 0), ("prediction", p.prediction, NO_CLASS)):
+        if len(ids) and not least <= ids.min() <= ids.max() < count:
+            raise ValueError(f"{what} in {ids.min()}..{ids.max()}, but there are {count} classes")
 
 
 def _get(config: Any, path: str) -> Any:
@@ -109,148 +188,70 @@ def _get(config: Any, path: str) -> Any:
     return config
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _share(part: float, whole: float = 1) -> str:
-    return f"{100 * part / whole:.2f}%" if whole and math.isfinite(part) else "-"
-
-
-def _number(value: float, form: str = ",.0f") -> str:
-    return format(value, form) if math.isfinite(value) else "-"
-
-
-def _cards(config: Row, train: list[Row], evals: list[Row], p: Predictions) -> str:
+def _cards(
+    config: Row,
+    train: list[Row],
+    evals: list[Row],
+    p: Predictions,
+    class_count: int,
+    subject: Subject,
+    split: str,
+) -> str:
     """A card (label, value, note) for each number one asks for first."""
-    parameters = _get(config, "parameters") or _get(config, "model.parameters") or ""
-    size = f"{parameters:,}" if isinstance(parameters, int) else parameters
-    steps, epochs = (max(finite(train + evals, f), default=math.nan) for f in ("step", "epoch"))
-    seconds = finite(train, "seconds")
-    time = datetime.timedelta(seconds=round(sum(seconds))) if seconds else "-"
     n, right = len(p.label), int((p.label == p.prediction).sum())
     loss = float(np.mean(p.loss, dtype=np.float64)) if n else math.nan
-    # Medians, because the first interval of a run contains its compilation.
-    speed, wait = (
-        statistics.median(finite(train, f) or [math.nan]) for f in ("images_per_sec", "input_wait")
-    )
-    cards = [
-        ("Final top-1", *_final(evals, "top1", _share)),
-        ("Final top-5", *_final(evals, "top5", _share)),
-        ("Final loss", *_final(evals, "loss", lambda loss: _number(loss, ".4g"))),
-        ("Best top-1", *_best(evals)),
-        # The page's other numbers are these predictions', which may be of another checkpoint.
-        ("Examples evaluated", f"{n:,}", f"top-1 {_share(right, n)}, loss {_number(loss, '.4g')}"),
-        ("Steps", _number(steps), f"{epochs:.4g} epochs" if epochs == epochs else ""),
-        ("Training time", time, "h:mm:ss"),
-        ("Images per second", _number(speed), "median"),
-        ("Waiting for input", _share(wait), "of the time, median"),
-        ("Model", _get(config, "model.name") or "-", f"{size} parameters" if size else ""),
+    of = f"best checkpoint, {_checkpoint(subject)}; {split}"
+    cards = [("Top-1 accuracy", share(right, n), of)]
+    top5 = _of_checkpoint(evals, "top5", subject)
+    if class_count > 5 and math.isfinite(top5):  # else it is 100 % of anything
+        cards.append(("Top-5 accuracy", share(top5), of))
+    f1 = macro(class_scores(p, class_count))["f1"]
+    cards += [
+        ("F1, mean of the classes", share(f1), of),
+        ("Loss", number(loss, ".4g"), of),
+        ("Top-1 accuracy at the end", *_last(evals, split)),
+        *_costs(config, train, evals),
     ]
     return "\n".join(
-        f"<div><dt>{label}</dt><dd>{_text(value)}</dd><dd>{_text(note)}</dd></div>"
+        f"<div><dt>{label}</dt><dd>{text(value)}</dd><dd>{text(note)}</dd></div>"
         for label, value, note in cards
     )
 
 
-def _final(evals: list[Row], field: str, form: Callable[[float], str]) -> tuple[str, str]:
-    plain, ema = (column(evals[-1:] or [{}], f).item() for f in (field, f"ema_{field}"))
-    return form(plain), f"EMA {form(ema)}" if ema == ema else ""
-
-
-def _best(evals: list[Row]) -> tuple[str, str]:
-    """The best top-1 of the weights or of their EMA, and the last step that had it."""
-    found = [
-        (top1, f"step {_number(row['step'])}{note}")
-        for field, note in (("top1", ""), ("ema_top1", ", EMA"))
-        for row in evals
-        for top1 in finite([row], field)
+def _costs(config: Row, train: list[Row], evals: list[Row]) -> list[tuple[str, str, str]]:
+    """The cards of size and time."""
+    parameters = _get(config, "parameters") or _get(config, "model.parameters") or ""
+    size = f"{parameters:,}" if isinstance(parameters, int) else parameters
+    steps, epochs = (max(finite(train + evals, f), default=math.nan) for f in ("step", "epoch"))
+    seconds = finite(train, "seconds")
+    time = str(datetime.timedelta(seconds=round(sum(seconds)))) if seconds else "-"
+    # Medians, because the first interval of a run contains its compilation.
+    speed, wait = (
+        statistics.median(finite(train, f) or [math.nan]) for f in ("images_per_sec", "input_wait")
+    )
+    return [
+        ("Steps", number(steps), f"{epochs:.4g} epochs" if epochs == epochs else ""),
+        ("Training time", time, "h:mm:ss"),
+        ("Images per second", number(speed), "median"),
+        ("Waiting for input", share(wait), "of the time, median"),
+        ("Model", _get(config, "model.name") or "-", f"{size} parameters" if size else ""),
     ]
-    top1, note = max(reversed(found), key=lambda pair: pair[0], default=(math.nan, ""))
-    return _share(top1), note
 
 
-def _counts(p: Predictions) -> tuple[Pairs, collections.Counter[int]]:
-    """How often each (true, predicted) class happened, and each true class.
-
-    Not a [K, K] matrix: with the 21,841 classes of ImageNet-21k that would take 4 GB.
-    """
-    label, prediction = p.label.tolist(), p.prediction.tolist()
-    return collections.Counter(zip(label, prediction, strict=True)), collections.Counter(label)
+def _of_checkpoint(evals: list[Row], field: str, subject: Subject) -> float:
+    """A figure of the evaluation after the checkpoint's step, of the same weights; NaN: none."""
+    prefix = "ema_" if subject.weights == "ema" else ""
+    found = [row for row in evals if row["step"] == subject.step]
+    return float(column(found[-1:] or [{}], prefix + field).item())
 
 
-def _table(kind: str, head: Iterable[object], rows: Iterable[str]) -> str:
-    titles = "".join(f'<th scope="col"><span>{_text(title)}</span></th>' for title in head)
-    return (
-        f'<div class="wide"><table class="{kind}">\n<thead><tr>{titles}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>"
-    )
-
-
-def _row(*cells: object, bar: float = 0) -> str:
-    tds = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
-    return f'<tr style="--v:{bar:.4f}">{tds}</tr>'
-
-
-def _confusions(p: Predictions, names: Sequence[str]) -> str:
-    """The confusion matrix, or the most frequent confusions where it would be too large to read."""
-    counts, examples = _counts(p)
-    if len(names) <= MATRIX_CLASSES:
-        return _matrix(counts, examples, names)
-    wrong = [(*pair, count) for pair, count in counts.most_common() if pair[0] != pair[1]]
-    rows = (
-        _row(names[true], names[predicted], f"{count:,}", _share(count, examples[true]))
-        for true, predicted, count in wrong[:CONFUSIONS]
-    )
-    head = ("True", "Predicted", "Count", "Share of true class")
-    shown = f"<p>The {min(CONFUSIONS, len(wrong))} most frequent of {len(wrong):,}.</p>"
-    return shown + _table("confusions", head, rows)
-
-
-def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[str]) -> str:
-    dense = len(names) > COUNTED_CLASSES
-    rows = []
-    for true, name in enumerate(names):
-        cells = f'<th scope="row">{_text(name)}</th>'
-        for predicted, other in enumerate(names):
-            count = counts[true, predicted]
-            heat = math.sqrt(count / examples[true]) if count else 0
-            kind = "right" if true == predicted else "wrong"
-            share = f"{count:,} of {examples[true]:,} ({_share(count, examples[true])})"
-            hover = _text(f"{name} as {other}: {share}")
-            cells += f'<td class="{kind}" style="--v:{heat:.3f}" title="{hover}">'
-            cells += "</td>" if dense else f"{count}</td>"
-        rows.append(f"<tr>{cells}</tr>")
-    return (
-        "<p>Rows are the true class, columns the predicted one. The colour is the square root of "
-        "the share of the row, so that rare mistakes can be seen: blue for right, orange for "
-        "wrong.</p>" + _table("matrix dense" if dense else "matrix", ["", *names], rows)
-    )
-
-
-def _classes(p: Predictions, names: Sequence[str]) -> str:
-    """Accuracy of each class, the worst first and those without examples last."""
-    counts, examples = _counts(p)
-    mistaken: dict[int, str] = {}
-    for (true, predicted), count in counts.most_common():
-        if true != predicted:
-            mistaken.setdefault(true, f"{names[predicted]} ({count:,})")
-    share = {i: counts[i, i] / examples[i] if examples[i] else math.inf for i in range(len(names))}
-    rows = [
-        _row(
-            *(names[i], f"{examples[i]:,}", f"{counts[i, i]:,}", _share(share[i])),
-            mistaken.get(i, "-"),
-            bar=share[i] if examples[i] else 0,
-        )
-        for i in sorted(share, key=share.__getitem__)
-    ]
-    head = ("Class", "Examples", "Correct", "Accuracy", "Most often mistaken for")
-    body = _table("classes", head, rows[:MATRIX_CLASSES])
-    if rest := rows[MATRIX_CLASSES:]:
-        body += f"<details><summary>The other {len(rest):,} classes</summary>"
-        body += _table("classes", head, rest) + "</details>"
-    return body
+def _last(evals: list[Row], split: str) -> tuple[str, str]:
+    """Top-1 of the last evaluation, and which one that is."""
+    if not evals:
+        return "-", "not evaluated"
+    plain, ema = (column(evals[-1:], field).item() for field in ("top1", "ema_top1"))
+    averaged = f"; averaged weights {share(ema)}" if math.isfinite(ema) else ""
+    return share(plain), f"last evaluation, step {evals[-1]['step']:,}{averaged}; {split}"
 
 
 def _mistakes(p: Predictions, names: Sequence[str], picture: Callable[[int], np.ndarray]) -> str:
@@ -262,15 +263,15 @@ def _mistakes(p: Predictions, names: Sequence[str], picture: Callable[[int], np.
         said = f"No mistakes: all {n:,} predictions are right." if n else "No examples evaluated."
         return f"<p>{said}</p>"
     figures = "\n".join(
-        f"<figure>{_image(picture(i))}<figcaption><b>{_text(names[p.label[i]])}</b>"
-        f"<span>taken for <b>{_text(names[p.prediction[i]])}</b></span>"
-        f"<span>confidence {_share(float(p.confidence[i]))}</span>"
-        f"<span>loss {_number(float(p.loss[i]), '.3f')}</span>"
-        f"<small>{_text(p.name[i])}</small></figcaption></figure>"
+        f"<figure>{_image(picture(i))}<figcaption><b>{text(names[p.label[i]])}</b>"
+        f"<span>taken for <b>{text(class_name(names, p.prediction[i]))}</b></span>"
+        f"<span>confidence {share(float(p.confidence[i]))}</span>"
+        f"<span>loss {number(float(p.loss[i]), '.3f')}</span>"
+        f"<small>{text(p.name[i])}</small></figcaption></figure>"
         for i in worst
     )
     return (
-        f"<p>{len(wrong):,} of {n:,} predictions are wrong ({_share(len(wrong), n)}). "
+        f"<p>{len(wrong):,} of {n:,} predictions are wrong ({share(len(wrong), n)}). "
         f'By loss, the worst {len(worst)}:</p>\n<div class="pictures">\n{figures}\n</div>'
     )
 

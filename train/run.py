@@ -1,10 +1,7 @@
 """A run: its parts, built from its config, and its directory."""
 
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -12,56 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig, to_steps
-from train.config_json import differences, from_json, keep_versions, to_json, with_versions
+from train.config_json import from_json, to_json, unknown_fields, with_versions
+from train.data import file_list
 from train.data.sources import Splits, open_splits
+from train.provenance import code_version, command_line, versions
 
-_EXTRAS = ("versions", "commit", "devices", "class_names", "examples", "parameters")
-
-
-def check_workdir(workdir: Path, config: RunConfig) -> None:
-    """Raises `ConfigError` if the directory holds another run, saying what differs."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"workdir {str(workdir)!r}: is a file")
-    if not (workdir / "config.json").exists():
-        if any((workdir / "checkpoints").glob("*")):
-            raise ConfigError(f"workdir {str(workdir)!r}: holds checkpoints but no config.json")
-        return
-    changed = differences(read_config(workdir), config)
-    if changed:
-        lines = "\n  ".join(changed)
-        raise ConfigError(
-            f"workdir {str(workdir)!r} holds another run; choose another --workdir, or the same "
-            f"options. What differs (there -> now):\n  {lines}"
-        )
-
-
-def resumed_config(workdir: Path, config: RunConfig) -> RunConfig:
-    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with."""
-    if not (workdir / "config.json").is_file():
-        return config
-    return keep_versions(read_config(workdir), config)
-
-
-def check_data(workdir: Path, run: "Run", *, same_size: bool) -> None:
-    """Raises `ConfigError` if the data are no longer those that the run in `workdir` began with.
-
-    Args:
-      same_size: the splits must have as many examples too; else only the classes count.
-    """
-    if not (workdir / "config.json").exists():
-        return
-    began = _read(workdir)
-    splits = run.splits
-    now: dict[str, Any] = {"class_names": list(splits.train.class_names)}
-    if same_size:
-        now["examples"] = {"train": len(splits.train), "eval": len(splits.eval)}
-    for name, value in now.items():
-        if value != began[name]:
-            what = name.replace("_", " ")
-            raise ConfigError(
-                f"the data of {str(workdir)!r} have changed: its {what} were {began[name]}, and "
-                f"{run.config.data.name} {run.config.data.dir or ''} now has {value}"
-            )
+_EXTRAS = (
+    "versions",
+    "commit",
+    "command",
+    "devices",
+    "class_names",
+    "examples",
+    "files",
+    "parameters",
+    "segments",
+)
 
 
 def read_config(workdir: Path) -> RunConfig:
@@ -70,13 +33,31 @@ def read_config(workdir: Path) -> RunConfig:
     Raises:
       ConfigError: there is none, or it cannot be read.
     """
-    content = {k: v for k, v in _read(workdir).items() if k not in _EXTRAS}
-    return from_json(with_versions(content))
+    path = workdir / "config.json"
+    whole = _read(workdir)
+    content = {k: v for k, v in whole.items() if k not in _EXTRAS}
+    if unknown := unknown_fields(content):
+        fields = ", ".join(f"{name} ({value!r})" for name, value in unknown.items())
+        wrote = (whole.get("versions") or {}).get("resnet-jax", "unknown")
+        here = f"this version of resnet-jax ({versions()['resnet-jax']})"
+        raise ConfigError(
+            f"{path}: {here} does not know {fields}; version {wrote} wrote the file. Install that "
+            "version, or delete what is unknown from the file to go on without it"
+        )
+    try:
+        return from_json(with_versions(content))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def read_class_names(workdir: Path) -> list[str]:
     """The names of the run's classes, by label."""
     return list(_read(workdir)["class_names"])
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """All of config.json: the options, and what was recorded when the run began."""
+    return _read(workdir)
 
 
 def _read(workdir: Path) -> dict[str, Any]:
@@ -85,56 +66,50 @@ def _read(workdir: Path) -> dict[str, Any]:
         raise ConfigError(f"{str(workdir)!r} is not a run directory: it has no config.json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if "architecture" in content:
-            raise ConfigError(
-                f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
-                f"{workdir / 'model.safetensors'}"
-            )
-        return content
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: needs an object of options, not {str(content)[:40]!r}")
+    if "architecture" in content:
+        raise ConfigError(
+            f"{str(workdir)!r} is no run but a folder of timm's weights: name the file in it, "
+            f"{workdir / 'model.safetensors'}"
+        )
+    return content
 
 
 def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     """config.json: the config, and what else it takes to reproduce the run."""
-    import jax
-
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
-    devices = jax.devices()
     extras = {
         "parameters": parameters,
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "commit": code_version(),
-        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        **provenance(),
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
+    if run.files:
+        extras["files"] = run.files
+        file_list.write_names(workdir, run.splits)
+    tree = to_json(run.config)
+    tree["data"].update(run.splits.chosen)
     temporary = workdir / "config.tmp"
-    temporary.write_text(
-        json.dumps({**to_json(run.config), **extras}, indent=1) + "\n", encoding="utf-8"
-    )
+    text = json.dumps({**tree, **extras}, indent=1) + "\n"
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, workdir / "config.json")
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def provenance() -> dict[str, Any]:
+    """What a run is computed on and by: devices, commit, command, versions of packages."""
+    import jax
 
-
-def code_version() -> str | None:
-    """The commit of this code, with "+" if files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(here), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    devices = jax.devices()
+    return {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "commit": code_version(),
+        "command": command_line(),
+        "versions": versions(),
+    }
 
 
 class Run:
@@ -163,6 +138,11 @@ class Run:
     @cached_property
     def splits(self) -> Splits:
         return open_splits(self.config.data)
+
+    @cached_property
+    def files(self) -> dict[str, Any] | None:
+        """What config.json keeps of the data's files; None where they are no folder of photos."""
+        return file_list.summary(self.splits)
 
     def steps(self, duration: str) -> int:
         """Steps in a duration of this run."""
@@ -267,7 +247,22 @@ class Run:
             variables = init_variables(self.model, config.data.image_size, config.seed)
             return first_state(variables, self.tx, ema=bool(config.ema_decay))
 
-        return jax.eval_shape(first)
+        try:
+            return jax.eval_shape(first)
+        except ValueError as error:
+            name, size = config.model.name, config.data.image_size
+            raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the network, counted from its shapes.
+
+        Raises:
+          ConfigError: the network cannot take images of `data.image_size`.
+        """
+        import jax
+
+        return sum(x.size for x in jax.tree.leaves(self._shapes.params))
 
     @cached_property
     def eval_step(self) -> Any:
@@ -294,19 +289,19 @@ class Run:
 
     def new_state(self, *, resumes: bool = False) -> Any:
         """The state before the first step; a run that `resumes` needs only its shapes, no file."""
-        from train.state import create_state, init_variables
+        from train.state import create_state, init_head, init_variables
 
         name, size = self.config.model.name, self.config.data.image_size
+        random = resumes or self.given is None
         try:
-            variables = init_variables(self.model, size, self.config.seed)
+            init = init_variables if random else init_head
+            variables = init(self.model, size, self.config.seed)
         except ValueError as error:
             raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
-        if not resumes and self.given is not None:
-            fresh = variables["params"]["head"]
-            variables = {key: self.given[key] for key in variables}
+        if not random:
+            head, variables = variables, self.__dict__.pop("given")  # gigabytes, if large
             if self.config.init.head == "reset":
-                variables["params"] = {**variables["params"], "head": fresh}
-            self.__dict__.pop("given")  # gigabytes, for a large network
+                variables = {**variables, "params": {**variables["params"], "head": head}}
         return create_state(
             variables,
             self.tx,

@@ -1,5 +1,6 @@
 """`TrainState`: what is trained is what is checkpointed."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,9 @@ from jax.sharding import Mesh
 from train.mesh import replicated, sharded
 
 Variables = dict[str, Any]
+
+_NEW_HEAD = 1
+"""Folded into the key of a new head's draws."""
 
 
 @flax.struct.dataclass
@@ -40,13 +44,29 @@ def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
     A network without BatchNorm has no statistics: {"params": ..., "batch_stats": {}}.
     """
 
+    return _init(model, image_size, jax.random.key(seed), lambda variables: variables)
+
+
+def init_head(model: nn.Module, image_size: int, seed: int) -> Any:
+    """A new classifier for a trained backbone: a function of the seed, as `init_variables`.
+
+    Its key is another one. Else a backbone that was trained from `init_variables` of the same seed
+    would meet the very head that it was trained with, and the head would not be new.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), _NEW_HEAD)
+    return _init(model, image_size, key, lambda variables: variables["params"]["head"])
+
+
+def _init(model: nn.Module, image_size: int, key: jax.Array, part: Callable[[Any], Any]) -> Any:
+    """A part of fresh variables; no other part is computed."""
+
     def init(key: jax.Array) -> Any:
         variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
-        return {"batch_stats": {}, **variables}
+        return part({"batch_stats": {}, **variables})
 
     # One local device: a sharded host callback would need every process to answer it.
     with jax.default_device(jax.local_devices()[0]):
-        return jax.jit(init)(jax.random.key(seed))
+        return jax.jit(init)(key)
 
 
 def first_state(variables: Variables, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:

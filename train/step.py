@@ -1,6 +1,7 @@
 """The training and the evaluation step: plain functions of plain parts. Fork them here."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from train.mesh import by_example, by_example_of_each, replicated
 from train.optim import ema_decay_at
 from train.prepare import Batch, Prepare
 from train.state import TrainState, Variables
-from train.tasks import Task
+from train.tasks import Task, top_class
 
 Sums = dict[str, jax.Array]
 """Float32 scalars, summed over the examples that the mask admits; `count` is how many."""
@@ -47,8 +48,10 @@ def make_step(
     Args:
       seed: dropout and its kin draw from a key of (seed, step), by place in the global batch.
       ema_decay: of the moving average in `TrainState.ema`; 0 keeps none.
-      skip_nonfinite: a step whose loss or gradient is not finite leaves the state as it was; only
-        the step, and the optimiser's counters with it, go on, so that the schedule does.
+      skip_nonfinite: a step whose loss or gradient is not finite changes `TrainState.step` and
+        nothing else: the optimiser's state, with its counters, is as if the step had not been.
+        `tx` is told the step (`update(..., step=...)`, which `make_optimizer` takes for the
+        learning rate); a schedule of another `tx` counts the steps that were not skipped.
 
     Returns:
       (state, batch) -> (state, sums): `loss`, the task's metrics and `count`, and `grad_norm`, the
@@ -75,7 +78,7 @@ def make_step(
         grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(params)
         # Else the cuts of the optimiser's state and the EMA spread from here to the activations.
         grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = told.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay:
@@ -86,10 +89,11 @@ def make_step(
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         if skip_nonfinite:
             good = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
-            new = _kept_unless(good, new, state)
+            kept = jax.tree.map(partial(jnp.where, good), new, state)
+            new = kept.replace(step=new.step)
         return new, sums
 
-    everywhere = replicated(mesh)
+    everywhere, told = replicated(mesh), optax.with_extra_args_support(tx)
     return step
 
 
@@ -161,16 +165,6 @@ def make_train_steps(
     )
 
 
-def _kept_unless(good: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """`new` if `good`, else `old` with the counters of `new`."""
-
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        counter = jnp.issubdtype(new.dtype, jnp.integer)
-        return new if counter else jnp.where(good, new, old)
-
-    return jax.tree.map(choose, new, old)
-
-
 def make_eval_step(
     model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh
 ) -> Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]:
@@ -178,7 +172,8 @@ def make_eval_step(
 
     Returns:
       (variables, batch) -> (sums, examples): `sums` as in training; `examples` holds each one's
-      `prediction` (int32 [B]), `confidence` (its softmax probability, [B]) and `loss` ([B]).
+      `prediction` (int32 [B], `top_class`: -1 if no class is ahead), `confidence` (the highest
+      softmax probability, [B]) and `loss` ([B]).
     """
 
     def step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:
@@ -187,7 +182,7 @@ def make_eval_step(
         logits: Any = model.apply(variables, batch["image"], train=False)
         losses = task.loss(logits, batch)
         examples = {
-            "prediction": logits.argmax(-1).astype(jnp.int32),
+            "prediction": top_class(logits),
             "confidence": jax.nn.softmax(logits).max(-1),
             "loss": losses,
         }

@@ -1,24 +1,61 @@
-"""SIGTERM and SIGINT, from before JAX is there to the end of the run."""
+"""SIGTERM, SIGINT and SIGHUP, from before JAX is there to the end of the run."""
 
 import contextlib
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from train.data.workers import kill_workers
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Stop:
-    """The signals ask for a stop at the next step; a second one is not held back.
+    """The signals ask for a stop after the step under way; SIGINT or SIGTERM again ends at once.
 
-    An interrupt inside JAX's start or compilation would crash it.
+    An interrupt inside JAX's start or compilation would crash it. But Python's own handlers wait
+    while the main thread compiles, for minutes: so a thread of this object's is told of signals by
+    the system's handler, through a socket, and answers at once.
+
+    A terminal that is closed may send SIGHUP twice (the shell, then the kernel): it never ends at
+    once. A process that was started to ignore SIGHUP (`nohup`) goes on ignoring it.
     """
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        """The name of the first signal."""
+        self._seen: set[int] = set()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
+        self.signal = self.signal or signal.Signals(number).name
+
+    def _listen(self, receiver: socket.socket) -> None:
+        while numbers := receiver.recv(16):
+            for number in filter(SIGNALS.__contains__, numbers):
+                self._answer(number)
+
+    def _answer(self, number: int) -> None:
+        self._ask(number, None)
+        again = number in self._seen
+        self._seen.add(number)
+        if again and number != signal.SIGHUP:
+            kill_workers()
+            with contextlib.suppress(OSError, ValueError):
+                if sys.stdout.isatty():
+                    os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the bar had hidden the cursor
+            os._exit(128 + number)
+        if not again:
+            name = signal.Signals(number).name
+            with contextlib.suppress(OSError, ValueError):
+                print(
+                    f"{name}: stopping after this step (again: at once, without saving)",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
@@ -26,9 +63,19 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield self  # Python delivers signals to the main thread alone
             return
-        old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        thread = threading.Thread(target=self._listen, args=[receiver], name="signals", daemon=True)
+        thread.start()
+        wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        asked = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+        old = {number: signal.signal(number, self._ask) for number in asked}
         try:
             yield self
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            sender.close()
+            thread.join()
+            receiver.close()

@@ -1,7 +1,9 @@
 """The tables of `resnet-jax models` and `resnet-jax recipes`."""
 
+import difflib
 import inspect
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -44,6 +46,19 @@ def _counts() -> dict[str, list[int]]:
     """`count` of the networks, kept in a file: counting takes 10 s for all of them."""
     text = resources.files("train").joinpath("networks.json").read_text("utf-8")
     return dict(json.loads(text))
+
+
+def near_models(name: str) -> list[str]:
+    """Up to three networks whose names are like a name or pattern.
+
+    >>> near_models("resnet5O")[0]
+    'resnet50'
+    """
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    known = {re.sub(r"[^a-z0-9]", "", model): model for model in reversed(ZOO)}
+    begins = [model for key, model in known.items() if plain and key.startswith(plain)]
+    close = difflib.get_close_matches(plain, known, n=3, cutoff=0.6)
+    return sorted(begins, key=len)[:3] or [known[key] for key in close]
 
 
 def print_models(names: list[str]) -> None:

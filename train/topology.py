@@ -137,10 +137,25 @@ def devices(topology: Topology) -> Any:
                 target_config=target_config(chip),
                 topology=f"1x1x{topology.chips}",
             ).devices
-        megacore = {"chip_config_name": "megacore"} if chip.name == "v4" else {}
-        return topologies.get_topology_desc(topology.name, "tpu", **megacore).devices
+        return topologies.get_topology_desc(topology.name, "tpu", **tpu_options(topology)).devices
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(f"topology {topology.name!r}: {error}") from None
+
+
+def tpu_options(topology: Topology) -> dict[str, Any]:
+    """What libtpu needs to know of a slice besides its name.
+
+    The chips of a host are said, not left to libtpu's default: that of 0.0.42 is 2x2x1 for every
+    slice, which no slice of a single chip can be divided into.
+
+    >>> tpu_options(parse_topology("v5e:1x1"))
+    {'chips_per_host_bounds': (1, 1, 1)}
+    """
+    width, height = topology.shape[:2]
+    options: dict[str, Any] = {"chips_per_host_bounds": (min(width, 2), min(height, 2), 1)}
+    if topology.chip.name == "v4":  # its two cores are one device
+        options["chip_config_name"] = "megacore"
+    return options
 
 
 def target_config(chip: Chip) -> str:

@@ -19,15 +19,11 @@ from train.mesh import replicated
 from train.metrics import MetricsLog, NoLog, NonFinite, Row, Window
 from train.processes import CommonEnd, Processes
 from train.progress import Display, warn
+from train.resume import describe_extension, record_segments, resumes
 from train.run import Run, write_config
 from train.stop import Stop
 
 _PATIENCE = 10.0  # seconds that several processes, asked to stop, wait for a batch
-
-
-def resumes(workdir: Path) -> bool:
-    """Whether there is what looks like a checkpoint."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 class Trainer:
@@ -53,26 +49,34 @@ class Trainer:
             self.bad = set(restored.progress["bad"])
             for note in restored.notes:
                 self._warn(note)
-            done = self.step == run.total_steps
-            display.say(
-                f"all {self.step} steps are done"
-                if done
-                else f"resumes after step {self.step} of {run.total_steps}"
-            )
+            self._say_where(restored.step)
         else:
             if found:  # what looked like a checkpoint is none
                 self.state = run.new_state()
             parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
             if processes.is_writer:
+                (workdir / "anomaly.json").unlink(missing_ok=True)  # an earlier start's
                 write_config(workdir, run, parameters)
         self.log = MetricsLog(workdir, self.step) if processes.is_writer else NoLog(workdir)
         self._saved, self._told = self.step, len(self.window.left_out)
         self._clock = Clock()
 
+    def _say_where(self, step: int) -> None:
+        """What a run that is resumed goes on with; config.json keeps what --extend changed."""
+        total = self.run.total_steps
+        done = f"all {step} steps are done (--duration LONGER --extend goes on)"
+        self.display.say(done if step == total else f"resumes after step {step} of {total}")
+        if self.processes.is_writer:
+            if extension := describe_extension(self.workdir, self.run, step):
+                self.display.say(extension)
+            record_segments(self.workdir, self.run, step)
+
     def train(self, stop: Stop) -> None:
         """Steps up to the end of the run."""
         self._asked = stop
         self._clock.start()
+        if self.step < self.run.total_steps:
+            self.display.begin("compiling the first step", self.step)
         try:
             # An evaluation that was cut short left its step saved, but not evaluated.
             every = self.run.config.eval.every
@@ -84,6 +88,7 @@ class Trainer:
                         self._stop(reason)
                     self._advance(dispatches)
                     self._after_step()
+                    self.checkpoints.check()
         except Stopped:
             self._stop(str(stop.signal))
         except NonFinite as error:
@@ -140,7 +145,7 @@ class Trainer:
         if first:
             jax.block_until_ready(sums)
             self.display.say(f"first step after {time.perf_counter() - STARTED:.1f} s")
-        self.display.advance(self.step)
+        self.display.advance(self.step if first else self.window.finished)
 
     def _steps_until_due(self) -> int:
         config, run = self.run.config, self.run
@@ -265,14 +270,16 @@ class Trainer:
     def finish(self) -> Row:
         """Evaluates the best checkpoint and writes the report."""
         self.checkpoints.wait()
+        self.display.begin("evaluating the best checkpoint", self.step)
         best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
         self._warn_of_bad()
         row = judge(self.run, best, self.workdir, self.processes.is_writer, self._kept)
-        which = f"step {best.step}" + (" (EMA weights)" if best.name == "ema" else "")
+        which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
         self.display.say(
-            f"best: {which}, top-1 {row['top1']:.2%} of {row['examples']} examples, "
-            f"loss {row['loss']:.4f}; report: {self.workdir / 'report' / 'index.html'}"
+            f"best checkpoint: {which}, top-1 accuracy {100 * row['top1']:.2f} % and loss "
+            f"{row['loss']:.4f} on {row['examples']} evaluation images"
         )
+        self.display.say(f"report: {self.workdir / 'report' / 'index.html'}")
         return row
 
     def _warn_of_bad(self) -> None:
@@ -280,7 +287,7 @@ class Trainer:
         if self.bad:
             names = ", ".join(source.name(i) for i in sorted(self.bad)[:10])
             more = f" and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
-            self.display.say(f"left out {len(self.bad)} unreadable training images: {names}{more}")
+            self.display.say(f"skipped {len(self.bad)} unreadable training images: {names}{more}")
 
     def close(self) -> None:
         self.display.close()

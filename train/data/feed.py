@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from train.config import DataConfig
-from train.data.pipeline import HostBatch, kill_workers
+from train.data.pipeline import HostBatch
 from train.data.threads import PATIENCE
+from train.data.workers import kill_workers
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ _APP1, _RESTARTS, _START_OF_SCAN = 0xE1, 0xDD, 0xDA  # markers
 _SEQUENTIAL = (0xC0, 0xC1)
 _END = b"\xff\xd9"
 _REST = "extraneous bytes before marker 0xd9"  # the rows that were left off
+_COEFFICIENTS = 2 * 3  # two bytes each, of three colours at full size
 _CONTEXT = 2  # rows below the last one that smooth upsampling of its colours looks at
 
 
@@ -42,6 +43,9 @@ class Header(NamedTuple):
     may_have_exif: bool
     height_at: int | None
     """Where in the file its height is, if it is safe to write a smaller one there."""
+    coefficients: int
+    """Bytes a pixel that decoding takes besides the result, where all coefficients are in memory at
+    once: in a progressive JPEG, and in one with a scan for each colour."""
 
     def size(self, factor: int) -> tuple[int, int]:
         """(height, width) at 1 / `factor` of the size, as libjpeg rounds them."""
@@ -70,8 +74,8 @@ def read_header(data: bytes) -> Header | None:
     return Header(height, width, colours, *_walk(data))
 
 
-def _walk(data: bytes) -> tuple[bool, int | None]:
-    """(`may_have_exif`, `height_at`) from the segments before the first scan."""
+def _walk(data: bytes) -> tuple[bool, int | None, int]:
+    """(`may_have_exif`, `height_at`, `coefficients`) from the segments before the first scan."""
     exif, frame, components = False, None, 0
     whole = data.endswith(_END)  # else it may be cut short, which only decoding all of it shows
     at = 2
@@ -79,13 +83,14 @@ def _walk(data: bytes) -> tuple[bool, int | None]:
         marker = data[at + 1]
         if marker == _START_OF_SCAN:
             # A scan for each colour would have to be shortened three times.
-            return exif, frame if whole and data[at + 4] == components else None
+            in_order = frame is not None and data[at + 4] == components
+            return exif, frame if whole and in_order else None, 0 if in_order else _COEFFICIENTS
         if marker in _SEQUENTIAL and frame is None and data[at + 4] == 8:
             frame, components = at + 5, data[at + 9]
         exif |= marker == _APP1
         whole &= marker != _RESTARTS  # after damage, decoding goes on at the next one
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True, None
+    return True, None, _COEFFICIENTS
 
 
 def decode_crop(data: bytes, header: Header, factor: int, box: Box) -> np.ndarray:

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from typing import Any, cast
 import grain
 import numpy as np
 from absl import flags
-from grain.experimental import index_shuffle
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
 from train.data import dali, images
+from train.data.order import asked_between
 from train.data.retry import read_again
 from train.data.sources import Source
 from train.data.threads import in_threads
+from train.data.workers import deaf, end_with_parent
 
 HostBatch = dict[str, np.ndarray]
 """image uint8 [B, H, W, C], label int32 [B], mask float32 [B] (0: padding or unreadable),
@@ -46,43 +46,6 @@ Row = tuple[int, int, int, int]
 
 class BadExample(ConfigError):
     """An image that cannot be read, by name."""
-
-
-@functools.lru_cache(maxsize=4)
-def _mixed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def _asked_at(position: int, count: int, seed: int) -> tuple[int, int]:
-    """(epoch, index) that a position of the training stream asks for.
-
-    The epoch's permutation of 0..count-1 is computed index by index; nothing is stored.
-    """
-    epoch, place = divmod(position, count)
-    mixed = _mixed(seed, epoch)
-    # What MapDataset.shuffle does, without a data set around every index (a third of the time).
-    return epoch, index_shuffle(place, max_index=count - 1, seed=mixed, rounds=4)
-
-
-def asked(count: int, seed: int, batch_size: int, step: int) -> np.ndarray:
-    """The examples that a training step asks for, computed without reading any.
-
-    Args:
-      count: of examples in the source.
-      batch_size: global.
-      step: from 0, as in `train_batches`.
-
-    Returns:
-      int64 [batch_size], places in the source: the global batch's `index`, but where an unreadable
-      example was replaced.
-    """
-    return asked_between(count, seed, step * batch_size, (step + 1) * batch_size)[:, 1]
-
-
-def asked_between(count: int, seed: int, start: int, stop: int) -> np.ndarray:
-    """int64 [stop - start, 2]: epoch and index at these positions of the training stream."""
-    found = [_asked_at(position, count, seed) for position in range(start, stop)]
-    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def augmentation_key(seed: int, epoch: Any, index: Any) -> tuple[Any, Any]:
@@ -150,9 +113,10 @@ class TrainReader(_Reader):
     later: list[dali.View] | None = None
     """Where views are put that DALI shall decode; None: it is not used."""
 
-    def asked(self, position: int) -> tuple[int, int]:
-        """(epoch, index) at a position."""
-        return _asked_at(position, len(self.source), self.seed)
+    def asked(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """(epoch, index) at each position from `start` up to `stop`."""
+        count, order = len(self.source), self.data.order
+        return asked_between(count, self.seed, start, stop, order=order).tolist()
 
     def __call__(self, asked: tuple[int, int], out: np.ndarray) -> Row:
         """Writes the pixels to `out`; in place of an unreadable example, the next readable one."""
@@ -176,14 +140,14 @@ class TrainReader(_Reader):
         self, image: bytes | np.ndarray, rng: np.random.Generator, out: np.ndarray
     ) -> np.ndarray:
         """Writes a training view to `out`, now or, if it is in `later`, later."""
-        limit = self.data.max_pixels
+        limits = images.limits(self.data)
         if self.later is not None and isinstance(image, bytes):
-            plan = images.plan_view(image, self.augment, rng, max_pixels=limit)
+            plan = images.plan_view(image, self.augment, rng, **limits)
             if plan is not None:
                 self.later.append(dali.View(image, *plan, out))
                 return out
         size = self.data.image_size
-        return images.train_image(image, size, self.augment, rng, max_pixels=limit, out=out)
+        return images.train_image(image, size, self.augment, rng, **limits, out=out)
 
 
 @dataclass(frozen=True)
@@ -192,9 +156,9 @@ class EvalReader(_Reader):
 
     config: EvalConfig
 
-    def asked(self, position: int) -> tuple[int, int]:
-        """(epoch, index) at a position; there is one epoch."""
-        return 0, position
+    def asked(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """(epoch, index) at each position from `start` up to `stop`; there is one epoch."""
+        return [(0, position) for position in range(start, stop)]
 
     def __call__(self, asked: tuple[int, int], out: np.ndarray) -> Row:
         """Writes the pixels to `out`; an unreadable example is masked, and reported in `bad`."""
@@ -217,7 +181,7 @@ class EvalReader(_Reader):
             image,
             self.data.image_size,
             self.config.crop_fraction,
-            max_pixels=self.data.max_pixels,
+            **images.limits(self.data),
             interpolation=self.config.interpolation,
         )
 
@@ -244,8 +208,7 @@ class _Rows:
     def fill(self, batch: HostBatch, step: int, rows: range) -> None:
         """Reads the examples of some rows right into their places."""
         before = step * self.batch_size + self.first
-        # Asked for together: between two pictures the same code takes three times as long.
-        asked = [self.reader.asked(before + row) for row in rows]
+        asked = self.reader.asked(before + rows.start, before + rows.stop)
         for row, what in zip(rows, asked, strict=True):
             found = self.reader(what, batch["image"][row])
             for name, value in zip(_COLUMNS, found, strict=True):
@@ -330,8 +293,12 @@ def _in_workers(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBat
     workers = grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=data.prefetch)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers; we have none
-    with contextlib.closing(iter(stream.to_iter_dataset(options).mp_prefetch(workers))) as batches:
+    batches = iter(stream.to_iter_dataset(options).mp_prefetch(workers, end_with_parent))
+    with contextlib.closing(batches):
         try:
+            with deaf():  # the first batch starts them
+                first = list(itertools.islice(batches, 1))
+            yield from first
             yield from batches
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
@@ -340,14 +307,6 @@ def _in_workers(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBat
                 "a process of data.workers died, for lack of memory, or because a script starts "
                 f"training outside of `if __name__ == '__main__':`: {error}"
             ) from None
-
-
-def kill_workers() -> int:
-    """Ends the processes of `data.workers` at once (they only read); says how many there were."""
-    workers = [p for p in multiprocessing.active_children() if p.name.startswith("grain-")]
-    for worker in workers:
-        worker.kill()
-    return len(workers)
 
 
 def check_decoder(data: DataConfig, augment: AugmentConfig) -> None:

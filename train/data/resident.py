@@ -19,11 +19,11 @@ from jax.sharding import Mesh
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunConfig
 from train.data.feed import Feed, never
 from train.data.images import pad_offsets
+from train.data.order import asked_between
 from train.data.philox import first_words
 from train.data.pipeline import (
     BadExample,
     HostBatch,
-    asked_between,
     augmentation_key,
     eval_batches,
 )
@@ -92,12 +92,14 @@ def plans(
     batch_size: int,
     start: int,
     stop: int,
+    order: int = 2,
     stand_in: np.ndarray | None = None,
 ) -> Iterator[HostBatch]:
     """What the training batches of steps `start` up to `stop` are made of.
 
     Args:
       count: of examples in the source.
+      order: `data.order`.
       stand_in: the example read in place of each one; None: each is read itself.
 
     Yields:
@@ -106,7 +108,8 @@ def plans(
     steps = max(_BLOCK // batch_size, 1)
     for first in range(start, stop, steps):
         last = min(first + steps, stop)
-        epochs, wanted = asked_between(count, seed, first * batch_size, last * batch_size).T
+        positions = first * batch_size, last * batch_size
+        epochs, wanted = asked_between(count, seed, *positions, order=order).T
         indices = wanted if stand_in is None else stand_in[wanted]
         plan = _plan(epochs, indices, augment, seed).reshape(-1, batch_size, len(COLUMNS))
         bad = np.where(indices == wanted, -1, wanted).astype(np.int32).reshape(-1, batch_size)

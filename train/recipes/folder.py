@@ -3,9 +3,9 @@
     resnet-jax train folder --data.dir DIR
 
 Trains a ResNet-18 from random weights.
-Hardware: any; float32, so that a laptop's CPU is not left behind (a GPU or TPU: --precision bf16).
-Expected: it is your data. Measured with 400 photos of cats and dogs (a coin's toss is 50 %): top-1
-60 % after 20 epochs. That few photos want pretrained weights.
+Hardware: any; float32, because bfloat16 is slow on most CPUs (on a GPU or TPU: --precision bf16).
+Expected: it depends on your data. Measured with 400 photos of cats and dogs (guessing gives 50 %):
+top-1 60 % after 20 epochs. With so few photos, start from pretrained weights: --init.weights.
 """
 
 from train.config import DataConfig, EvalConfig, MixConfig, ModelConfig, OptimConfig, RunConfig

@@ -1,0 +1,51 @@
+"""A TFDS data set that is not there: the three lines that prepare it, or what was meant."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from train.__main__ import main
+from train.config import ConfigError, DataConfig
+from train.data.prepare_hint import how_to_prepare
+from train.data.sources import open_splits
+
+
+def test_a_recipe_without_its_data_shows_the_three_lines(tmp_path, capsys):
+    assert main(["train", "cifar10-resnet20", "--data.dir", str(tmp_path)]) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.startswith(
+        f"error: data.name 'cifar10' is not prepared: {tmp_path} holds no data set. Three lines"
+    )
+    install, prepare, train = (shlex.split(line) for line in lines)
+    assert install == ["pip", "install", "-e", ".[prepare]"]
+    assert prepare[:2] == ["python", "-c"]
+    code = compile(prepare[2], "prepare", "exec")  # it is Python
+    assert {"tensorflow_datasets", "builder", "download_and_prepare"} <= set(code.co_names)
+    assert {"cifar10", str(tmp_path), "array_record"} <= set(str(code.co_consts).split("'"))
+    assert train == ["resnet-jax", "train", "cifar10-resnet20", "--data.dir", str(tmp_path)]
+
+
+def test_what_is_prepared_elsewhere_is_named(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(ConfigError, match=r"holds mnist\. Three lines"):
+        open_splits(DataConfig(name="cifar10:3.0.2", dir=str(tmp_path)))
+
+
+def test_imagenet_needs_files_that_nothing_downloads():
+    text = how_to_prepare("imagenet2012", Path("/data"), [])
+    assert "(first put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into" in text
+    assert "/data/downloads/manual" in text and "train imagenet-resnet50 --data.dir /data" in text
+    assert "manual" not in how_to_prepare("cifar100", Path("/data"), [])
+    assert "train RECIPE --data.name cifar100" in how_to_prepare("cifar100", Path("/data"), [])
+
+
+def test_a_name_that_nobody_knows_is_guessed():
+    text = how_to_prepare("cifar_10", Path("/data"), ["my_birds"])
+    assert text.startswith("data.name 'cifar_10': did you mean cifar10, cifar100")
+    assert "did you mean folder?" in how_to_prepare("foldr", Path("/data"), [])
+    text = how_to_prepare("zzzz", Path("/data"), ["my_birds"])
+    assert text == (
+        "data.name 'zzzz': choose digits, folder, npz, synthetic or a TFDS data set "
+        "(/data holds my_birds; --data.dir names another place)"
+    )

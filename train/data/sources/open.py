@@ -1,0 +1,54 @@
+"""Opening the data set that a config names."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+from train.config import ConfigError, DataConfig
+from train.data.retry import read_again
+from train.data.sources.arrays import open_digits, open_synthetic
+from train.data.sources.base import Splits
+from train.data.sources.folder import open_folder
+from train.data.sources.npz import open_npz
+from train.data.sources.tfds import open_tfds
+
+_OPENERS: dict[str, Callable[[DataConfig], Splits]] = {
+    "digits": open_digits,
+    "folder": open_folder,
+    "npz": open_npz,
+    "synthetic": open_synthetic,
+}
+
+
+def open_splits(
+    config: DataConfig, *, whole: bool = False, class_names: Sequence[str] | None = None
+) -> Splits:
+    """Opens the data set that a config names.
+
+    Args:
+      whole, class_names: of a folder; see `train.data.sources.folder.open_folder`.
+
+    Raises:
+      ConfigError: it is not there, is empty, or is not what it should be.
+      RunError: its storage is down.
+    """
+    if config.name in ("folder", "npz") and not config.dir:
+        raise ConfigError(f"data.dir is not set: data.name {config.name!r} needs --data.dir PATH")
+    where = f"data {config.name!r}" + (f" in {config.dir}" if config.dir else "")
+    opened = functools.partial(_OPENERS.get(config.name, open_tfds), config)
+    if config.name == "folder":
+        opened = functools.partial(open_folder, config, whole=whole, class_names=class_names)
+    try:
+        splits, _ = read_again(opened, config.retries, where)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    _check_not_empty(config, splits)
+    return splits
+
+
+def _check_not_empty(config: DataConfig, splits: Splits) -> None:
+    for split, source in zip((config.train_split, config.eval_split), splits, strict=True):
+        if not len(source):
+            total = len(splits.train) + len(splits.eval)
+            held_out = config.name in ("digits", "folder")
+            why = f" (data.eval_fraction {config.eval_fraction} of {total:,})" if held_out else ""
+            raise ConfigError(f"data {config.name!r}: split {split!r} has no examples{why}")

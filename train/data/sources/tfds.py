@@ -1,0 +1,127 @@
+"""Prepared TFDS data sets, read without TensorFlow."""
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.config import ConfigError, DataConfig
+from train.data.prepare_hint import how_to_prepare
+from train.data.retry import as_os_error, is_passing
+from train.data.sources.base import Example, Splits, data_path, listed
+from train.data.sources.listing import subfolders
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    """A prepared TFDS split, read without TensorFlow; images stay encoded until they are used."""
+
+    records: Any
+    image_key: str
+    label_key: str
+    class_names: Sequence[str]
+    split: str
+    channels: int = 3
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        try:
+            record = self.records[index]
+        except RuntimeError as error:
+            # ArrayRecord keeps a file that it could not open, broken for good. A copy opens anew.
+            self.records.data_source = copy.copy(self.records.data_source)
+            raise as_os_error(str(error)) from None
+        return Example(record[self.image_key], int(record[self.label_key]))
+
+    def name(self, index: int) -> str:
+        return f"{self.split}[{index}]"
+
+
+def open_tfds(config: DataConfig) -> Splits:
+    """Any prepared TFDS data set with an image and a class label in each example.
+
+    Raises:
+      ConfigError: it is not there, not in ArrayRecord format, or it is unclear which of its
+        features are the image and the label.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(config)
+    features = builder.info.features
+    supervised = builder.info.supervised_keys
+    image, label = supervised[:2] if isinstance(supervised, tuple) else (None, None)
+    image_key = _key("image", features, tfds.features.Image, config.image_key, image, config.name)
+    label_key = _key(
+        "label", features, tfds.features.ClassLabel, config.label_key, label, config.name
+    )
+
+    def source(split: str) -> TfdsSource:
+        skip = {image_key: tfds.decode.SkipDecoding()}
+        try:
+            records = builder.as_data_source(split, decoders=skip)
+        except ValueError as error:
+            raise ConfigError(f"data split {split!r} of {config.name!r}: {error}") from None
+        return TfdsSource(records, image_key, label_key, features[label_key].names, split)
+
+    chosen = {"image_key": image_key, "label_key": label_key}
+    return Splits(source(config.train_split), source(config.eval_split), chosen=chosen)
+
+
+def _builder(config: DataConfig) -> Any:
+    import tensorflow_datasets as tfds
+
+    default = os.path.expanduser(tfds.core.constants.DATA_DIR)
+    data_dir = data_path(config) if config.dir else Path(default)
+    if not (data_dir / config.name.partition(":")[0]).is_dir():
+        prepared = [p.name for p in subfolders(data_dir)] if data_dir.is_dir() else []
+        raise ConfigError(how_to_prepare(config.name, data_dir, prepared))
+    try:
+        builder = tfds.builder(config.name, data_dir=data_dir)
+    except Exception as error:  # TFDS has a class for every way a name can be wrong
+        if is_passing(error):
+            raise
+        raise ConfigError(f"data.name {config.name!r} in {data_dir}: {error}") from None
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ConfigError(
+            f"{builder.data_path}: is in {builder.info.file_format.value} format, and random "
+            "access needs array_record. Convert it with: pip install 'resnet-jax[prepare]' && "
+            f"tfds convert_format --dataset_version_dir={builder.data_path} "
+            "--out_file_format=array_record --out_dir=NEW_DIR"
+        )
+    return builder
+
+
+def _key(
+    what: str, features: Any, kind: type, given: str | None, supervised: Any, data_name: str
+) -> str:
+    """Which feature is the image, or the label.
+
+    The one that the option names; else the one that the data set declares (`supervised_keys`); else
+    the only one of its kind; else the one called "image" or "label". The order of the features has
+    no say: TFDS hands them on in the order of a set, which differs from process to process.
+    """
+    option = f"data.{what}_key"
+    names = sorted(key for key, feature in features.items() if isinstance(feature, kind))
+    if not names:
+        held = [f"{key!r} ({type(features[key]).__name__})" for key in sorted(features)]
+        raise ConfigError(
+            f"data.name {data_name!r}: needs an image and a label, has {', '.join(held)}"
+        )
+    if given is not None:
+        if given not in names:
+            raise ConfigError(
+                f"{option} {given!r}: no {what} of {data_name!r}; choose from {', '.join(names)}"
+            )
+        return given
+    if supervised in names:
+        return str(supervised)
+    if len(names) == 1 or what in names:
+        return names[0] if len(names) == 1 else what
+    raise ConfigError(
+        f"data.name {data_name!r}: has {len(names)} features that may be the {what}: "
+        f"{listed(names, most=30)}; choose one: --{option} NAME"
+    )

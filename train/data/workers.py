@@ -1,0 +1,51 @@
+"""The processes of `data.workers`: what signals do to them, and how they end."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+_POLL = 1.0
+"""Seconds between two looks at whether the parent is still there."""
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that are started inside the `with` never receive SIGINT, SIGTERM or SIGHUP.
+
+    A terminal and a batch system send those to all processes of a run. Only the one that trains
+    answers, and then ends the others. Children inherit the calling thread's mask; a signal to this
+    process itself goes to another thread, or comes when the `with` ends.
+    """
+    blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(index: int, count: int) -> None:
+    """In a worker (number `index` of `count`): it ends soon after the process that started it.
+
+    Grain's workers would otherwise outlive a SIGKILL of their parent, waiting to be asked.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def kill_workers() -> int:
+    """Ends the processes of `data.workers` at once (they only read); says how many there were."""
+    workers = [p for p in multiprocessing.active_children() if p.name.startswith("grain-")]
+    for worker in workers:
+        worker.kill()
+    return len(workers)
