@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.data.sources import FolderSource, Splits
+from train.names import utf8
 from train.paths import expand
 
 _FILE = "files.json.gz"
@@ -40,7 +41,7 @@ class Change(NamedTuple):
 def shown(names: Sequence[str]) -> str:
     """The first names of a list, printable anywhere."""
     more = ", ..." if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) + more).encode("utf-8", "backslashreplace").decode()
+    return utf8(", ".join(names[:_SHOWN]) + more)
 
 
 def summary(splits: Splits) -> dict[str, Any] | None:
@@ -64,7 +65,7 @@ def write_names(workdir: Path, splits: Splits) -> None:
         if isinstance(source, FolderSource)
     }
     if lists:
-        with gzip.open(workdir / _FILE, "wt", compresslevel=1) as file:
+        with gzip.open(workdir / _FILE, "wt", compresslevel=1, encoding="ascii") as file:
             json.dump(lists, file)
 
 
@@ -147,7 +148,7 @@ def _sample(source: FolderSource) -> str:
 
 def _read_names(workdir: Path) -> dict[str, list[str]] | None:
     try:
-        with gzip.open(workdir / _FILE, "rt") as file:
+        with gzip.open(workdir / _FILE, "rt", encoding="ascii") as file:
             return json.load(file)
     except (OSError, EOFError, ValueError):
         return None

@@ -1,6 +1,7 @@
 """Prepared TFDS data sets, read without TensorFlow."""
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def open_tfds(config: DataConfig) -> Splits:
 def _builder(config: DataConfig) -> Any:
     import tensorflow_datasets as tfds
 
-    data_dir = data_path(config) if config.dir else Path(tfds.core.constants.DATA_DIR).expanduser()
+    default = os.path.expanduser(tfds.core.constants.DATA_DIR)
+    data_dir = data_path(config) if config.dir else Path(default)
     if not (data_dir / config.name.partition(":")[0]).is_dir():
         raise ConfigError(how_to_prepare(config.name, data_dir))
     try:
