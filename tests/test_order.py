@@ -17,7 +17,8 @@ from tests.test_pipeline import DATA, PLAIN, assert_same, batches, column, noise
 from train.config_json import to_json
 from train.data.order import asked, asked_between
 from train.data.resident import plans
-from train.run import read_config, resumed_config
+from train.resume import resumed_config
+from train.run import read_config
 
 BATCH = 32
 
