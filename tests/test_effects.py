@@ -42,6 +42,7 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
     "data.on_bad_image": ({}, PHOTOS),
     "data.max_pixels": ({}, PHOTOS),
+    "data.max_image_bytes": ({}, PHOTOS),
     "data.decoder": ({}, PHOTOS),
     "data.prefetch": ({"data.threads": 0}, {"data.threads": 2}),
     "init.head": ({}, {"init.weights": "a.npz"}),

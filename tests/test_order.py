@@ -230,6 +230,8 @@ def test_a_run_from_before_keeps_its_order(tmp_path):
     tree = to_json(tiny())
     del tree["data"]["order"]
     (tmp_path / "config.json").write_text(json.dumps(tree))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").touch()  # a folder without it holds no run
     assert read_config(tmp_path).data.order == 1
     resumed = resumed_config(tmp_path, tiny())
     assert resumed.data.order == 1
