@@ -17,7 +17,8 @@ from tests.test_pipeline import DATA, PLAIN, assert_same, batches, column, noise
 from train.config_json import to_json
 from train.data.order import asked, asked_between
 from train.data.resident import plans
-from train.run import read_config, resumed_config
+from train.resume import resumed_config
+from train.run import read_config
 
 BATCH = 32
 
@@ -229,6 +230,8 @@ def test_a_run_from_before_keeps_its_order(tmp_path):
     tree = to_json(tiny())
     del tree["data"]["order"]
     (tmp_path / "config.json").write_text(json.dumps(tree))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").touch()  # a folder without it holds no run
     assert read_config(tmp_path).data.order == 1
     resumed = resumed_config(tmp_path, tiny())
     assert resumed.data.order == 1
