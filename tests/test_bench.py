@@ -243,7 +243,10 @@ def test_shares_of_kernels():
     ],
 )
 def test_mistakes(args, says, capsys):
-    code = command_line.main(["bench", *args])
+    try:
+        code = command_line.main(["bench", *args])
+    except SystemExit as ended:  # argparse's own rule
+        code = ended.code
     said = capsys.readouterr().err
     assert code == 2 and says in said and "Traceback" not in said
 

@@ -42,6 +42,7 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
     "data.on_bad_image": ({}, PHOTOS),
     "data.max_pixels": ({}, PHOTOS),
+    "data.max_image_bytes": ({}, PHOTOS),
     "data.decoder": ({}, PHOTOS),
     "data.prefetch": ({"data.threads": 0}, {"data.threads": 2}),
     "init.head": ({}, {"init.weights": "a.npz"}),
@@ -92,7 +93,13 @@ def observations(name: str):
 
 
 TRUE = ("data.examples", "data.eval_fraction", "augment.area", "augment.aspect", "augment.pad")
-TRUE += ("data.on_bad_image", "data.max_pixels", "data.train_split", "data.eval_split")
+TRUE += (
+    "data.on_bad_image",
+    "data.max_pixels",
+    "data.max_image_bytes",
+    "data.train_split",
+    "data.eval_split",
+)
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
 TRUE += ("optim.decay_mask",)
 

@@ -11,6 +11,12 @@ from train.data.prepare_hint import how_to_prepare
 from train.data.sources import open_splits
 
 
+def prepared(folder: Path, name: str) -> None:
+    """What TFDS leaves of a data set, as far as it is looked for."""
+    (folder / name / "1.0.0").mkdir(parents=True)
+    (folder / name / "1.0.0" / "dataset_info.json").write_text("{}")
+
+
 def test_a_recipe_without_its_data_shows_the_three_lines(tmp_path, capsys):
     assert main(["train", "cifar10-resnet20", "--data.dir", str(tmp_path)]) == 2
     first, *lines = capsys.readouterr().err.splitlines()
@@ -27,25 +33,28 @@ def test_a_recipe_without_its_data_shows_the_three_lines(tmp_path, capsys):
 
 
 def test_what_is_prepared_elsewhere_is_named(tmp_path):
-    (tmp_path / "mnist").mkdir()
+    prepared(tmp_path, "mnist")
+    (tmp_path / "docs").mkdir()  # any other folder is no data set
     with pytest.raises(ConfigError, match=r"holds mnist\. Three lines"):
         open_splits(DataConfig(name="cifar10:3.0.2", dir=str(tmp_path)))
 
 
-def test_imagenet_needs_files_that_nothing_downloads():
-    text = how_to_prepare("imagenet2012", Path("/data"), [])
+def test_imagenet_needs_files_that_nothing_downloads(tmp_path):
+    text = how_to_prepare("imagenet2012", tmp_path)
     assert "(first put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into" in text
-    assert "/data/downloads/manual" in text and "train imagenet-resnet50 --data.dir /data" in text
-    assert "manual" not in how_to_prepare("cifar100", Path("/data"), [])
-    assert "train RECIPE --data.name cifar100" in how_to_prepare("cifar100", Path("/data"), [])
+    assert f"{tmp_path}/downloads/manual" in text
+    assert f"train imagenet-resnet50 --data.dir {tmp_path}" in text
+    text = how_to_prepare("cifar100", tmp_path)
+    assert "manual" not in text and "train RECIPE --data.name cifar100" in text
 
 
-def test_a_name_that_nobody_knows_is_guessed():
-    text = how_to_prepare("cifar_10", Path("/data"), ["my_birds"])
+def test_a_name_that_nobody_knows_is_guessed(tmp_path):
+    prepared(tmp_path, "my_birds")
+    text = how_to_prepare("cifar_10", tmp_path)
     assert text.startswith("data.name 'cifar_10': did you mean cifar10, cifar100")
-    assert "did you mean folder?" in how_to_prepare("foldr", Path("/data"), [])
-    text = how_to_prepare("zzzz", Path("/data"), ["my_birds"])
-    assert text == (
+    assert "did you mean folder?" in how_to_prepare("foldr", tmp_path)
+    assert "did you mean my_birds?" in how_to_prepare("my_bird", tmp_path)
+    assert how_to_prepare("zzzz", tmp_path) == (
         "data.name 'zzzz': choose digits, folder, npz, synthetic or a TFDS data set "
-        "(/data holds my_birds; --data.dir names another place)"
+        f"({tmp_path} holds my_birds; --data.dir names another place)"
     )

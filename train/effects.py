@@ -98,7 +98,10 @@ CONDITIONS = (
         ("data.train_split", "data.eval_split"), "data.name", _is_encoded, _FILES, is_mistake=True
     ),
     Condition(
-        ("data.on_bad_image", "data.max_pixels", "data.decoder"), "data.name", _is_encoded, _FILES
+        ("data.on_bad_image", "data.max_pixels", "data.max_image_bytes", "data.decoder"),
+        "data.name",
+        _is_encoded,
+        _FILES,
     ),
     Condition(
         ("data.prefetch",), "data.threads", _reads_ahead, "reading by threads or by data.workers"
@@ -178,7 +181,7 @@ EVALUATION = ("data.", "eval.", "precision", "compilation_cache")
 _TRAINING_ONLY = ("data.order", "data.resident", "data.decoder", "eval.every")
 
 PREDICTION = (
-    *("data.image_size", "data.mean", "data.std", "data.max_pixels"),
+    *("data.image_size", "data.mean", "data.std", "data.max_pixels", "data.max_image_bytes"),
     *("eval.crop_fraction", "eval.interpolation", "precision", "compilation_cache"),
 )
 """What has an effect on `predict`, by a run's options."""

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from train import out_of_memory
 from train.compilation_cache import use_compilation_cache
@@ -29,7 +28,7 @@ from train.resume import (
     resumes,
 )
 from train.run import Run
-from train.run_data import check_data
+from train.run_data import check_data, file_digests
 from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer
@@ -85,7 +84,7 @@ def fit(
         notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
         if not is_empty(workdir):
             notes += check_data(workdir, run)
-        processes.check_same("the files of the data", _file_digests(run))
+        processes.check_same("the files of the data", file_digests(run))
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
@@ -121,12 +120,6 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         return config
     folder = str(expand(config.data.dir, "data.dir"))
     return replace(config, data=replace(config.data, dir=folder))
-
-
-def _file_digests(run: Run) -> Any:
-    """What must be the same in all processes, or their batches would not fit together."""
-    files = run.files or {}
-    return {split: files.get(split) for split in ("train", "eval")}
 
 
 def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: Stop) -> None:

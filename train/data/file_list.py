@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from train.data.sources import FolderSource, Splits
 from train.names import utf8
+from train.paths import expand
 
 _FILE = "files.json.gz"
 _SAMPLE = 16  # training files of which the content is compared too
@@ -116,7 +117,7 @@ def is_copy(began: dict[str, Any], splits: Splits) -> bool:
 
 def same_folder(a: str, b: str) -> bool:
     """Whether two paths are one folder: through links, relative or not, with or without a "/"."""
-    first, second = Path(os.path.expanduser(a)), Path(os.path.expanduser(b))
+    first, second = expand(a, "data.dir"), expand(b, "data.dir")
     try:
         return first.resolve() == second.resolve() or os.path.samefile(first, second)
     except OSError:

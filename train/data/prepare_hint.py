@@ -6,18 +6,24 @@ from pathlib import Path
 BUILT_IN = ("digits", "folder", "npz", "synthetic")
 
 
-def how_to_prepare(name: str, data_dir: Path, prepared: list[str]) -> str:
+def tfds_sets(folder: Path) -> list[str]:
+    """Names of the prepared TFDS data sets in a folder: NAME/VERSION or NAME/CONFIG/VERSION."""
+    found = [*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json")]
+    return sorted({path.relative_to(folder).parts[0] for path in found})
+
+
+def how_to_prepare(name: str, data_dir: Path) -> str:
     """The message for a data set that is not in `data_dir`.
 
     One that TFDS knows comes with the three lines that prepare it and train on it.
 
     Args:
       name: "cifar10", or with a config and a version.
-      prepared: names of the data sets that are there.
     """
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)  # offline
+    prepared = tfds_sets(data_dir)
     there = f"{data_dir} holds {', '.join(prepared) or 'no data set'}"
     base = name.partition(":")[0].partition("/")[0]
     if base not in known:

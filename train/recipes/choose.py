@@ -8,6 +8,7 @@ from typing import NamedTuple
 from resnet_jax.zoo import ZOO
 from train.arguments import HELP
 from train.config import ConfigError, RunConfig
+from train.data.prepare_hint import tfds_sets
 from train.paths import expand
 from train.recipes import all_recipes
 
@@ -66,7 +67,7 @@ def choose(args: Sequence[str]) -> Choice:
             )
         return Choice(name, options)
     where, data = _value("--data.dir", options), _value("--data.name", options)
-    if data is not None and data != DEFAULT and _value("--data.image_size", options) is None:
+    if data not in (None, DEFAULT, "synthetic") and _value("--data.image_size", options) is None:
         size = all_recipes()[DEFAULT].data.image_size
         return Choice(
             *(DEFAULT, options),
@@ -75,13 +76,13 @@ def choose(args: Sequence[str]) -> Choice:
         )
     if where is None or data is not None:
         return Choice(DEFAULT, options)
-    path = expand(where, "--data.dir")
+    path = expand(where, "data.dir")
     if path.is_file():
         raise ConfigError(
             f"--data.dir {where} is a file: name the recipe, and the kind of data if it is an "
             f".npz file: resnet-jax train digits --data.name npz --data.dir {where}"
         )
-    if sets := _tfds_sets(path):
+    if sets := tfds_sets(path):
         raise ConfigError(
             f"--data.dir {where} holds the TFDS data set {', '.join(sets)}: name a recipe for it "
             f"(`resnet-jax recipes`), as in: resnet-jax train cifar10-resnet20 --data.dir {where}"
@@ -120,12 +121,3 @@ def _value(flag: str, options: Sequence[str]) -> str | None:
         if name.replace("-", "_") == flag.replace("-", "_"):
             found = value if equals else (options[i + 1] if i + 1 < len(options) else None)
     return found
-
-
-def _tfds_sets(folder: Path) -> list[str]:
-    """The prepared TFDS data sets in a folder: NAME/VERSION or NAME/CONFIG/VERSION."""
-    found = [
-        *folder.glob("*/*/dataset_info.json"),
-        *folder.glob("*/*/*/dataset_info.json"),
-    ]
-    return sorted({path.relative_to(folder).parts[0] for path in found})

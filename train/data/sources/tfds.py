@@ -11,7 +11,6 @@ from train.config import ConfigError, DataConfig
 from train.data.prepare_hint import how_to_prepare
 from train.data.retry import as_os_error, is_passing
 from train.data.sources.base import Example, Splits, data_path, listed
-from train.data.sources.listing import subfolders
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,13 @@ def open_tfds(config: DataConfig) -> Splits:
         return TfdsSource(records, image_key, label_key, features[label_key].names, split)
 
     chosen = {"image_key": image_key, "label_key": label_key}
-    return Splits(source(config.train_split), source(config.eval_split), chosen=chosen)
+    others = [
+        key for key in sorted(features) if isinstance(features[key], tfds.features.ClassLabel)
+    ]
+    note = f"{config.name}: the label is {label_key!r}, one of {len(others)} (data.label_key)"
+    notes = [note] if len(others) > 1 and config.label_key is None else []
+    splits = (source(config.train_split), source(config.eval_split))
+    return Splits(*splits, notes=notes, chosen=chosen)
 
 
 def _builder(config: DataConfig) -> Any:
@@ -77,8 +82,7 @@ def _builder(config: DataConfig) -> Any:
     default = os.path.expanduser(tfds.core.constants.DATA_DIR)
     data_dir = data_path(config) if config.dir else Path(default)
     if not (data_dir / config.name.partition(":")[0]).is_dir():
-        prepared = [p.name for p in subfolders(data_dir)] if data_dir.is_dir() else []
-        raise ConfigError(how_to_prepare(config.name, data_dir, prepared))
+        raise ConfigError(how_to_prepare(config.name, data_dir))
     try:
         builder = tfds.builder(config.name, data_dir=data_dir)
     except Exception as error:  # TFDS has a class for every way a name can be wrong
