@@ -100,8 +100,13 @@ def test_nothing_that_can_be_read(weights, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert predict(weights, tmp_path / "empty") == 2
     out, err = capsys.readouterr()
-    assert re.search(r"error: .*empty: a folder without images \(\.jpg, ", err)
-    assert "1 of 1 images could not be read" in err and "image" not in out.splitlines()[1:]
+    assert re.fullmatch(r"error: .*empty: a folder without images \(\.jpg, .*\n", err)
+    assert out.count("\n") == 1  # no empty table behind the preprocessing
+    assert predict(weights, tmp_path / "empty", tmp_path / "x.png") == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"error: {tmp_path / 'x.png'}: No such file or directory",
+        "error: 2 of 2 images could not be read",
+    ]
 
 
 def test_a_table_that_cannot_be_written_is_an_error_before_anything_is_computed(

@@ -24,7 +24,7 @@ from train.usage import (
     TRAIN_HELP,
     USAGE,
 )
-from train.weights import published
+from train.weights import expand, published
 from train.weights_cli import convert
 from train.weights_cli import predict as predict_by_file
 from train.xla_flags import set_xla_flags
@@ -105,7 +105,8 @@ def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
         raise ConfigError(
             f"{names[0]!r} is a network without weights: name the directory of a run instead"
         )
-    return Path(names[0]), read_config(Path(names[0]))
+    workdir = expand(names[0])
+    return workdir, read_config(workdir)
 
 
 def _tell(warnings: list[str]) -> None:
@@ -139,7 +140,7 @@ def predict(args: list[str]) -> None:
         return None
     if names[0] in ZOO or published(names[0]):
         return predict_by_file(names, options)
-    if not Path(names[0]).exists():
+    if not expand(names[0]).exists():
         from train.tables import near_models
 
         near = near_models(names[0].partition(".")[0])
@@ -157,7 +158,8 @@ def predict(args: list[str]) -> None:
     from train.predictions import image_files, show
 
     files = image_files(names[1:])
-    show(inference.predict(given.config, workdir, given.checkpoint, files), given.csv)
+    answers = inference.predict(given.config, workdir, given.checkpoint, files)
+    show(answers, len(files), given.csv)
 
 
 def plan_run(args: list[str]) -> None:

@@ -212,7 +212,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where weights come from. torchvision's expect the default data.mean and data.std."""
+    """Where weights come from.
+
+    What is written beside them about preprocessing (the .json of `convert`, timm's config.json)
+    becomes data.mean, data.std, eval.crop_fraction and eval.interpolation, unless those are set.
+    Nothing is written beside torchvision's, which expect the default data.mean and data.std.
+    """
 
     weights: str | None = None
     """A file that resnet_jax.load_weights reads, or NAME.TAG of timm's published weights, such as

@@ -42,8 +42,8 @@ def image_files(names: Sequence[str]) -> list[Path]:
     return files
 
 
-def show(answers: "Iterable[Answer]", table: Path | None) -> None:
-    """Prints the answers as a table, and writes each to a CSV file as it comes.
+def show(answers: "Iterable[Answer]", count: int, table: Path | None) -> None:
+    """Prints `count` answers as a table, and writes each to a CSV file as it comes.
 
     A file that cannot be read is reported on stderr, and has a row that says why.
 
@@ -55,15 +55,18 @@ def show(answers: "Iterable[Answer]", table: Path | None) -> None:
     shown, failed = [], 0
     with _csv(table) as write:
         for answer in answers:
-            if answer.error:
-                failed += 1
-                print(f"error: {one_line(answer.path)}: {utf8(answer.error)}", file=sys.stderr)
             write(answer)
             shown.append(answer)
+            if answer.error:
+                failed += 1
+                reason = f"{one_line(answer.path)}: {utf8(answer.error)}"
+                if count == 1:
+                    raise ConfigError(reason)
+                print(f"error: {reason}", file=sys.stderr)
     if failed < len(shown):
         print_answers(shown)
     if failed:
-        raise ConfigError(f"{failed} of {len(shown)} images could not be read")
+        raise ConfigError(f"{failed} of {count} images could not be read")
 
 
 @contextlib.contextmanager

@@ -84,7 +84,8 @@ def predict(names: list[str], options: list[str]) -> None:
     model = create_model(card.model.name, len(class_names), dtype=dtype, **card.model.changes)
     files = image_files(names[1:])
     print_view(view)
-    show(inference.classify(model, variables, class_names, view, files), given.csv)
+    answers = inference.classify(model, variables, class_names, view, files)
+    show(answers, len(files), given.csv)
 
 
 def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
