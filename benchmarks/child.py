@@ -51,10 +51,10 @@ class Workdir:
         self.out, self.err = said / f"{path.name}.out", said / f"{path.name}.err"
 
     @contextlib.contextmanager
-    def training(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A process that trains; killed if it is still there at the end."""
+    def training(self, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that trains, killed if it is still there at the end; `options` of Popen."""
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            child = subprocess.Popen(self.args, env=self.env, stdout=out, stderr=err)
+            child = subprocess.Popen(self.args, env=self.env, stdout=out, stderr=err, **options)
             try:
                 yield child
             finally:
@@ -78,7 +78,7 @@ class Workdir:
     def content(self, step: int) -> Content | None:
         """None: it is not what was saved."""
         try:
-            return read(self.checkpoints / str(step))
+            return read(self.checkpoints.resolve() / str(step))
         except Corrupt:
             return None
 

@@ -96,8 +96,8 @@ def first_step(case: Case, cache: str | None) -> dict[str, float]:
     import jax
     import numpy as np
 
+    from train.compilation_cache import use_compilation_cache
     from train.mesh import put_batch
-    from train.run import use_compilation_cache
 
     use_compilation_cache(cache)
     run = make_run(case)

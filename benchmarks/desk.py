@@ -54,7 +54,9 @@ class Said(Workdir):
 
     def outcome(self, did: str, after: str) -> Outcome:
         folder = f"{self.path.parent}/"
-        first = (self.text.strip() or self.out.read_text().strip().splitlines()[-1]).splitlines()[0]
+        lines = self.text.strip() or self.out.read_text().strip().splitlines()[-1]
+        passing = re.compile(r"SIG\w+: stopping after this step")  # the answer to a signal
+        first = next(line for line in lines.splitlines() if not passing.match(line))
         words = " ".join(["resnet-jax train digits --workdir", self.path.name, "$TINY"])
         said = first.replace(folder, "").replace(str(self.path.parent.parent) + "/", "")
         options = " ".join(self.options).replace(folder, "")
@@ -64,8 +66,9 @@ class Said(Workdir):
 class Desk:
     """Where the cases work: a folder, and a run that was stopped on the way."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.env = folder, environment(folder / "cache")
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        """`cache`: of compiled programs; None: one in `folder`."""
+        self.folder, self.env = folder, environment(cache or folder / "cache")
         self.whole = Said(self, "whole").end()
         assert self.whole.code == 0, self.whole.text
         self.stopped = Said(self, "stopped")

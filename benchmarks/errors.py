@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import errors_outside
 from benchmarks.child import same, small_disk
 from benchmarks.desk import STEPS, Desk, Outcome, Said, expect, matches, until
 
@@ -31,14 +32,14 @@ def sigterm(desk: Desk) -> Outcome:
     run = desk.copy("run")
     shutil.copy(desk.stopped.err, run.err)
     run.code = desk.stopped.code
-    matches(run, 1, r"^error: stopped by SIGTERM after step \d+ of 400, saved")
+    matches(run, 1, r"(?m)^error: stopped by SIGTERM after step \d+ of 400, saved")
     return run.outcome("SIGTERM", desk.resumes(desk.copy("again")))
 
 
 def sigint(desk: Desk) -> Outcome:
     run = Said(desk, "run")
     desk.signalled(run, signal.SIGINT)
-    matches(run, 1, r"^error: stopped by SIGINT after step \d+ of 400, saved")
+    matches(run, 1, r"(?m)^error: stopped by SIGINT after step \d+ of 400, saved")
     row = run.outcome("SIGINT (Ctrl-C)", "")
     row.after = desk.resumes(run)
     return row
@@ -380,6 +381,7 @@ CASES: dict[str, Callable[[Desk], Outcome]] = {
     "storage_down": storage_down,
     "stalled": stalled,
     "two_processes": two_processes,
+    **errors_outside.CASES,
 }
 
 

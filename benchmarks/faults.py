@@ -1,16 +1,20 @@
 """A fault campaign: one training, killed, damaged and starved of disk again and again.
 
-    python -m benchmarks.faults [--kills 100] [--damages 15] [--disks 5] [--seed 0]
+    python -m benchmarks.faults [--kills 100] [--damages 15] [--disks 5] [--outside 6] [--seed 0]
         [--out benchmarks/results/faults.jsonl]
 
 A tiny network is trained on the digits by the command line in child processes. The first one is
 left alone and keeps every checkpoint: the reference. The others get SIGKILL at random moments, some
 of them inside an evaluation or the writing of a checkpoint; between some restarts a random file
 of the newest checkpoint is cut off, deleted, or has a bit flipped; and a run on a small file system
-(needs root) finds it full. After every fault each checkpoint that is there must be the reference's
-of that step, to the bit, and the newest no older than before; every restart must resume at the
-newest whole one and name those that are not; every run that comes to its end must have the
-reference's state and metrics. Prints a table and one JSON line; exits with 1 if anything was wrong.
+(needs root) finds it full. Then come faults from outside (benchmarks/outside.py): directories with
+odd names, a second process in the same one, output that nobody reads, closed terminals, signals to
+all processes, files of the data that changed.
+
+After every fault each checkpoint that is there must be the reference's of that step, to the bit,
+and the newest no older than before; every restart must resume at the newest whole one and name
+those that are not; every run that comes to its end must have the reference's state and metrics.
+Prints a table and one JSON line; exits with 1 if anything was wrong.
 """
 
 import argparse
@@ -31,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import outside
 from benchmarks.child import SAVE, STEPS, Workdir, environment, same, small_disk
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
@@ -57,19 +62,23 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.env = environment(self.cache or self.folder / "cache")
-        self.reference = self._workdir("reference", "--checkpoint.keep", "1000000")
+        self.reference = self.workdir("reference", "--checkpoint.keep", "1000000")
         if code := self.reference.to_the_end():
             raise SystemExit(f"the undisturbed run ended with {code}: {self.reference.err}")
-        self._torn = self._workdir("torn0")
+        self._torn = self.workdir("torn0")
         self._expected, self._harmed = 0, set[int]()
 
-    def _workdir(self, name: str, *options: str) -> Workdir:
+    def workdir(self, name: str, *options: str) -> Workdir:
         return Workdir(self.folder / name, self.folder, self.env, self.steps, *options)
 
-    def _check(self, good: bool, what: str) -> None:
+    def check(self, good: bool, what: str) -> None:
         if not good:
             self.wrong.append(what)
             print(f"WRONG: {what}", flush=True)
+
+    def count(self, what: str) -> None:
+        """One more fault that was tried."""
+        self.done[what] += 1
 
     def kills(self, count: int, damages: int) -> None:
         """So many kills, with so many damaged checkpoints between them, and on to the end."""
@@ -85,10 +94,10 @@ class Campaign:
                 self._damage()
                 left -= 1
             self._live(self.rng.choices(list(AIMS), list(AIMS.values()))[0])
-        self._check(aimed >= enough and not left, f"after {kills} kills too few were as aimed")
-        self._check(self._torn.to_the_end() == 0, "the last restart failed")
-        self._check_restart(self._torn, self._expected)
-        self._check_end(self._torn)
+        self.check(aimed >= enough and not left, f"after {kills} kills too few were as aimed")
+        self.check(self._torn.to_the_end() == 0, "the last restart failed")
+        self.check_restart(self._torn, self._expected)
+        self.check_end(self._torn)
 
     def _live(self, aim: str) -> None:
         """One process, from its start to its kill, or to the end of the run."""
@@ -99,16 +108,16 @@ class Campaign:
                 if child.poll() is None:
                     child.kill()
             ended = child.wait() >= 0
-        self._check_restart(torn, self._expected)
+        self.check_restart(torn, self._expected)
         if ended:
-            self._check(child.returncode == 0, f"exit code {child.returncode}: {torn.err}")
-            self._check_end(torn)
-            self._torn = self._workdir(f"torn{self.done['runs to the end']}")
+            self.check(child.returncode == 0, f"exit code {child.returncode}: {torn.err}")
+            self.check_end(torn)
+            self._torn = self.workdir(f"torn{self.done['runs to the end']}")
             self._expected = 0
             return
         where = self._where(torn)
         self.killed[where] += 1
-        self._expected = self._check_checkpoints(torn, seen, f"kill ({where})")
+        self._expected = self.check_checkpoints(torn, seen, f"kill ({where})")
         print(f"{self.killed.total():4d}  {where}, newest whole step {self._expected}", flush=True)
 
     def _wait(self, child: subprocess.Popen[bytes], aim: str) -> bool:
@@ -146,33 +155,33 @@ class Campaign:
             return "checkpoint"
         return "end" if self.steps in torn.steps() else "training"
 
-    def _check_checkpoints(self, torn: Workdir, seen: int, what: str) -> int:
+    def check_checkpoints(self, torn: Workdir, seen: int, what: str) -> int:
         """After a fault: all that is there is right, nothing went. The newest that is whole."""
         whole = []
         for step in torn.steps():
             if same(torn.content(step), self.reference.content(step)):
                 whole.append(step)
             else:
-                self._check(step in self._harmed, f"{what}: checkpoint {step} is not right")
+                self.check(step in self._harmed, f"{what}: checkpoint {step} is not right")
             self.done["checkpoints held against the reference"] += 1
         newest = max(whole, default=0)
-        self._check(newest >= seen, f"{what}: step {newest} is left, {seen} was whole before")
+        self.check(newest >= seen, f"{what}: step {newest} is left, {seen} was whole before")
         return newest
 
-    def _check_restart(self, torn: Workdir, expected: int) -> None:
+    def check_restart(self, torn: Workdir, expected: int) -> None:
         """It has to say where it resumes, and which checkpoints it had to leave aside."""
         said = re.search(r"resumes after step (\d+)|all (\d+) steps are done", torn.out.read_text())
         if not said:
-            self._check(not (expected and torn.started), f"resumed nowhere, not at {expected}")
+            self.check(not (expected and torn.started), f"resumed nowhere, not at {expected}")
             return
         at = int(said[1] or said[2])
-        self._check(at == expected, f"resumed at {at}, not at {expected}")
+        self.check(at == expected, f"resumed at {at}, not at {expected}")
         self.done["resumes at the newest whole checkpoint"] += at == expected
         for step in self._harmed:
             named = f"warning: checkpoint {step} is damaged" in torn.err.read_text()
-            self._check(named, f"did not say that checkpoint {step} is damaged")
+            self.check(named, f"did not say that checkpoint {step} is damaged")
             aside = torn.checkpoints / f"{step}.corrupt"
-            self._check(aside.is_dir(), f"did not set checkpoint {step} aside")
+            self.check(aside.is_dir(), f"did not set checkpoint {step} aside")
             self.damaged["fell back to the one before, and said so"] += named
         self._harmed.clear()
 
@@ -189,21 +198,21 @@ class Campaign:
                 break
         self.damaged["damaged so that it matters"] += 1
         self._harmed.add(newest)
-        self._expected = self._check_checkpoints(self._torn, 0, f"{path.name} {way}")
+        self._expected = self.check_checkpoints(self._torn, 0, f"{path.name} {way}")
         print(f"      {path.relative_to(folder)} of checkpoint {newest} {way}", flush=True)
 
-    def _check_end(self, torn: Workdir) -> None:
+    def check_end(self, torn: Workdir) -> None:
         """State, metrics and what is kept: as if nothing had happened."""
         last, rows = self.steps, torn.rows()
         good = same(torn.content(last), self.reference.content(last))
-        self._check(good, f"{torn.path.name}: the final state is not the reference's")
-        self._check(rows == self.reference.rows(), f"{torn.path.name}: metrics.jsonl differs")
+        self.check(good, f"{torn.path.name}: the final state is not the reference's")
+        self.check(rows == self.reference.rows(), f"{torn.path.name}: metrics.jsonl differs")
         evals = [row for row in rows if row["split"] == "eval"]
         best = max(evals, key=lambda row: (row["ema_top1"], row["step"]))["step"]
         kept = sorted({last - SAVE, last, best})
-        self._check(torn.steps() == kept, f"{torn.path.name}: keeps {torn.steps()}, not {kept}")
+        self.check(torn.steps() == kept, f"{torn.path.name}: keeps {torn.steps()}, not {kept}")
         report = torn.path / "report" / "index.html"
-        self._check(report.is_file(), f"{torn.path.name}: no report")
+        self.check(report.is_file(), f"{torn.path.name}: no report")
         self.done["runs to the end"] += 1
         self._harmed.clear()
 
@@ -213,21 +222,30 @@ class Campaign:
             if disk is None:
                 print("no small disk can be mounted: left out", flush=True)
                 return
-            starved, expected = self._workdir("disk/run"), 0
+            starved, expected = self.workdir("disk/run"), 0
             for number in range(1, count + 1):
                 code = self._starve(starved, disk)
                 said = starved.err.read_text()
-                self._check_restart(starved, expected)
+                self.check_restart(starved, expected)
                 good = code == 1 and said.startswith("error: ") and "No space left" in said
-                self._check(good, f"full disk: exit code {code}, {said!r}")
-                self._check("Traceback" not in said, "full disk: a traceback")
+                self.check(good, f"full disk: exit code {code}, {said!r}")
+                self.check("Traceback" not in said, "full disk: a traceback")
                 (disk / "filler").unlink()
-                expected = self._check_checkpoints(starved, expected, "full disk")
+                expected = self.check_checkpoints(starved, expected, "full disk")
                 self.done["full disks"] += 1
                 print(f"full disk {number}: {said.strip()}", flush=True)
-            self._check(starved.to_the_end() == 0, "with room again: failed")
-            self._check_restart(starved, expected)
-            self._check_end(starved)
+            self.check(starved.to_the_end() == 0, "with room again: failed")
+            self.check_restart(starved, expected)
+            self.check_end(starved)
+
+    def from_outside(self, count: int) -> None:
+        """Each fault of benchmarks/outside.py, so many times where moments are chosen at random."""
+        outside.paths(self)
+        outside.second_process(self, count)
+        outside.lost_output(self)
+        outside.lost_terminals(self, count)
+        outside.hangups(self, count, "--data.workers", "2")
+        outside.changed_files(self)
 
     def _starve(self, starved: Workdir, disk: Path) -> int:
         """Fills the disk at a random moment of the training; the exit code."""
@@ -274,6 +292,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--damages", type=int, default=15, help="fewer than kills")
     parser.add_argument("--disks", type=int, default=5, help="times that the disk is full")
+    parser.add_argument("--outside", type=int, default=6, help="of each fault from outside")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="append the result to this file")
     args = parser.parse_args()
@@ -283,6 +302,8 @@ def main() -> int:
         campaign.kills(args.kills, args.damages)
         if args.disks:
             campaign.full_disks(args.disks)
+        if args.outside:
+            campaign.from_outside(args.outside)
     result = {
         "benchmark": "faults",
         **setting(),

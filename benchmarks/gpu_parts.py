@@ -62,8 +62,10 @@ TINY = Sizes(
 )
 
 
-def parts(out: Path, sizes: Sizes, photos: Path | None, cifar: Path | None) -> dict[str, Part]:
-    """Every part by its name; results go to `out`.
+def parts(
+    rows: Path, scratch: Path, sizes: Sizes, photos: Path | None, cifar: Path | None
+) -> dict[str, Part]:
+    """Every part by its name. Results are appended to `rows`; other files go to `scratch`.
 
     `photos` and `cifar` are what `--data.dir` is to the recipes folder and cifar10-resnet20; None:
     data are made up.
@@ -73,8 +75,7 @@ def parts(out: Path, sizes: Sizes, photos: Path | None, cifar: Path | None) -> d
     threads = ("--data.threads", str(os.cpu_count()))
 
     def bench(name: str, *args: str) -> Command:
-        rows = str(out / "rows.jsonl")
-        return ["-m", "train", "bench", name, *args, *sizes.model, "--out", rows]
+        return ["-m", "train", "bench", name, *args, *sizes.model, "--out", str(rows)]
 
     def step(seconds: float, *args: str) -> Command:
         limit = ("--seconds", f"{max(0.9 * seconds, 1):.0f}")
@@ -82,7 +83,7 @@ def parts(out: Path, sizes: Sizes, photos: Path | None, cifar: Path | None) -> d
 
     def right(left: float) -> list[Command]:
         options = ["-v", "-W", "default", "-p", "no:cacheprovider", *sizes.tests]
-        xml = f"--junitxml={out / 'right.xml'}"
+        xml = f"--junitxml={scratch / 'right.xml'}"
         return [["-m", "pytest", "-m", "gpu", *options, xml, str(ROOT / "tests/test_gpu.py")]]
 
     def batches(left: float) -> list[Command]:
@@ -91,18 +92,18 @@ def parts(out: Path, sizes: Sizes, photos: Path | None, cifar: Path | None) -> d
 
     def on_the_device(left: float) -> list[Command]:
         there = (*threads, "--data.resident", "on", *sizes.small_images)
-        run = (*there, "--workdir", str(out / "run"), "--seconds")
+        run = (*there, "--workdir", str(scratch / "run"), "--seconds")
         if cifar:
             data = ("--data.dir", str(cifar.absolute()))
             return [bench("training", "cifar10-resnet20", *data, *run, f"{0.9 * left:.0f}")]
-        noise = ("--data.name", "npz", "--data.dir", str(made_data.arrays(out, sizes.images)))
+        noise = ("--data.name", "npz", "--data.dir", str(made_data.arrays(scratch, sizes.images)))
         return [
             bench("end_to_end", "cifar10-resnet20", *noise, *there),
             bench("training", "digits", *sizes.digits, *run, f"{0.4 * left:.0f}"),
         ]
 
     def files(left: float) -> list[Command]:
-        folder = photos.absolute() if photos else made_data.photos(out, sizes.photos)
+        folder = photos.absolute() if photos else made_data.photos(scratch, sizes.photos)
         data = ("--data.dir", str(folder), "--data.image_size", str(sizes.pixels), *threads)
         model = ("--model.name", sizes.network, "--batch_size", str(sizes.batch), *half)
         return [bench("end_to_end", "folder", *data, *model, *sizes.large_images)]

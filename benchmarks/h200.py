@@ -15,7 +15,7 @@
 
 The most valuable part comes first. Each has its share of the minutes, and what earlier ones did
 not use. Into DIR go, as soon as they exist: rows.jsonl, a line for each result; parts.jsonl, how
-each command ended; a log of each part; and report.md.
+each command ended; log.txt, what they printed; and report.md.
 
 The exit code is 1 if a command failed, ran out of time or was not reached. A peer that is not
 installed is no failure: its row says what to install. docs/measure-gpu.md has the rest.
@@ -29,8 +29,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -42,27 +44,44 @@ LEAST = 10.0
 """Seconds left, under which no command is begun."""
 
 
-def run(command: Command, log: Path, seconds: float, out: Path, *, tiny: bool) -> tuple[int, str]:
+@dataclass(frozen=True)
+class Place:
+    """Where results and other files go, and on which device the tests run."""
+
+    out: Path
+    scratch: Path
+    device: str
+
+    @property
+    def rows(self) -> Path:
+        return self.out / "rows.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.out / "log.txt"
+
+
+def run(command: Command, seconds: float, place: Place) -> tuple[int, str]:
     """Runs `python` with these arguments: its exit code, and how it ended.
 
-    What it has started ends with it. Its output goes to `log`.
+    What it has started ends with it. Its output goes to the log.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {
         **os.environ,
         "PYTHONPATH": paths,
         "PYTHONUNBUFFERED": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(out / "cache"),
-        "RESNET_JAX_TEST_ON": "cpu" if tiny else "gpu",
+        "JAX_COMPILATION_CACHE_DIR": str(place.scratch / "cache"),
+        "RESNET_JAX_TEST_ON": place.device,
     }
     since = time.monotonic()
-    with log.open("a") as file:
+    with place.log.open("a") as file:
         print("python", shlex.join(command), file=file, flush=True)
         start = file.tell()
         child = subprocess.Popen(
             [sys.executable, *command],
             **{"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file},
-            **{"env": env, "cwd": out, "start_new_session": True},
+            **{"env": env, "cwd": place.scratch, "start_new_session": True},
         )
         try:
             code = child.wait(seconds)
@@ -74,13 +93,13 @@ def run(command: Command, log: Path, seconds: float, out: Path, *, tiny: bool) -
             child.wait()
     ended = f"exit code {code} after {time.monotonic() - since:.0f} s"
     if code:
-        said = log.read_bytes()[start:].decode(errors="replace").split("\n")
+        said = place.log.read_bytes()[start:].decode(errors="replace").split("\n")
         last = next((line for line in reversed(said) if line.strip()), "nothing was said")
-        ended += f": {last.strip()} ({log})"
+        ended += f": {last.strip()}"
     return code, ended
 
 
-def run_part(name: str, part: Part, end: float, out: Path, *, tiny: bool) -> list[Row]:
+def run_part(name: str, part: Part, end: float, place: Place) -> list[Row]:
     """Runs a part's commands until `end`, of `time.monotonic()`; how each of them ended."""
     found: list[Row] = []
     for command in part.commands(end - time.monotonic()):
@@ -88,15 +107,17 @@ def run_part(name: str, part: Part, end: float, out: Path, *, tiny: bool) -> lis
         if left < LEAST:
             code, said = 1, f"not begun: {max(left, 0):.0f} s are left"
         else:
-            code, said = run(command, out / f"{name}.log", left, out, tiny=tiny)
+            code, said = run(command, left, place)
         row = {"part": name, "command": shlex.join(["python", *command]), "exit": code, "end": said}
-        with (out / "parts.jsonl").open("a") as file:
+        with (place.out / "parts.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{name}: {said}", flush=True)
         found.append(row)
-    if (out / "right.xml").exists() and name == "right":
-        emit({**tests(out / "right.xml"), **environment()}, out / "rows.jsonl")
-    write_report(out)
+    xml = place.scratch / "right.xml"
+    if xml.exists():
+        emit({**tests(xml), **environment()}, place.rows)
+        xml.unlink()
+    write_report(place)
     return found
 
 
@@ -117,14 +138,14 @@ def tests(path: Path) -> Row:
     }
 
 
-def write_report(out: Path) -> None:
+def write_report(place: Place) -> None:
     """report.md: tables of the rows so far."""
-    if (out / "rows.jsonl").exists():
-        text = "\n\n".join(report.tables(report.read([out / "rows.jsonl"])))
-        (out / "report.md").write_text(text + "\n")
+    if place.rows.exists():
+        text = "\n\n".join(report.tables(report.read([place.rows])))
+        (place.out / "report.md").write_text(text + "\n")
 
 
-def main(args: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Measures; the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -133,24 +154,31 @@ def main(args: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts, in this order")
     parser.add_argument("--cifar", type=Path, help="CIFAR-10, as `--data.dir` of cifar10-resnet20")
     parser.add_argument("--photos", type=Path, help="JPEGs, as `--data.dir` of the recipe folder")
+    parser.add_argument(
+        "--scratch", type=Path, help="for made-up data, programs and the run; else deleted"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="of all parts together")
     parser.add_argument("--tiny", action="store_true", help="try it, at sizes for a CPU")
     given = parser.parse_args(args)
     for option, folder in (("--cifar", given.cifar), ("--photos", given.photos)):
         if folder and not folder.is_dir():
             parser.error(f"{option} {folder}: no such folder")
-    out: Path = given.out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    sizes = TINY if given.tiny else Sizes()
-    every = parts(out, sizes, given.photos, given.cifar)
-    if unknown := set(given.only or ()) - set(every):
-        parser.error(f"--only {', '.join(unknown)}: choose from {', '.join(every)}")
-    chosen = {name: every[name] for name in given.only or every}
-    scale = 60 * given.minutes / sum(part.seconds for part in chosen.values())
-    end, ends = time.monotonic(), []
-    for name, part in chosen.items():
-        end += scale * part.seconds
-        ends += run_part(name, part, end, out, tiny=given.tiny)
+    out = given.out.absolute()
+    with contextlib.ExitStack() as stack:
+        scratch = given.scratch or stack.enter_context(tempfile.TemporaryDirectory())
+        place = Place(out, Path(scratch).absolute(), "cpu" if given.tiny else "gpu")
+        sizes = TINY if given.tiny else Sizes()
+        every = parts(place.rows, place.scratch, sizes, given.photos, given.cifar)
+        if unknown := set(given.only or ()) - set(every):
+            parser.error(f"--only {', '.join(unknown)}: choose from {', '.join(every)}")
+        for folder in (out, place.scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        chosen = {name: every[name] for name in given.only or every}
+        scale = 60 * given.minutes / sum(part.seconds for part in chosen.values())
+        end, ends = time.monotonic(), []
+        for name, part in chosen.items():
+            end += scale * part.seconds
+            ends += run_part(name, part, end, place)
     if (out / "report.md").exists():
         print((out / "report.md").read_text())
     failed = [row for row in ends if row["exit"]]

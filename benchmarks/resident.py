@@ -19,12 +19,13 @@ import tyro
 from benchmarks.cases import describe
 from benchmarks.record import command, emit, environment, spread
 from train.arguments import parse, split
+from train.compilation_cache import use_compilation_cache
 from train.config import RunConfig
 from train.data.resident import plans
 from train.dispatch import Dispatches, dispatches
 from train.progress import warn
 from train.recipes import get_recipe
-from train.run import Run, use_compilation_cache
+from train.run import Run
 from train.xla_flags import set_xla_flags
 
 

@@ -1,7 +1,12 @@
 """Published weights by name: timm's, from the Hugging Face hub or a folder of your own."""
 
+import http.client
 import json
 import os
+import ssl
+import threading
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -9,6 +14,7 @@ from typing import Any, Literal
 
 from resnet_jax import zoo
 from resnet_jax.fields import check_fields
+from resnet_jax.home import expand
 from resnet_jax.spec import ResNetSpec
 from resnet_jax.weights import Variables, WeightsError, load_weights
 
@@ -73,9 +79,8 @@ def load_pretrained(
       ValueError: unknown name.
     """
     zoo.get_spec(name)
-    weights, config = (
-        _find(f"{name}.{tag}", file) for file in ("model.safetensors", "config.json")
-    )
+    repository = f"{name}.{tag}"
+    weights, config = (_find(repository, file) for file in ("model.safetensors", "config.json"))
     preprocessing, published = read_config(config, name)
     if num_classes is None and published < 1:
         raise WeightsError(
@@ -83,6 +88,12 @@ def load_pretrained(
         )
     classes = published if num_classes is None else num_classes
     return load_weights(weights, name, classes, head=head), preprocessing
+
+
+def published_preprocessing(name: str, tag: str) -> Preprocessing:
+    """The images that the weights `name.tag` expect. Raises as `load_pretrained`."""
+    zoo.get_spec(name)
+    return read_config(_find(f"{name}.{tag}", "config.json"), name)[0]
 
 
 def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
@@ -93,7 +104,7 @@ def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
     """
     fallback = default_preprocessing(name)
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         given = content.get("pretrained_cfg", content)
         preprocessing = Preprocessing(
             size=given["input_size"][-1],
@@ -123,20 +134,57 @@ def default_preprocessing(name: str) -> Preprocessing:
 
 
 def _find(repository: str, file: str) -> Path:
-    root = Path(os.environ.get("RESNET_JAX_WEIGHTS") or "~/.cache/resnet-jax/weights")
-    own = root.expanduser() / repository / file
-    if own.is_file():
+    own: Path | None
+    try:
+        root = expand(os.environ.get("RESNET_JAX_WEIGHTS") or "~/.cache/resnet-jax/weights")
+        own = root / repository / file
+        where = f"into {own.parent}"
+    except ValueError:  # no home directory, and so no default
+        own, where = None, f"into a folder {repository} under $RESNET_JAX_WEIGHTS"
+    if own and own.is_file():
         return own
     try:
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
         kept = try_to_load_from_cache(f"timm/{repository}", file)
-        return Path(kept if isinstance(kept, str) else hf_hub_download(f"timm/{repository}", file))
+        if isinstance(kept, str):
+            return Path(kept)
+        if not constants.HF_HUB_OFFLINE and (why := no_answer(constants.ENDPOINT)):
+            reason = f"no connection to {constants.ENDPOINT}: {why}"
+        else:
+            return Path(hf_hub_download(f"timm/{repository}", file))
     except ImportError:
         reason = "huggingface_hub is not installed: pip install 'resnet-jax[hub]'"
-    except Exception as error:  # offline, no such repository, full disk: each has its own type
+    except Exception as error:  # no such repository, full disk: each has its own type
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     raise WeightsError(
         f"timm/{repository} cannot be fetched from the Hugging Face hub ({reason}). "
-        f"Put its model.safetensors and config.json into {own.parent}"
+        f"Put its model.safetensors and config.json {where}"
     )
+
+
+def no_answer(url: str, seconds: float = 2.5) -> str | None:
+    """Why a web server does not answer within some seconds; None: it does.
+
+    The hub's own library tries for half a minute and more. A name server may take as long, and has
+    no timeout of its own: hence the thread.
+    """
+    failures: list[str] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=seconds):
+                pass
+        except OSError as error:
+            why = getattr(error, "reason", error)
+            # An error page is an answer. Of certificates, the hub's library may know better.
+            if not isinstance(error, urllib.error.HTTPError) and not isinstance(why, ssl.SSLError):
+                failures.append(getattr(why, "strerror", None) or str(why) or repr(why))
+        except (http.client.HTTPException, ValueError):
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return f"no answer within {seconds:g} s" if thread.is_alive() else "".join(failures) or None

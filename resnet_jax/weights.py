@@ -1,7 +1,7 @@
 """Weights from torchvision, timm and ourselves: their tensors' names <-> variable paths."""
 
+import math
 import os
-import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,19 +15,9 @@ from resnet_jax import zoo
 from resnet_jax.heads import Classifier, create_model
 from resnet_jax.layout import own_layout, paths, torch_layout
 from resnet_jax.stack import unstack_blocks
-from resnet_jax.torch_file import UnsafeFile, read_torch
+from resnet_jax.weight_files import Needed, Tensors, WeightsError, read_tensors
 
 Variables = dict[str, Any]
-Tensors = dict[str, np.ndarray]
-
-# timm and torchvision wrap what they train; the averaged weights are what they publish.
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "net")
-_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # of DistributedDataParallel, torch.compile
-_UNUSED = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)")
-
-
-class WeightsError(ValueError):
-    """A file of weights that cannot be read, or that does not fit the network."""
 
 
 def load_weights(
@@ -53,12 +43,13 @@ def load_weights(
       {"params", "batch_stats"} of float32 NumPy arrays; `batch_stats` is {} without BatchNorm.
 
     Raises:
-      WeightsError: not such a file; a tensor is missing, unexpected or of another shape.
-      UnsafeFile: a pickle that holds more than tensors and plain containers.
+      WeightsError: not such a file; a tensor is missing, unexpected or of another shape; it would
+        take far more memory than the network.
+      UnsafeFile: a pickle that names a class or function that is not known to be harmless.
       FileNotFoundError: no such file.
       ValueError: unknown name or field.
     """
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, needed(name, num_classes, **changes))
     try:
         return from_tensors(tensors, name, num_classes, head=head, **changes)
     except WeightsError as error:
@@ -146,74 +137,11 @@ def torch_shapes(
     return {key: tensor.shape for key, tensor in layout.items()}
 
 
-def read_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """The tensors of a file by name, float32, without wrappers and what only torch needs.
-
-    Raises:
-      WeightsError, UnsafeFile, FileNotFoundError: see `load_weights`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        content = _read(path)
-    except UnsafeFile:
-        raise
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    tensors = _unwrap(path, content)
-    if "linear.weight" in tensors:  # CIFAR networks outside timm call the head so
-        tensors = {re.sub(r"^linear\.", "fc.", key): value for key, value in tensors.items()}
-    return {
-        key: value.astype(np.float32)
-        for key, value in tensors.items()
-        if not _UNUSED.fullmatch(key)
-    }
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise WeightsError(f"not a complete safetensors file ({error})") from error
-    if path.suffix == ".npz":
-        import zipfile
-        import zlib
-
-        if not zipfile.is_zipfile(path):  # of other files NumPy says that they hold pickles
-            raise WeightsError("not a complete npz file")
-        try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                return dict(file)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise WeightsError(f"not a complete npz file ({error})") from error
-    return read_torch(path)
-
-
-def _unwrap(path: Path, content: Any) -> Tensors:
-    """The state dict inside a checkpoint, without prefixes."""
-    if not isinstance(content, dict) or not content:
-        held = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise WeightsError(f"{path}: holds {held}, not a state dict")
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), dict):  # None, if there was nothing to average
-            return _unwrap(path, content[wrapper])
-    for key, value in content.items():
-        if not isinstance(key, str) or not _numbers(value):
-            kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-            raise WeightsError(
-                f"{path}: holds no state dict: {key!r} is of type {kind}; "
-                f"a state dict may stand under {', '.join(map(repr, _WRAPPERS))}"
-            )
-    return {_PREFIXES.sub("", key): value for key, value in content.items()}
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and np.can_cast(value.dtype, np.float32, "same_kind")
+def needed(name: str, num_classes: int | None = None, **changes: object) -> Needed:
+    """What the weights of a network take, for `read_tensors`. Raises `ValueError`: unknown name."""
+    classes = zoo.num_classes(name) if num_classes is None else num_classes
+    leaves = jax.tree.leaves(_shapes(name, classes, changes))
+    return Needed(f"the weights of {name}", 4 * sum(math.prod(leaf.shape) for leaf in leaves))
 
 
 def _shapes(name: str, num_classes: int, changes: Mapping[str, Any]) -> Any:

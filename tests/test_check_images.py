@@ -42,7 +42,7 @@ def test_all_bad_images_are_named_at_once(photos):
     with pytest.raises(ConfigError) as error:
         check_images(open_splits(photos).eval, photos)
     message = str(error.value)
-    assert message.startswith("3 evaluation images cannot be used: ")
+    assert message.startswith("evaluation images that cannot be used: 3: val/")
     assert all(f"val/{name}: " in message for name in ("a/0.jpg", "a/1.jpg", "b/2.jpg"))
     assert "--data.on_bad_image skip" in message
 
@@ -125,6 +125,6 @@ def test_it_ends_in_time_and_says_so(photos):
 def test_a_run_finds_them_before_its_first_step(photos, tmp_path):
     spoil(photos)
     config = tiny(data=replace(photos, mean=(0.5,), std=(0.25,)), batch_size=8, duration="4st")
-    with pytest.raises(ConfigError, match="3 evaluation images cannot be used"):
+    with pytest.raises(ConfigError, match="evaluation images that cannot be used: 3"):
         fit(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "config.json").exists()

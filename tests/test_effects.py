@@ -93,7 +93,13 @@ def observations(name: str):
 
 
 TRUE = ("data.examples", "data.eval_fraction", "augment.area", "augment.aspect", "augment.pad")
-TRUE += ("data.on_bad_image", "data.max_pixels", "data.train_split", "data.eval_split")
+TRUE += (
+    "data.on_bad_image",
+    "data.max_pixels",
+    "data.max_image_bytes",
+    "data.train_split",
+    "data.eval_split",
+)
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
 TRUE += ("optim.decay_mask",)
 

@@ -83,7 +83,7 @@ def test_home_folder_is_expanded(photos, monkeypatch):
 @pytest.mark.parametrize("name", ["folder", "npz", "mnist"])
 def test_a_home_that_is_not_there_is_an_error(name):
     message = refusal(DataConfig(name=name, dir="~nobody-of-this-name/photos"))
-    assert message.startswith("data.dir '~nobody-of-this-name/photos': '~' cannot be expanded")
+    assert message.startswith("data.dir '~nobody-of-this-name/photos': no home directory is known")
     assert message.endswith("write the full path")
 
 

@@ -41,8 +41,9 @@ def test_every_part_ends_well(tried):
     ends = rows(tried / "parts.jsonl")
     assert list(dict.fromkeys(row["part"] for row in ends)) == NAMES
     assert [row["exit"] for row in ends] == [0] * 8  # cifar has two commands without `--cifar`
-    for name in NAMES:
-        assert (tried / f"{name}.log").read_text().startswith("python -m ")
+    assert (tried / "log.txt").read_text().count("\npython -m ") == 7
+    files = {path.name for path in tried.iterdir()}  # and no made-up data
+    assert files == {"rows.jsonl", "parts.jsonl", "log.txt", "report.md"}
 
 
 def test_every_part_has_its_figures(tried):
@@ -79,7 +80,7 @@ def test_the_command_lines_can_be_read(sizes, given, tmp_path, monkeypatch):
     for name in ("arrays", "photos"):
         monkeypatch.setattr(gpu_parts.made_data, name, lambda folder, count: folder / "made")
     folder = tmp_path if given else None
-    for part in gpu_parts.parts(tmp_path, sizes, folder, folder).values():
+    for part in gpu_parts.parts(tmp_path / "rows.jsonl", tmp_path, sizes, folder, folder).values():
         for python, module, *args in part.commands(100.0):
             assert python == "-m" and module in ("pytest", "train")
             if module == "train":
@@ -91,14 +92,14 @@ def test_the_command_lines_can_be_read(sizes, given, tmp_path, monkeypatch):
 
 
 def test_the_shares_are_nine_minutes():
-    every = gpu_parts.parts(Path("out"), Sizes(), None, None)
+    every = gpu_parts.parts(Path("rows"), Path("scratch"), Sizes(), None, None)
     assert list(every) == NAMES and sum(part.seconds for part in every.values()) == 540
 
 
 def run(tmp_path, monkeypatch, *args: str, **commands: list[list[str]]) -> int:
     made = {name: Part(10, lambda left, each=each: each) for name, each in commands.items()}
     monkeypatch.setattr(h200, "parts", lambda *_: made)
-    return h200.main(["--out", str(tmp_path), *args])
+    return h200.main(["--out", str(tmp_path), "--scratch", str(tmp_path), *args])
 
 
 def test_a_part_that_fails_is_said_and_the_others_go_on(tmp_path, monkeypatch, capfd):
@@ -109,11 +110,11 @@ def test_a_part_that_fails_is_said_and_the_others_go_on(tmp_path, monkeypatch, c
     good = ["-c", "print('well')"]
     assert run(tmp_path, monkeypatch, bad=[bad, good], good=[good]) == 1
     said = capfd.readouterr()
-    assert "bad: exit code 2 after 0 s: error: data.resident: choose on (" in said.out
+    assert "bad: exit code 2 after 0 s: error: data.resident: choose on\n" in said.out
     assert said.err.startswith("failed: bad: exit code 2") and said.err.count("\n") == 1
     ends = [(row["part"], row["exit"]) for row in rows(tmp_path / "parts.jsonl")]
     assert ends == [("bad", 2), ("bad", 0), ("good", 0)]
-    assert (tmp_path / "good.log").read_text().endswith("well\n")
+    assert (tmp_path / "log.txt").read_text().endswith("well\n")
     assert run(tmp_path / "again", monkeypatch, good=[good]) == 0
 
 

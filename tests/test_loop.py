@@ -123,7 +123,7 @@ def test_a_signal_before_the_first_step(tmp_path):
     assert row["examples"] == 359
 
 
-def test_changed_data_are_not_another_day_of_the_same_run(tmp_path):
+def test_changed_data_are_not_another_day_of_the_same_run(tmp_path, capsys):
     root = photos(tmp_path / "photos", count=4)
     data = DataConfig(name="folder", dir=str(root), eval_split="val", image_size=16, threads=0)
     config = tiny(data=data, batch_size=8, duration="4st")
@@ -132,6 +132,13 @@ def test_changed_data_are_not_another_day_of_the_same_run(tmp_path):
     extra.write_bytes((root / "train" / "red" / "00.png").read_bytes())
     with pytest.raises(ConfigError, match=r"have changed: 1 added \(train/red/more\.png\)\."):
         fit(config, tmp_path / "run", quiet=True)
+    # another folder of classes is evaluated, all of it
+    other = replace(config, data=replace(data, dir=str(root / "train")))
+    row = evaluate_run(other, tmp_path / "run", "best")
+    assert row["examples"] == 9
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("warning: evaluates 9 images of ")
+    assert said[1].startswith("warning: 8 of 9 evaluated images were trained on: train/blue/00.png")
     extra.unlink()
     for split in ("train", "val"):
         (root / split / "blue").rename(root / split / "violet")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax import create_model
 from resnet_jax.layers import Dense, DropBlock, DropPath, FractionalMaxPool
 
 
@@ -89,3 +90,25 @@ def test_fractional_pooling_has_the_mean_of_evaluation():
     nine = 1.48501  # the expected largest of nine normal deviates
     assert test.mean() == pytest.approx(nine, abs=0.02)
     assert train.mean() == pytest.approx(nine, abs=0.02)
+
+
+def test_the_dropout_of_a_block_divides_in_float32():
+    """Flax divides in the type of the map: by 0.7 rounded to bfloat16, 0.1 % off."""
+    options = {"depths": (1,), "width": 8, "block_dropout": 0.3, "dtype": jnp.bfloat16}
+    model = create_model("resnet8_cifar", 4, **options)
+    dtypes = []
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout) and "block1" in context.module.path:
+            dtypes.append(args[0].dtype)
+        return call(*args, **kwargs)
+
+    def step(key, x):
+        variables = model.init(key, x, train=False)
+        dtypes.clear()
+        rngs = {"dropout": key}
+        return model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(step, jax.random.key(0), jnp.zeros((2, 8, 8, 3)))
+    assert dtypes == [jnp.float32]

@@ -127,6 +127,14 @@ def damaged() -> bytes:
     return bytes(data)
 
 
+def with_method(method: int) -> bytes:
+    """A file whose first array says that it is packed by another method."""
+    data = bytearray(file_bytes(np.savez_compressed, **arrays()))
+    at = data.index(b"PK\x01\x02")  # the directory, which counts
+    data[at + 10] = method
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -136,8 +144,10 @@ def damaged() -> bytes:
         file_bytes(np.savez, **arrays(y_train=np.array([{}] * 6, object))),
         file_bytes(np.save, arrays()["x_train"]),
         damaged(),
+        with_method(99),
+        with_method(14),
     ],
-    ids=["empty", "text", "truncated", "pickled", "npy", "damaged"],
+    ids=["empty", "text", "truncated", "pickled", "npy", "damaged", "method 99", "LZMA"],
 )
 # NumPy leaves the file open when zipfile refuses it
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -337,6 +337,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.eval_fraction": (0.5, names, {}),
     "data.split_seed": (1, batch, {}),
     "data.held_out": ("by_place", batch, {}),
+    "data.order": (1, batch, {}),
     "data.image_size": (12, batch, {}),
     "data.mean": ((0.5,), steps, {}),
     "data.std": ((0.5,), steps, {}),

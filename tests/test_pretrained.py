@@ -261,7 +261,9 @@ def test_config_that_is_not_there(tmp_path):
 
 def hub(monkeypatch, download: Callable, cached: Callable = lambda *_: None) -> None:
     """Installs a hub of one's own."""
-    module = SimpleNamespace(hf_hub_download=download, try_to_load_from_cache=cached)
+    constants = SimpleNamespace(HF_HUB_OFFLINE=True)  # whether it answers is not asked
+    functions = {"hf_hub_download": download, "try_to_load_from_cache": cached}
+    module = SimpleNamespace(constants=constants, **functions)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
 
 

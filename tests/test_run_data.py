@@ -11,8 +11,9 @@ import pytest
 from tests.examples import names, picture
 from tests.runs import tiny
 from train.config import ConfigError, DataConfig, RunConfig
+from train.processes import Processes
 from train.run import Run, read_config, write_config
-from train.run_data import check_data, open_eval_data
+from train.run_data import check_data, file_digests, open_eval_data
 
 
 @pytest.fixture
@@ -111,6 +112,27 @@ def test_a_run_from_before_is_compared_by_its_size(run, photos, tmp_path):
     picture(photos / "a/new.png")
     with pytest.raises(ConfigError, match=r"its examples were .*32.*now has .*33"):
         check()
+
+
+def test_processes_must_have_the_same_files(run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "copy")
+    (tmp_path / "copy" / names(Run(run).splits.train)[0]).unlink()
+    other = Run(replace(run, data=replace(run.data, dir=str(tmp_path / "copy"))))
+
+    class Two(Processes):
+        def gather(self, value):
+            return [value, file_digests(other)]
+
+    count = len(Run(run).splits.train)
+    message = (
+        rf"'{count} files, \w{{12}}'.* in process 0, but .*'{count - 1} files, .* in process 1"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Two().check_same("the files", file_digests(Run(run)))
+    photos.rename(tmp_path / "moved")
+    moved = Run(replace(run, data=replace(run.data, dir=str(tmp_path / "moved"))))
+    assert file_digests(moved) != file_digests(other)
+    assert file_digests(Run(tiny())) == {}
 
 
 # --- an evaluation --------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_bad_weights_are_one_message_before_anything_is_written(
 ):
     workdir = tmp_path / "run"
     given = ("--init.weights", file.format(weights=weights), *options)
-    assert main(["train", "--workdir", str(workdir), *MODEL, *given]) == 2
+    assert main(["train", "digits", "--workdir", str(workdir), *MODEL, *given]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in err and "Traceback" not in err
     assert not workdir.exists()

@@ -1,14 +1,18 @@
 """train/tables.py, through the command line where there is one of its own."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from resnet_jax.zoo import IMAGE_SIZES, ZOO
+from tests.runs import ROOT, environment
 from train.__main__ import main
-from train.inference import Guess
+from train.inference import Answer, Guess
 from train.recipes import all_recipes, modules
-from train.tables import print_guesses
+from train.tables import count, print_answers
 
 # He 2016a and 2016b, torchvision and timm
 PARAMETERS = {
@@ -51,6 +55,32 @@ def number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
+NETWORKS = ROOT / "train" / "networks.json"
+
+
+def write_networks() -> None:
+    """The counts of all networks: `python -m tests.test_tables`."""
+    lines = (f" {json.dumps(name)}: {json.dumps(count(name))}" for name in ZOO)
+    NETWORKS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def test_the_counts_that_are_kept_are_those_of_the_networks():
+    assert json.loads(NETWORKS.read_text("utf-8")) == {name: count(name) for name in ZOO}
+
+
+def test_models_does_not_import_jax():
+    code = (
+        "import sys; from train.__main__ import main; main(['models']); print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment())
+    assert done.stdout.decode().splitlines()[-1] == "False", done.stderr.decode()
+
+
+def test_a_network_that_is_not_in_the_file_is_counted(capsys, monkeypatch):
+    monkeypatch.setattr("train.tables._counts", dict)
+    assert rows(answer(capsys, "models", "resnet8_cif*"))[0][3] == "75,290"
+
+
 def test_models_lists_every_network(capsys):
     text = answer(capsys, "models")
     table = {row[0]: row[1:] for row in rows(text)}
@@ -91,12 +121,25 @@ def test_models_of_a_pattern(capsys, pattern, names):
     assert [len(row) for row in table] == [6] * len(names)
 
 
-@pytest.mark.parametrize("pattern", ["resnet51", "nothing*", "RESNET50"])
-def test_pattern_that_nothing_matches(capsys, pattern):
+@pytest.mark.parametrize(
+    "pattern, near",
+    [
+        ("resnet51", "did you mean resnet50"),
+        ("RESNET50", "did you mean resnet50"),
+        ("resnet50_cfar", "resnet56_cifar"),
+        ("wideresnet50*", "did you mean wide_resnet50_2"),
+        ("wrn28", "did you mean wrn28_10_cifar"),
+        ("efficientnet_b0", ""),
+        ("nothing*", ""),
+    ],
+)
+def test_pattern_that_nothing_matches(capsys, pattern, near):
     assert main(["models", pattern]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and "Traceback" not in err
-    assert err == f"error: no model matches {pattern!r}; `resnet-jax models` lists all\n"
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith(f"error: no model matches {pattern!r}")
+    assert err.endswith("`resnet-jax models` lists all\n")
+    assert near in err and ("did you mean" in err) == bool(near)
 
 
 def blocks(text: str) -> dict[str, dict]:
@@ -226,16 +269,18 @@ def test_recipes_lists_every_recipe(capsys):
 
 
 def test_guesses_of_each_image(capsys):
-    print_guesses(
-        {
-            Path("photos/a.jpg"): [Guess("cat", 0.8754), Guess("dog", 0.1246)],
-            Path("b.png"): [Guess("dog", 1.0), Guess("cat", 0.0)],
-        }
+    print_answers(
+        [
+            Answer(Path("photos/a.jpg"), [Guess("cat", 0.8754), Guess("dog", 0.1246)]),
+            Answer(Path("b.png"), [Guess("dog", 1.0), Guess("cat", 0.0)]),
+            Answer(Path("c.png"), [], "not an image"),
+        ]
     )
     out = capsys.readouterr().out
     assert rows(out) == [
         ["photos/a.jpg", "cat 87.5%", "dog 12.5%"],
         ["b.png", "dog 100.0%", "cat 0.0%"],
+        ["c.png", "not read", ""],
     ]
     head = next(line for line in out.splitlines() if "top-" in line)
     assert head.strip("┃").replace("┃", " ").split() == ["image", "top-1", "top-2"]
@@ -243,10 +288,14 @@ def test_guesses_of_each_image(capsys):
 
 @pytest.mark.parametrize("name", ["cat [grey].jpg", "a[/].jpg", "[red]", "a:cat:.jpg"])
 def test_names_that_look_like_markup_are_printed_as_they_are(capsys, name):
-    print_guesses({Path(name): [Guess(name, 1.0)]})
+    print_answers([Answer(Path(name), [Guess(name, 1.0)])])
     assert rows(capsys.readouterr().out) == [[name, f"{name} 100.0%"]]
 
 
 def test_help_of_models(capsys):
     for flag in ("-h", "--help"):
         assert answer(capsys, "models", flag).startswith("usage: resnet-jax models")
+
+
+if __name__ == "__main__":
+    write_networks()

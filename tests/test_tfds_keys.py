@@ -96,6 +96,19 @@ def test_what_is_not_clear_is_refused_with_the_choices(tmp_path):
     assert message.endswith("choose one: --data.image_key NAME")
 
 
+def test_a_label_that_was_chosen_among_several_is_said(tmp_path):
+    config = prepared(tmp_path, {"image": IMAGE, **LABELS}, ["image", "person"])
+    note = "mine: the label is 'person', one of 5 (data.label_key)"
+    assert open_splits(config).notes == [note]
+    named = DataConfig(name="mine", dir=config.dir, label_key="person")
+    assert open_splits(named).notes == []
+
+
+def test_one_class_is_refused(tmp_path):
+    message = refusal(prepared(tmp_path, {"image": IMAGE, "kind": label(1)}))
+    assert message.startswith("data 'mine': has one class only, '0'. A network needs at least two")
+
+
 def test_a_key_that_is_none_is_refused_with_the_choices(tmp_path):
     config = prepared(tmp_path, {"image": IMAGE, **LABELS}, label_key="image")
     message = refusal(config)

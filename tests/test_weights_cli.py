@@ -280,6 +280,22 @@ def test_a_folder_as_the_hub_leaves_it(folder, tmp_path, capsys, monkeypatch):
     assert "no run but a folder of timm's weights" in capsys.readouterr().err
 
 
+def test_a_file_in_the_home_directory(folder, tmp_path, capsys, monkeypatch):
+    """`~` that the shell left: in `--weights=~/...`, in a script, in quotes."""
+    (tmp_path / "w.npz").write_bytes((folder / f"{CIFAR}.npz").read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    image = folder / "0.png"
+    options = ("--weights=~/w.npz", "--csv=~/t.csv")
+    said(capsys, "predict", CIFAR, image, *options)
+    assert list(guesses(tmp_path / "t.csv")) == [str(image)]
+    said(capsys, "convert", "~/w.npz", "~/w.safetensors", "--model", CIFAR)
+    assert (tmp_path / "w.safetensors").is_file()
+    monkeypatch.setenv("HOME", "")
+    for args in (("predict", CIFAR, str(image), "--weights=~/w.npz"), ("convert", "~/w.npz", "x")):
+        assert main(list(args)) == 2
+        assert "'~/w.npz': the home directory is not known" in capsys.readouterr().err
+
+
 def test_help_says_what_there_is_to_predict_with(capsys):
     text = said(capsys, "predict", "--help")
     assert "predict DIR" in text and "predict NAME IMAGE... --weights FILE" in text
@@ -326,7 +342,7 @@ ERRORS = {
     ),
     "names in no text": (
         ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--classes", "0.png"],
-        "0.png: not a text file",
+        "0.png: not a text file in UTF-8",
     ),
     "size": (["predict", CIFAR, "0.png", "--weights", "{cifar}", "--size", "0"], "size 0: must"),
     "crop": (

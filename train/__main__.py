@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.zoo import ZOO, list_models
-from train.arguments import HELP, parse, split
+from train.arguments import HELP, named, parse, split
 from train.config import ConfigError, RunConfig, RunError
 from train.effects import PREDICTION, accepted_by_eval, check_applicable, check_effects
+from train.names import accept_every_character, utf8
 from train.output import safe_output
 from train.usage import (
     EVAL_COMMON,
@@ -60,7 +61,7 @@ class PredictArgs:
     checkpoint: str = "best"
     """best, last, or a step."""
     csv: Path | None = None
-    """Also write the rows to this file."""
+    """Also write image, rank, class, probability, error to this file (UTF-8)."""
 
 
 def train(args: list[str]) -> None:
@@ -90,7 +91,8 @@ def train(args: list[str]) -> None:
     with Stop().listening() as stop:
         from train.loop import fit  # takes a second, in which an interrupt would crash JAX
 
-        fit(given.config, given.workdir, stop=stop, extend=bool(given.extend))
+        extend = bool(given.extend)
+        fit(given.config, given.workdir, stop=stop, extend=extend, given=named(options))
 
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
@@ -130,7 +132,7 @@ def evaluate(args: list[str]) -> None:
 
 
 def predict(args: list[str]) -> None:
-    """The five most probable classes of each image."""
+    """The five most probable classes of each image, or of all images in a folder."""
     names, options = split(args, "the run directory, or the network,")
     if not names:
         print(PREDICT_USAGE, end="")
@@ -138,7 +140,9 @@ def predict(args: list[str]) -> None:
     if names[0] in ZOO or published(names[0]):
         return predict_by_file(names, options)
     if not Path(names[0]).exists():
-        near = difflib.get_close_matches(names[0].partition(".")[0], ZOO, n=3, cutoff=0.5)
+        from train.tables import near_models
+
+        near = near_models(names[0].partition(".")[0])
         hint = f"; did you mean the network {', '.join(near)}?" if near else ""
         raise ConfigError(f"{names[0]!r} is neither a run directory nor a network{hint}")
     workdir, config = _run_dir(names)
@@ -150,13 +154,10 @@ def predict(args: list[str]) -> None:
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
     from train import inference
-    from train.tables import print_guesses
+    from train.predictions import image_files, show
 
-    files = [Path(name) for name in names[1:]]
-    guesses = inference.predict(given.config, workdir, given.checkpoint, files)
-    print_guesses(guesses)
-    if given.csv:
-        inference.write_csv(guesses, given.csv)
+    files = image_files(names[1:])
+    show(inference.predict(given.config, workdir, given.checkpoint, files), given.csv)
 
 
 def plan_run(args: list[str]) -> None:
@@ -197,7 +198,7 @@ def bench(args: list[str]) -> None:
 
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
-    from train.tables import print_model, print_models
+    from train.tables import near_models, print_model, print_models
 
     if len(args) > 1:
         raise ConfigError(f"models takes one pattern, not {len(args)}: quote it ('resnet50*')")
@@ -209,7 +210,9 @@ def models(args: list[str]) -> None:
     elif names := list_models(pattern):
         print_models(names)
     else:
-        raise ConfigError(f"no model matches {pattern!r}; `resnet-jax models` lists all")
+        near = near_models(pattern)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ConfigError(f"no model matches {pattern!r}; {hint}`resnet-jax models` lists all")
 
 
 def recipes(args: list[str]) -> None:
@@ -269,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0 done, 2 bad input or config, 1 anything else."""
     args = list(sys.argv[1:] if argv is None else argv)
     with safe_output():
+        accept_every_character()
         return _run(args)
 
 
@@ -287,10 +291,10 @@ def _run(args: list[str]) -> int:
             set_xla_flags()
         COMMANDS[args[0]](args[1:])
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {utf8(error)}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {utf8(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 
 from train.data.order import asked
 from train.metrics import LeftOut
+from train.names import utf8
 from train.run import Run
 
 
@@ -24,7 +25,7 @@ def describe(run: Run, found: LeftOut) -> dict[str, Any]:
     return {
         **found._asdict(),
         "learning_rate": rate(run, found.step),
-        "examples": [{"index": int(i), "name": source.name(int(i))} for i in indices],
+        "examples": [{"index": int(i), "name": utf8(source.name(int(i)))} for i in indices],
     }
 
 
@@ -42,7 +43,7 @@ def write(workdir: Path, run: Run, steps: list[LeftOut]) -> Path:
     *before, last = [describe(run, step) for step in steps]
     path = workdir / "anomaly.json"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(_text({**last, "before": before}))
+    temporary.write_text(_text({**last, "before": before}), encoding="utf-8")
     os.replace(temporary, path)
     return path
 

@@ -101,6 +101,16 @@ def _help(name: str, shown: list[Option], common: Sequence[str], everything: boo
     )
 
 
+def named(args: Sequence[str]) -> set[str]:
+    """The names of the options in `args`, in one spelling.
+
+    >>> sorted(named(["--data.mean", "0.5", "--eval.crop-fraction=1", "folder"]))
+    ['data.mean', 'eval.crop_fraction']
+    """
+    flags = [arg[2:].partition("=")[0] for arg in args if arg.startswith("--")]
+    return {flag.replace("-", "_") for flag in flags}
+
+
 def _explained(
     stopped: SystemExit, written: str, known: list[Option], args: Sequence[str]
 ) -> BaseException:

@@ -1,6 +1,6 @@
 """What a finished run or published weights are for: evaluating, and classifying images."""
 
-import csv
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,20 +11,17 @@ import numpy as np
 
 from resnet_jax import Preprocessing
 from train.checkpoint import Checkpoints, Weights
-from train.config import ConfigError, DataConfig, MixConfig, RunConfig
+from train.compilation_cache import use_compilation_cache
+from train.config import DataConfig, MixConfig, RunConfig
 from train.data.images import BadImage, Limits, eval_image
 from train.data.images import limits as image_limits
+from train.data.sources import IMAGE_SUFFIXES
 from train.evaluate import judge
 from train.mesh import make_mesh, replicated
 from train.metrics import Row
 from train.prepare import make_prepare
 from train.progress import warn
-from train.run import (
-    Run,
-    make_model,
-    read_class_names,
-    use_compilation_cache,
-)
+from train.run import Run, make_model, read_class_names
 from train.run_data import open_eval_data
 from train.state import Variables
 from train.tasks import NO_CLASS, top_class
@@ -65,13 +62,21 @@ class Guess(NamedTuple):
     probability: float
 
 
+class Answer(NamedTuple):
+    """The most probable classes of an image file, best first, or why it cannot be read."""
+
+    path: Path
+    guesses: list[Guess]
+    error: str = ""
+
+
 def predict(
-    config: RunConfig, workdir: Path, which: str, files: list[Path]
-) -> dict[Path, list[Guess]]:
-    """What a run's checkpoint makes of each image file, as `classify` says it.
+    config: RunConfig, workdir: Path, which: str, files: Sequence[Path]
+) -> Iterator[Answer]:
+    """What a run's checkpoint makes of each image file, see `classify`.
 
     Raises:
-      ConfigError: no such checkpoint; a file that is missing or no image (none is classified then).
+      ConfigError: no such checkpoint.
     """
     use_compilation_cache(config.compilation_cache)
     names = read_class_names(workdir)
@@ -87,11 +92,13 @@ def classify(
     variables: Variables,
     names: list[str],
     view: Preprocessing,
-    files: list[Path],
+    files: Sequence[Path],
     *,
     limits: Limits | None = None,
-) -> dict[Path, list[Guess]]:
-    """The five most probable classes (all, if there are fewer) of each image file, best first.
+) -> Iterator[Answer]:
+    """The five most probable classes (all, if there are fewer) of each image file, in their order.
+
+    A file is read when its turn comes. One that is missing or no image is an answer with an error.
 
     Equal probabilities come in the order of the labels. An image for which no class is ahead, by
     the rule of `top_class`, is named in a warning.
@@ -100,12 +107,8 @@ def classify(
       names: of the classes, by label.
       view: what is done to an image before the network sees it.
       limits: larger images are refused; None: those of `DataConfig`.
-
-    Raises:
-      ConfigError: a file that is missing or no image (none is classified then).
     """
     limits = limits or image_limits(DataConfig())
-    images = {path: _read(path, view, limits) for path in files}
     prepare = make_prepare(len(names), view.mean, view.std, MixConfig())
 
     @jax.jit
@@ -115,18 +118,23 @@ def classify(
         return jax.nn.softmax(logits)[0], top_class(logits)[0]
 
     variables = jax.device_put(variables)  # once, and not for every image
-    guesses = {}
-    for path, image in images.items():
+    for path in files:
+        image = _read(path, view, limits)
+        if isinstance(image, str):
+            yield Answer(path, [], image)
+            continue
         p, top = map(np.asarray, look(variables, image[None]))
         if top == NO_CLASS:
             warn(f"{path}: no class is ahead; the highest logits are equal, or one is NaN")
         best = np.argsort(-p, kind="stable")[:5]
-        guesses[path] = [Guess(names[i], float(p[i])) for i in best]
-    return guesses
+        yield Answer(path, [Guess(names[i], float(p[i])) for i in best])
 
 
-def _read(path: Path, view: Preprocessing, limits: Limits) -> np.ndarray:
+def _read(path: Path, view: Preprocessing, limits: Limits) -> np.ndarray | str:
+    """The image as the network sees it, or why it cannot be read."""
     try:
+        if path.is_dir():
+            return f"a folder without images ({', '.join(IMAGE_SUFFIXES)})"
         return eval_image(
             path.read_bytes(),
             view.size,
@@ -135,23 +143,6 @@ def _read(path: Path, view: Preprocessing, limits: Limits) -> np.ndarray:
             interpolation=view.interpolation,
         )
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        return error.strerror or str(error)
     except BadImage as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def write_csv(guesses: dict[Path, list[Guess]], target: Path) -> None:
-    """image, rank, class, probability: one row for each guess.
-
-    Raises:
-      ConfigError: the file cannot be written.
-    """
-    try:
-        with target.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "rank", "class", "probability"])
-            for path, best in guesses.items():
-                for rank, (name, p) in enumerate(best, start=1):
-                    writer.writerow([path, rank, name, f"{p:.6f}"])
-    except OSError as error:
-        raise ConfigError(f"{target}: {error.strerror}") from None
+        return str(error)

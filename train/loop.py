@@ -1,11 +1,12 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from train import out_of_memory
+from train.compilation_cache import use_compilation_cache
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
 from train.data.check import check_images
@@ -26,11 +27,12 @@ from train.resume import (
     resumed_config,
     resumes,
 )
-from train.run import Run, use_compilation_cache
-from train.run_data import check_data
+from train.run import Run
+from train.run_data import check_data, file_digests
 from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer
+from train.transfer import take_over
 
 
 def fit(
@@ -40,16 +42,19 @@ def fit(
     quiet: bool = False,
     stop: Stop | None = None,
     extend: bool = False,
+    given: Collection[str] = (),
 ) -> Row:
     """Trains a run, or resumes the one in `workdir`, and writes its report.
 
     The same config and directory again continue after the newest checkpoint, bit for bit as if
-    nothing had happened. One process at a time may train in a directory.
+    nothing had happened. One process at a time may train in a directory. A run that starts from
+    weights takes over their preprocessing; see `train.transfer`.
 
     Args:
       stop: of a caller that already listens to signals.
       extend: the run in `workdir` goes on with another duration, evaluation, checkpoints or
         logging; config.json keeps from which step on.
+      given: options that were set by hand ("data.mean"), though they are the recipe's.
 
     Returns:
       The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
@@ -69,6 +74,7 @@ def fit(
         if processes.is_writer:
             lock.take()
         config = resumed_config(workdir, config)
+        config, expected = take_over(config, workdir, resumes=resumes(workdir), given=given)
         notice = check_workdir(workdir, config, extend=extend)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
@@ -78,7 +84,7 @@ def fit(
         notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
         if not is_empty(workdir):
             notes += check_data(workdir, run)
-        processes.check_same("the files of the data", _file_digests(run))
+        processes.check_same("the files of the data", file_digests(run))
         if not resumes(workdir):
             _ = run.given  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
@@ -93,6 +99,8 @@ def fit(
         if notice:
             display.say(notice)
         _introduce(run, workdir, display)
+        for line in expected:
+            display.say(line)
         for note in notes if processes.is_writer else ():
             warn(note)
         with processes.reporting():
@@ -112,12 +120,6 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         return config
     folder = str(expand(config.data.dir, "data.dir"))
     return replace(config, data=replace(config.data, dir=folder))
-
-
-def _file_digests(run: Run) -> Any:
-    """What must be the same in all processes, or their batches would not fit together."""
-    files = run.files or {}
-    return {split: files.get(split) for split in ("train", "eval")}
 
 
 def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: Stop) -> None:

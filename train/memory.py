@@ -53,7 +53,7 @@ def available_memory() -> int | None:
     """
     limits = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         limits.append(int(line.split()[1]) * 1024)
     for folder, most, used in (
@@ -61,7 +61,11 @@ def available_memory() -> int | None:
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
-            stat = dict(s.split() for s in (Path(folder) / "memory.stat").read_text().splitlines())
-            free = int((Path(folder) / most).read_text()) - int((Path(folder) / used).read_text())
+            stat = dict(
+                s.split() for s in (Path(folder) / "memory.stat").read_text("utf-8").splitlines()
+            )
+            free = int((Path(folder) / most).read_text("utf-8")) - int(
+                (Path(folder) / used).read_text("utf-8")
+            )
             limits.append(free + int(stat.get("inactive_file", 0)))  # the cache gives way
     return max(min(limits), 0) if limits else None

@@ -138,9 +138,9 @@ class MetricsLog:
             keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
             self.evaluated = {row["step"] for row in keep if row["split"] == "eval"}
             replacement = self.path.with_suffix(".tmp")
-            replacement.write_text("".join(map(to_line, keep)))
+            replacement.write_text("".join(map(to_line, keep)), encoding="utf-8")
             os.replace(replacement, self.path)
-            self._file = self.path.open("a")
+            self._file = self.path.open("a", encoding="utf-8")
             board.mkdir(exist_ok=True)
             self._board = EventsWriter(str(board / "events"))
             # TensorBoard forgets what an earlier process logged behind this step.

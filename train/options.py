@@ -124,9 +124,9 @@ def options(kind: type, default: Any, *, prefix: str = "", shared: bool = False)
 
 
 def first_page(found: Iterable[Option], common: Sequence[str]) -> list[Option]:
-    """The command's own options, then the common ones of `RunConfig`."""
+    """The command's own options, then the common ones of `RunConfig`; no rare flags."""
     by_name = {option.name: option for option in found}
-    own = [option for option in by_name.values() if not option.shared]
+    own = [option for option in by_name.values() if not option.shared and option.kind is not Flag]
     return own + [by_name[name] for name in common if name in by_name]
 
 

@@ -78,7 +78,7 @@ def plan(args: PlanArgs) -> dict[str, Any]:
     check_statistics(run)
     computed, program = compile_step(run, topology.chip.platform, topology.chip.hbm_usable)
     if args.hlo and program:
-        args.hlo.write_text(program)
+        args.hlo.write_text(program, encoding="utf-8")
     found = {
         **_what(args.config, topology),
         "versions": {name: importlib.metadata.version(name) for name in _packages(compiler)},
@@ -86,7 +86,7 @@ def plan(args: PlanArgs) -> dict[str, Any]:
         "modelled": model(run, topology, computed, images_per_core(args)),
     }
     if args.json:
-        with args.json.open("a") as file:
+        with args.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
     return found
 

@@ -9,13 +9,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from train.eta import Remaining
+from train.names import utf8
 
 Row = dict[str, Any]
 
 
 def warn(text: str) -> None:
     """A line on stderr, for what must be seen though nobody asked."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {utf8(text)}", file=sys.stderr, flush=True)
 
 
 class _Eta(ProgressColumn):
@@ -46,7 +47,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False, emoji=False)
+        self._console.print(utf8(text), markup=False, emoji=False)
 
     def begin(self, text: str, step: int) -> None:
         """Something that takes a while, after this step: under the bar, until the next step or row.

@@ -21,6 +21,7 @@ import numpy as np
 
 from train.curves import column, curves, finite
 from train.metrics import Row, parse_metrics
+from train.names import utf8
 from train.report_tables import (
     Predictions,
     class_name,
@@ -99,8 +100,7 @@ def write_report(
     target = workdir / "report" / "index.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".html.tmp")
-    # A file name that is not UTF-8 reaches us with surrogates, which cannot be written back.
-    partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+    partial.write_text(utf8(page), encoding="utf-8")
     os.replace(partial, target)
     return target
 

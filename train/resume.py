@@ -130,7 +130,7 @@ def record_segments(workdir: Path, run: Run, step: int) -> None:
     which step on each value held, and what that part of the run was computed on.
     """
     path = workdir / "config.json"
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     segments = before = content.get("segments", [])
     began = read_config(workdir)
     names = [line.partition(":")[0] for line in differences(began, run.config)]
@@ -150,7 +150,7 @@ def record_segments(workdir: Path, run: Run, step: int) -> None:
             (content[section] if section else content)[leaf] = new[name]
         content["segments"] = segments
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, path)
 
 

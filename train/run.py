@@ -65,7 +65,7 @@ def _read(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{str(workdir)!r} is not a run directory: it has no config.json")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except ValueError as error:
@@ -94,7 +94,8 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     tree = to_json(run.config)
     tree["data"].update(run.splits.chosen)
     temporary = workdir / "config.tmp"
-    temporary.write_text(json.dumps({**tree, **extras}, indent=1) + "\n")
+    text = json.dumps({**tree, **extras}, indent=1) + "\n"
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, workdir / "config.json")
 
 
@@ -109,21 +110,6 @@ def provenance() -> dict[str, Any]:
         "command": command_line(),
         "versions": versions(),
     }
-
-
-def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk; see `RunConfig.compilation_cache`."""
-    import jax
-
-    if folder == "":
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
-    if folder is None:
-        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/resnet-jax"
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-    # The many small programs of a start add up to more than the large one.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Run:

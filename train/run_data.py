@@ -52,6 +52,12 @@ def _check_same(
         )
 
 
+def file_digests(run: Run) -> dict[str, str]:
+    """What all processes must read, or their parts of a batch would not fit together."""
+    found = {split: run.files[split] for split in ("train", "eval")} if run.files else {}
+    return {split: f"{f['count']:,} files, {f['sha256'][:12]}" for split, f in found.items()}
+
+
 def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]:
     """Opens the data to evaluate a run on.
 

@@ -13,6 +13,7 @@ from typing import Any
 from train.board import Board, Hub
 from train.config import ConfigError, RunError
 from train.launchers import Place
+from train.names import utf8
 from train.processes import CommonEnd, Processes
 from train.progress import warn
 from train.relay import Relay
@@ -176,7 +177,7 @@ class Several(Processes):
             self._say_and_exit(reason, code)
 
     def _say_and_exit(self, reason: str, code: int) -> None:
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {utf8(reason)}", file=sys.stderr)
         if self._hub:  # the others hear of it from here
             self._hub.wait_until_alone(END_SECONDS)
         _exit(code)

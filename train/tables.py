@@ -1,8 +1,11 @@
 """The tables of `resnet-jax models` and `resnet-jax recipes`."""
 
+import difflib
 import inspect
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_jax.spec import LeNetSpec, ResNetSpec
-from resnet_jax.summary import Layer, groups, summarise, totals
 from resnet_jax.zoo import ZOO, image_size, num_classes
+from train.names import one_line
 from train.recipes import modules
 
 if TYPE_CHECKING:
     from resnet_jax import Preprocessing
-    from train.inference import Guess
+    from resnet_jax.summary import Layer
+    from train.inference import Answer
 
 
 def _console() -> Console:
@@ -25,8 +29,36 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=120, highlight=False)
 
 
-def _layers(name: str) -> list[Layer]:
+def _layers(name: str) -> "list[Layer]":
+    from resnet_jax.summary import summarise
+
     return summarise(ZOO[name], num_classes(name), image_size(name))
+
+
+def count(name: str) -> list[int]:
+    """Parameters and multiply-adds of a network, counted from its layers."""
+    from resnet_jax.summary import totals
+
+    return list(totals(_layers(name))[:2])
+
+
+def _counts() -> dict[str, list[int]]:
+    """`count` of the networks, kept in a file: counting takes 10 s for all of them."""
+    text = resources.files("train").joinpath("networks.json").read_text("utf-8")
+    return dict(json.loads(text))
+
+
+def near_models(name: str) -> list[str]:
+    """Up to three networks whose names are like a name or pattern.
+
+    >>> near_models("resnet5O")[0]
+    'resnet50'
+    """
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    known = {re.sub(r"[^a-z0-9]", "", model): model for model in reversed(ZOO)}
+    begins = [model for key, model in known.items() if plain and key.startswith(plain)]
+    close = difflib.get_close_matches(plain, known, n=3, cutoff=0.6)
+    return sorted(begins, key=len)[:3] or [known[key] for key in close]
 
 
 def print_models(names: list[str]) -> None:
@@ -34,8 +66,9 @@ def print_models(names: list[str]) -> None:
     table = Table("model", "image", "classes", "parameters", "GFLOPs", "source")
     for column in table.columns[1:5]:
         column.justify = "right"
+    counts = _counts()
     for name in names:
-        parameters, multiply_adds, _ = totals(_layers(name))
+        parameters, multiply_adds = counts.get(name) or count(name)
         table.add_row(
             name,
             str(image_size(name)),
@@ -91,6 +124,8 @@ def _is_wide(spec: ResNetSpec) -> bool:
 
 def print_model(name: str) -> None:
     """One network as the papers draw it: block by block, each with its layers and their repeats."""
+    from resnet_jax.summary import groups, totals
+
     layers = _layers(name)
     table = Table(
         "block", "layers", "output", "parameters", "MFLOPs", "BatchNorm state", title=name
@@ -120,7 +155,7 @@ def _range(block: str, repeats: int) -> str:
     return block + (f"..{repeats + 1}" if repeats > 1 else "")
 
 
-def _lines(members: list[Layer]) -> list[str]:
+def _lines(members: "list[Layer]") -> list[str]:
     """One line a convolution with the norm behind it (or, in v2, one for the norm before it)."""
     lines: list[str] = []
     for layer in members:
@@ -150,13 +185,16 @@ def print_view(view: "Preprocessing") -> None:
     )
 
 
-def print_guesses(guesses: "Mapping[Path, Sequence[Guess]]") -> None:
+def print_answers(answers: "Sequence[Answer]") -> None:
     """Images and their most probable classes, one image a row."""
-    table = Table("image", *(f"top-{k}" for k in range(1, 1 + max(map(len, guesses.values())))))
+    count = max(len(answer.guesses) for answer in answers)
+    table = Table("image", *(f"top-{k}" for k in range(1, 1 + count)))
     table.columns[0].overflow = "fold"
-    for path, best in guesses.items():
-        cells = (str(path), *(f"{guess.name} {guess.probability:.1%}" for guess in best))
-        table.add_row(*map(Text, cells))  # a class may be called "[red]"
+    for path, guesses, error in answers:
+        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in guesses]
+        if error:
+            best = ["not read"]
+        table.add_row(*map(Text, (one_line(path), *best)))  # a class may be called "[red]"
     _console().print(table)
 
 

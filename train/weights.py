@@ -51,7 +51,8 @@ class Card:
         """Returns the .json that it wrote."""
         target = file.with_suffix(".json")
         changes = {"name": self.model.name, **self.model.changes}
-        target.write_text(json.dumps({**asdict(self), "model": changes}, indent=1) + "\n")
+        text = json.dumps({**asdict(self), "model": changes}, indent=1)
+        target.write_text(text + "\n", encoding="utf-8")
         return target
 
 
@@ -67,7 +68,7 @@ def read_card(file: Path) -> Card | None:
     if not path.is_file():
         return None
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
         view, names = Preprocessing(**card["preprocessing"]), list(card["class_names"])
         return Card(ModelConfig(**card["model"]), view, names)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -91,7 +92,7 @@ def load(given: str, model: ModelConfig) -> Variables:
     Raises:
       ConfigError: missing, unreadable, unsafe, not finite, or the weights of another network.
     """
-    tensors = _tensors(given)
+    tensors = _tensors(given, model)
     return _fit(given, tensors, model.name, _classes(tensors), **model.changes)
 
 
@@ -110,8 +111,7 @@ def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables
       ConfigError: see `load`; or the head that is to be kept has another number of classes.
     """
     given = str(init.weights)
-    reset = {"num_classes": num_classes, "head": "reset"}  # timm publishes some without a head
-    tensors = _tensors(given, **(reset if init.head == "reset" else {}))
+    tensors = _tensors(given, model, num_classes, head=init.head)
     found = _classes(tensors)
     if init.head == "keep" and found not in (None, num_classes):
         raise ConfigError(
@@ -121,17 +121,23 @@ def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables
     return _fit(given, tensors, model.name, num_classes, head=init.head, **model.changes)
 
 
-def _tensors(given: str, **options: Any) -> dict[str, np.ndarray]:
-    """By torch's names or by ours; `options` are for what is published."""
-    from resnet_jax.weights import read_tensors
+def _tensors(
+    given: str, model: ModelConfig, num_classes: int | None = None, *, head: Any = "keep"
+) -> dict[str, np.ndarray]:
+    """By torch's names or by ours; with `head` "reset", published ones have `num_classes`."""
+    from resnet_jax.weights import needed, read_tensors
 
     if found := published(given):
         from flax.traverse_util import flatten_dict
 
+        # timm publishes some without a head.
+        options = {"num_classes": num_classes, "head": head} if head == "reset" else {}
         variables, _ = load_published(*found, **options)
         return flatten_dict(variables, sep="/")
     with _as_config_error():
-        tensors = read_tensors(given)
+        tensors = read_tensors(
+            weights_file(given), needed(model.name, num_classes, **model.changes)
+        )
     for name, tensor in tensors.items():  # NaN can get lost in a network, and look like an answer
         if not np.isfinite(tensor).all():
             raise ConfigError(f"{given}: {name} is not finite")
@@ -161,22 +167,55 @@ def _fit(
 def preprocessing(file: Path, name: str) -> "Preprocessing":
     """What the network `name` expects of images, with the weights in `file`.
 
-    As the config.json beside it says: timm's, or that of the run whose directory it lies in.
-    Without one, what torchvision's and timm's weights of this name usually expect.
+    As it is written beside them, or what torchvision's and timm's weights of this name usually
+    expect. Raises as `stated_preprocessing`.
+    """
+    from resnet_jax.pretrained import default_preprocessing
+
+    return stated_preprocessing(file, name) or default_preprocessing(name)
+
+
+def stated_preprocessing(file: Path, name: str) -> "Preprocessing | None":
+    """What is written beside the weights in `file` about the images that they expect.
+
+    In the .json of `convert`, or in a config.json: timm's, or that of the run whose directory the
+    file lies in. None if there is neither.
 
     Raises:
-      ConfigError: a config.json that is neither.
+      ConfigError: a file of that name which is none of these.
     """
     from resnet_jax import pretrained
     from train.run import read_config
 
+    if card := read_card(file):
+        return card.preprocessing
     config = file.with_name("config.json")
-    if (file.parent / "checkpoints").is_dir() and config.is_file():
-        return of_run(read_config(file.parent))
     if not config.is_file():
-        return pretrained.default_preprocessing(name)
+        return None
+    if (file.parent / "checkpoints").is_dir():
+        return of_run(read_config(file.parent))
     with _as_config_error():
         return pretrained.read_config(config, name)[0]
+
+
+def weights_file(given: str | Path) -> Path:
+    """The file that a person named: `~` is the home directory, a folder its model.safetensors.
+
+    Raises:
+      ConfigError: no home directory is known.
+    """
+    path = expand(given)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def expand(path: str | Path) -> Path:
+    """`resnet_jax.home.expand` for the command line. Raises `ConfigError`."""
+    from resnet_jax import home
+
+    try:
+        return home.expand(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def of_run(config: RunConfig) -> "Preprocessing":

@@ -10,12 +10,14 @@ from train.config import ConfigError, ModelConfig
 from train.weights import (
     Card,
     Variables,
+    expand,
     load,
     load_published,
     of_run,
     preprocessing,
     published,
     read_card,
+    weights_file,
 )
 
 if TYPE_CHECKING:
@@ -29,10 +31,10 @@ class PredictArgs:
     weights: Path | None = None
     """A file of torchvision's, timm's or our own: .pth, .safetensors, .npz."""
     classes: Path | None = None
-    """Names of the classes, one a line; None: those that the run had, else ImageNet's where there
-    are 1000, else numbers."""
+    """Names of the classes, one a line, in UTF-8; blank lines are skipped. None: those that the run
+    had, else ImageNet's where there are 1000, else numbers."""
     csv: Path | None = None
-    """Also write the rows to this file."""
+    """Also write image, rank, class, probability, error to this file (UTF-8)."""
     precision: Literal["bf16", "fp32"] = "fp32"
     """What activations are computed in."""
     size: int | None = None
@@ -73,18 +75,16 @@ def predict(names: list[str], options: list[str]) -> None:
 
     from resnet_jax import create_model
     from train import inference
-    from train.run import use_compilation_cache
-    from train.tables import print_guesses, print_view
+    from train.compilation_cache import use_compilation_cache
+    from train.predictions import image_files, show
+    from train.tables import print_view
 
     use_compilation_cache(None)
     dtype = jnp.bfloat16 if given.precision == "bf16" else jnp.float32
     model = create_model(card.model.name, len(class_names), dtype=dtype, **card.model.changes)
-    files = [Path(name) for name in names[1:]]
-    guesses = inference.classify(model, variables, class_names, view, files)
+    files = image_files(names[1:])
     print_view(view)
-    print_guesses(guesses)
-    if given.csv:
-        inference.write_csv(guesses, given.csv)
+    show(inference.classify(model, variables, class_names, view, files), given.csv)
 
 
 def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
@@ -101,7 +101,7 @@ def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
             f"{name!r} is a network without weights: name the directory of a run instead, or add "
             f"--weights FILE, or the tag of some that timm publishes, as in resnet50.a1_in1k"
         )
-    file = file / "model.safetensors" if file.is_dir() else file
+    file = weights_file(file)
     card = read_card(file) or Card(ModelConfig(name=name), preprocessing(file, name), [])
     if card.model.name != name:
         raise ConfigError(f"{file}: the weights of a {card.model.name}, says the .json beside it")
@@ -126,14 +126,16 @@ def _class_names(file: Path | None, count: int, known: list[str]) -> list[str]:
         if count != 1000:
             return [f"class {i}" for i in range(count)]
         # In the order of the labels, as torchvision.models._meta._IMAGENET_CATEGORIES has them
-        text = resources.files("train").joinpath("imagenet_classes.txt").read_text()
+        text = resources.files("train").joinpath("imagenet_classes.txt").read_text("utf-8")
         return text.splitlines()
     try:
-        names = file.read_text(encoding="utf-8").rstrip().splitlines()
+        # Editors of Windows put a mark in front (BOM) and end lines with CR LF.
+        text = expand(file).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{file}: not a text file") from None
+        raise ConfigError(f"{file}: not a text file in UTF-8") from None
+    names = [line.strip() for line in text.split("\n") if line.strip()]
     if len(names) != count:
         raise ConfigError(f"{file}: {len(names)} names for {count} classes")
     return names
@@ -147,7 +149,7 @@ def convert(args: list[str]) -> None:
     given = arguments.parse(usage, "Weights between formats.", ConvertArgs, start, options)
     if len(names) != 2:
         raise ConfigError(f"convert takes two names, not {len(names)}: resnet-jax {usage}")
-    source, target = map(Path, names)
+    source, target = map(expand, names)
     if source.resolve() == target.resolve():
         raise ConfigError(f"{target}: is the file that is read")
     if not source.exists():

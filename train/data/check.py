@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from train.config import ConfigError, DataConfig
-from train.data.images import BadImage, decode
+from train.data.images import BadImage, decode, limits
 from train.data.retry import read_again
 from train.data.sources import Source
 from train.data.threads import in_threads
@@ -62,7 +62,7 @@ def check_images(
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ConfigError(
-            f"{len(problems)} evaluation images cannot be used: "
+            f"evaluation images that cannot be used: {len(problems)}: "
             f"{'; '.join(problems[:_SHOWN])}{more}. `--data.on_bad_image skip` skips and counts "
             "unreadable files"
         )
@@ -79,7 +79,7 @@ def _problem(source: Source, data: DataConfig, index: int) -> str:
     try:
         (image, label), _ = read_again(lambda: source[index], data.retries, name)
         if isinstance(image, bytes):
-            decode(image, max_pixels=data.max_pixels)
+            decode(image, **limits(data))
     except (BadImage, OSError) as error:
         return f"{name}: {error}"
     classes = len(source.class_names)

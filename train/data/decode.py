@@ -45,7 +45,7 @@ _RESULT = 3  # bytes a pixel: uint8 RGB
 _RESIZED = 7  # the result, and Pillow's copy of it, 4 bytes a pixel, when it is resized
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 """Bytes a pixel in Pillow's memory, by mode; 4 for all others."""
-_EXTRA = {"WEBP": 16, "AVIF": 16, "JPEG2000": 32, "TIFF": 12, "ICNS": 4}
+_EXTRA = {"WEBP": 12, "AVIF": 9, "JPEG2000": 20, "TIFF": 6}
 """Bytes a pixel that decoders take besides, measured (`tests/test_decode_memory.py`)."""
 _BAND = 2**18  # pixels that are converted at a time
 
@@ -125,12 +125,11 @@ def read_jpeg_header(data: bytes, max_pixels: int, max_bytes: int) -> Jpeg | Non
     header = jpeg.read_header(data)
     if header is None or header.colours in ("CMYK", "YCCK"):
         return None
+    each = max(_RESIZED, _RESULT + header.coefficients)
+    _check_size("JPEG", header.height, header.width, each, max_pixels, max_bytes)
     orientation = 1
     if header.may_have_exif:
         orientation = _orientation(_open(data, max_pixels, max_bytes))
-    turned = _RESULT if orientation > 1 else 0
-    each = max(_RESIZED, _RESULT + max(header.coefficients, turned))
-    _check_size("JPEG", header.height, header.width, each, max_pixels, max_bytes)
     return Jpeg(header, orientation)
 
 
@@ -138,16 +137,15 @@ def decode_with_pillow(data: bytes, max_pixels: int, max_bytes: int) -> np.ndarr
     """`decode` without the fast path."""
     picture = _open(data, max_pixels, max_bytes)
     each = max(_RESIZED, _bytes_a_pixel(picture))
-    orientation = _orientation(picture)
-    each += _RESULT if orientation > 1 else 0
     _check_size(_kind(picture), picture.height, picture.width, each, max_pixels, max_bytes)
     try:
         picture.load()
         pixels = _to_rgb(picture)
     except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadImage(f"cannot decode this {picture.format}: {error}") from error
-    # A TIFF is turned by Pillow, when it is loaded; then it has no such tag any more.
-    return _turn_upright(pixels, _orientation(picture))
+    orientation = _orientation(picture)  # of a PNG it may be behind the pixels
+    del picture  # or its pixels would be there beside the two copies of turning
+    return _turn_upright(pixels, orientation)
 
 
 def _bytes_a_pixel(picture: Image.Image) -> int:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.data.sources import FolderSource, Splits
+from train.names import utf8
+from train.paths import expand
 
 _FILE = "files.json.gz"
 _SAMPLE = 16  # training files of which the content is compared too
@@ -39,7 +41,7 @@ class Change(NamedTuple):
 def shown(names: Sequence[str]) -> str:
     """The first names of a list, printable anywhere."""
     more = ", ..." if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) + more).encode("utf-8", "backslashreplace").decode()
+    return utf8(", ".join(names[:_SHOWN]) + more)
 
 
 def summary(splits: Splits) -> dict[str, Any] | None:
@@ -63,7 +65,7 @@ def write_names(workdir: Path, splits: Splits) -> None:
         if isinstance(source, FolderSource)
     }
     if lists:
-        with gzip.open(workdir / _FILE, "wt", compresslevel=1) as file:
+        with gzip.open(workdir / _FILE, "wt", compresslevel=1, encoding="ascii") as file:
             json.dump(lists, file)
 
 
@@ -115,7 +117,7 @@ def is_copy(began: dict[str, Any], splits: Splits) -> bool:
 
 def same_folder(a: str, b: str) -> bool:
     """Whether two paths are one folder: through links, relative or not, with or without a "/"."""
-    first, second = Path(a).expanduser(), Path(b).expanduser()
+    first, second = expand(a, "data.dir"), expand(b, "data.dir")
     try:
         return first.resolve() == second.resolve() or os.path.samefile(first, second)
     except OSError:
@@ -146,7 +148,7 @@ def _sample(source: FolderSource) -> str:
 
 def _read_names(workdir: Path) -> dict[str, list[str]] | None:
     try:
-        with gzip.open(workdir / _FILE, "rt") as file:
+        with gzip.open(workdir / _FILE, "rt", encoding="ascii") as file:
             return json.load(file)
     except (OSError, EOFError, ValueError):
         return None

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 _POLL = 1.0
 """Seconds between two looks at whether the parent is still there."""
@@ -20,9 +21,10 @@ def deaf() -> Iterator[None]:
     answers, and then ends the others. Children inherit the calling thread's mask; a signal to this
     process itself goes to another thread, or comes when the `with` ends.
     """
-    blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        resource_tracker.ensure_running()  # its start, the first worker's else, unblocks the others
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

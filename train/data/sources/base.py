@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from train.config import ConfigError, DataConfig
+from train.config import DataConfig
+from train.paths import expand
 
 
 class Example(NamedTuple):
@@ -109,18 +110,12 @@ def class_counts(source: Source) -> np.ndarray | None:
 
 
 def data_path(config: DataConfig) -> Path:
-    """`data.dir` as a path, with "~" expanded.
+    """`data.dir` as an absolute path, with "~" expanded.
 
     Raises:
-      ConfigError: "~" cannot be expanded, because HOME is not set or the user is unknown.
+      ConfigError: "~" stands for a home directory that nobody has.
     """
-    try:
-        return Path(str(config.dir)).expanduser()
-    except RuntimeError:
-        raise ConfigError(
-            f"data.dir {config.dir!r}: '~' cannot be expanded (HOME is not set, or there is no "
-            "such user); write the full path"
-        ) from None
+    return expand(str(config.dir), "data.dir")
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from train.data.retry import is_passing
+from train.names import utf8
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
@@ -46,8 +47,7 @@ class Skipped:
             names = [os.path.relpath(path, root) for path in self._examples[reason]]
             more = ", ..." if count > len(names) else ""
             parts.append(f"{reason}: {count:,} ({', '.join(names)}{more})")
-        # Names that are not UTF-8 must not stop whoever prints the line.
-        return "; ".join(parts).encode("utf-8", "backslashreplace").decode()
+        return utf8("; ".join(parts))
 
     def describe(self, root: Path) -> str:
         """One line for the start of a run; "" if nothing is skipped."""

@@ -1,5 +1,6 @@
 """An .npz file of arrays, in Keras's layout: x_train, y_train, x_test, y_test, class_names."""
 
+import lzma
 import math
 import zipfile
 import zlib
@@ -14,6 +15,10 @@ from train.data.sources.base import ArraySource, Splits, class_counts, data_path
 from train.memory import available_memory
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
+_UNREADABLE = (
+    *(ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    RuntimeError,  # encrypted, or packed by a method that zipfile does not have
+)
 _FREE_CLASSES = 1000  # fewer classes than this are never taken for ids
 
 
@@ -34,7 +39,7 @@ def open_npz(config: DataConfig) -> Splits:
         raise ConfigError(f"data.dir {str(path)!r}: no such file; npz needs an .npz file")
     try:
         arrays = _load(path)
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         if isinstance(error, ConfigError) or is_passing(error):
             raise
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None

@@ -42,6 +42,11 @@ def open_splits(
     except OSError as error:
         raise ConfigError(f"{where}: {error}") from None
     _check_not_empty(config, splits)
+    if len(splits.train.class_names) < 2 and config.name != "synthetic":
+        raise ConfigError(
+            f"data {config.name!r}: has one class only, {splits.train.class_names[0]!r}. A network "
+            "needs at least two classes: with one, every answer is right"
+        )
     return splits
 
 

@@ -1,6 +1,7 @@
 """Prepared TFDS data sets, read without TensorFlow."""
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,20 @@ def open_tfds(config: DataConfig) -> Splits:
         return TfdsSource(records, image_key, label_key, features[label_key].names, split)
 
     chosen = {"image_key": image_key, "label_key": label_key}
-    return Splits(source(config.train_split), source(config.eval_split), chosen=chosen)
+    others = [
+        key for key in sorted(features) if isinstance(features[key], tfds.features.ClassLabel)
+    ]
+    note = f"{config.name}: the label is {label_key!r}, one of {len(others)} (data.label_key)"
+    notes = [note] if len(others) > 1 and config.label_key is None else []
+    splits = (source(config.train_split), source(config.eval_split))
+    return Splits(*splits, notes=notes, chosen=chosen)
 
 
 def _builder(config: DataConfig) -> Any:
     import tensorflow_datasets as tfds
 
-    data_dir = data_path(config) if config.dir else Path(tfds.core.constants.DATA_DIR).expanduser()
+    default = os.path.expanduser(tfds.core.constants.DATA_DIR)
+    data_dir = data_path(config) if config.dir else Path(default)
     if not (data_dir / config.name.partition(":")[0]).is_dir():
         raise ConfigError(how_to_prepare(config.name, data_dir))
     try:
