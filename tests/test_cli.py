@@ -24,8 +24,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = lines.index("compiling the first step")
     labels = ["data", "classes", "images", "network", "weights", "optimiser"]
     labels += ["duration", "devices", "workdir"]
-    assert [line.split()[0] for line in lines[:first]] == labels
-    assert lines[first - 1] == f"workdir    {workdir}, new"
+    assert [line.split()[0] for line in lines[: len(labels)]] == labels
+    assert lines[len(labels) - 1] == f"workdir    {workdir}, new"
     assert re.match(r"first step after \d+\.\d s", lines[first + 1])
     assert lines[first + 2].startswith("step 10/60  epoch 0.22  loss ")
     assert lines.count("compiling the first step") == 1
