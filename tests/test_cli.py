@@ -26,6 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels += ["duration", "devices", "workdir"]
     assert [line.split()[0] for line in lines[: len(labels)]] == labels
     assert lines[len(labels) - 1] == f"workdir    {workdir}, new"
+    assert lines[len(labels)].startswith("ema_decay ") and first == len(labels) + 1
     assert re.match(r"first step after \d+\.\d s", lines[first + 1])
     assert lines[first + 2].startswith("step 10/60  epoch 0.22  loss ")
     assert lines.count("compiling the first step") == 1

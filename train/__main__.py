@@ -15,6 +15,7 @@ from train.config import ConfigError, RunConfig, RunError
 from train.effects import PREDICTION, accepted_by_eval, check_applicable, check_effects
 from train.names import accept_every_character, utf8
 from train.output import safe_output
+from train.paths import expand
 from train.usage import (
     EVAL_COMMON,
     EVAL_HELP,
@@ -24,7 +25,7 @@ from train.usage import (
     TRAIN_HELP,
     USAGE,
 )
-from train.weights import expand, published
+from train.weights import published
 from train.weights_cli import convert
 from train.weights_cli import predict as predict_by_file
 from train.xla_flags import set_xla_flags

@@ -118,7 +118,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """config.json is read from other working directories too."""
     if config.data.dir is None:
         return config
-    folder = str(expand(config.data.dir, "data.dir"))
+    folder = str(expand(config.data.dir, "data.dir").absolute())
     return replace(config, data=replace(config.data, dir=folder))
 
 

@@ -1,31 +1,27 @@
 """Paths that a person typed: made absolute once, and refused where no checkpoint could be kept."""
 
-import os
 from pathlib import Path
 
+from resnet_jax import home
 from train.config import ConfigError
 
 # TensorStore takes a backslash for a separator; Orbax takes these for buckets of cloud storage.
 _BUCKETS = ("gs", "s3", "az", "hf")
 
 
-def expand(path: str | Path, what: str) -> Path:
-    """A path without `~`, independent of the working directory; links and `..` stay.
+def expand(path: str | Path, what: str = "") -> Path:
+    """A path without `~` in front; links and `..` stay.
 
     Args:
       what: names the option in the message.
 
     Raises:
-      ConfigError: nobody has the home directory that `~` or `~NAME` stands for.
+      ConfigError: the home directory is not known; see `resnet_jax.home.expand`.
     """
-    typed = str(path)
-    expanded = os.path.expanduser(typed)
-    if typed.startswith("~") and expanded == typed:
-        raise ConfigError(
-            f"{what} {typed!r}: no home directory is known for {typed.partition('/')[0]!r}; "
-            "write the full path"
-        )
-    return Path(expanded).absolute()
+    try:
+        return home.expand(path)
+    except ValueError as error:
+        raise ConfigError(f"{what} {error}".strip()) from None
 
 
 def resolve_workdir(path: str | Path) -> Path:

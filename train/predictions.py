@@ -11,8 +11,8 @@ from train.config import ConfigError
 from train.data.sources import listing
 from train.data.sources.listing import Skipped
 from train.names import csv_cell, csv_path, one_line, utf8
+from train.paths import expand
 from train.progress import warn
-from train.weights import expand
 
 if TYPE_CHECKING:
     from train.inference import Answer

@@ -15,6 +15,7 @@ import numpy as np
 
 from resnet_jax.zoo import ZOO
 from train.config import ConfigError, InitConfig, ModelConfig, RunConfig
+from train.paths import expand
 
 if TYPE_CHECKING:
     from resnet_jax import Preprocessing
@@ -206,16 +207,6 @@ def weights_file(given: str | Path) -> Path:
     """
     path = expand(given)
     return path / "model.safetensors" if path.is_dir() else path
-
-
-def expand(path: str | Path) -> Path:
-    """`resnet_jax.home.expand` for the command line. Raises `ConfigError`."""
-    from resnet_jax import home
-
-    try:
-        return home.expand(path)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def of_run(config: RunConfig) -> "Preprocessing":

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from train import arguments
 from train.config import ConfigError, ModelConfig
+from train.paths import expand
 from train.weights import (
     Card,
     Variables,
-    expand,
     load,
     load_published,
     of_run,
