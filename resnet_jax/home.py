@@ -10,15 +10,17 @@ def expand(path: str | os.PathLike[str]) -> Path:
     A name that only begins with `~`, such as "~1.jpg", stays as it is.
 
     Raises:
-      ValueError: `~` in front, where no home directory is known: HOME is not set, and the user
-        has no entry in the list of users.
+      ValueError: `~` or `~user` stands for a folder, and the home directory is not known: HOME is
+        not set, or the list of users has no such entry.
     """
     text = os.fspath(path)
     expanded = os.path.expanduser(text) if text.startswith("~") else text
-    own = text.partition("/")[0] == "~"
+    user, slash, _ = text.partition("/")
+    own = user == "~"
     known = os.path.isabs(expanded) and not (own and os.environ.get("HOME") == "")
-    if own and not known:
+    if not known and (own or (slash and text.startswith("~"))):
+        why = "HOME is not set" if own else f"there is no user {user[1:]!r}"
         raise ValueError(
-            f"{text!r}: the home directory is not known (HOME is not set); write the path in full"
+            f"{text!r}: the home directory is not known ({why}); write the path in full"
         )
     return Path(expanded if known else text)

@@ -77,8 +77,15 @@ def test_options_exist():
 
     text = (ROOT / "README.md").read_text()
     others = "xla_|dist "  # of XLA and of pytest
-    options = set(re.findall(rf"--(?!{others})([a-z_]+(?:\.[a-z_]+)?)", text))
-    known = set(flatten(to_json(RunConfig()))) | {"workdir", "checkpoint", "help"}
+    options = set(re.findall(rf"--(?!{others})([a-z_][a-z_0-9-]*(?:\.[a-z_0-9]+)?)", text))
+    options = {option.replace("-", "_") for option in options}
+    known = set(flatten(to_json(RunConfig()))) | {
+        "workdir",
+        "checkpoint",
+        "extend",
+        "help",
+        "version",
+    }
     commands: tuple = (PredictArgs, ConvertArgs, PlanArgs, StepArgs, ProgramArgs, ReportArgs)
     known |= {f.name for args in commands for f in fields(args)}
     spec = {option for option in options if option.startswith("model.")}
