@@ -25,7 +25,8 @@ def values_by_layer(model: nn.Module, batch_size: int, image_size: int) -> dict[
 
     def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         norm = context.module
-        if isinstance(norm, BatchNorm) and context.method_name == "__call__" and kwargs["train"]:
+        trains = isinstance(norm, BatchNorm) and not norm.frozen and kwargs.get("train")
+        if trains and context.method_name == "__call__":
             found["/".join(norm.path)] = values_per_channel(args[0].shape, norm.group_size)
         return call(*args, **kwargs)
 
