@@ -9,7 +9,6 @@ from benchmarks.desk import Desk
 from benchmarks.errors import CASES
 
 QUICK = (
-    "sigterm",
     "sighup",
     "backslash",
     "newer_version",
