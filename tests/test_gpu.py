@@ -90,7 +90,10 @@ def test_convolutions(form, size, stride, groups, channels):
     found = jax.jit(partial(with_gradients, apply))(x, kernel, up)
     exact = on_cpu(partial(with_gradients, plain), x, kernel, up)
     assert found[0].dtype == found[1].dtype == dtype
-    assert max(off(found, exact)) < error, off(found, exact)
+    errors = off(found, exact)
+    # On a CPU, XLA of JAX 0.11 sums a strided kernel's gradient in bfloat16
+    by_bf16 = 8 if dtype == jnp.bfloat16 and jax.default_backend() == "cpu" else 1
+    assert max(errors[:2]) < error and errors[2] < by_bf16 * error, errors
 
 
 def two_layers(x, kernel, up):

@@ -213,7 +213,7 @@ def test_nobody_listens():
     since = time.monotonic()
     with pytest.raises(RunError, match=rf"at 127.0.0.1:{port} within 1.5 s \(Connection ref"):
         connect("127.0.0.1", port, 1.5)
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 30
     with pytest.raises(RunError, match=r"cannot be reached at nowhere.invalid:1 within 1"):
         connect("nowhere.invalid", 1, 1)
     with socket.create_server(("", port)), pytest.raises(RunError, match="Address already in use"):
@@ -452,14 +452,14 @@ def test_a_signal_ends_the_waiting_for_others(tmp_path):
         second.send_signal(signal.SIGINT)
         lonely.send_signal(signal.SIGTERM)
         again = "stopping after this step (again: at once, without saving)"
-        assert lonely.communicate(timeout=30)[1] == (
+        assert lonely.communicate(timeout=90)[1] == (
             f"SIGTERM: {again}\nerror: stopped by SIGTERM while waiting for {nobody}\n"
         )
         why = f"stopped by SIGINT while waiting for {missing}"
         said = f"SIGINT: {again}\nerror: process 1: {why}\n"
-        assert second.communicate(timeout=30)[1] == said
-        assert time.monotonic() - since < 8
-        assert first.communicate(timeout=30)[1].endswith(f"error: process 1 failed: {why}\n")
+        assert second.communicate(timeout=90)[1] == said
+        assert time.monotonic() - since < 90  # they would wait for 120
+        assert first.communicate(timeout=90)[1].endswith(f"error: process 1 failed: {why}\n")
         assert [child.returncode for child in (first, second, lonely)] == [1, 1, 1]
     finally:
         for child in (first, second, lonely):

@@ -84,6 +84,7 @@ def test_options_exist():
         "checkpoint",
         "extend",
         "help",
+        "help_all",
         "version",
     }
     commands: tuple = (PredictArgs, ConvertArgs, PlanArgs, StepArgs, ProgramArgs, ReportArgs)
