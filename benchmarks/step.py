@@ -99,8 +99,9 @@ def measure(args: StepArgs) -> Row:
     before = environment()
     names = ["ours", *(peer for peer in args.peers if peer != "ours")]
     end = None if args.seconds is None else time.monotonic() + args.seconds
-    options = {"devices": args.devices, "warm_seconds": args.warm_seconds, "end": end}
-    systems = start_all(names, args.config, **options)
+    systems = start_all(
+        names, args.config, devices=args.devices, warm_seconds=args.warm_seconds, end=end
+    )
     try:
         here = [system for system in systems.values() if not system.absent]
         turns: dict[str, list[list[Sample]]] = {system.name: [] for system in here}
