@@ -180,8 +180,8 @@ def keras(config: RunConfig, classes: int) -> Network:
     )
 
     def init(key: Any, x: Any) -> Any:
-        values = lambda variables: [variable.value for variable in variables]  # noqa: E731
-        return values(model.trainable_variables), values(model.non_trainable_variables)
+        kinds = model.trainable_variables, model.non_trainable_variables
+        return tuple([variable.value for variable in variables] for variables in kinds)
 
     def apply(params: Any, stats: Any, x: Any) -> Any:
         return model.stateless_call(params, stats, x, training=True)

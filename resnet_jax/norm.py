@@ -114,7 +114,7 @@ class BatchNorm(nn.Module):
             )
         return x.reshape(batch // group, group, *x.shape[1:])
 
-    def _update(self, running: nn.Variable, value: jax.Array) -> None:
+    def _update(self, running: nn.Variable[jax.Array], value: jax.Array) -> None:
         value = lax.stop_gradient(value.mean(range(value.ndim - 1))).astype(running.value.dtype)
         running.value = self.momentum * running.value + (1 - self.momentum) * value
 
