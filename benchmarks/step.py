@@ -8,7 +8,7 @@ a process of its own, compiled and warm before anything is measured; then they t
 that its steps compute. The result is ours / peer, by the round, with its spread.
 
 Peers: flax (linen as its example has it), haiku, jax-resnet, keras, torchvision,
-torchvision-compile, and ours-plain-norm (no BatchNorm inside a convolution); flax+flags has the
+torchvision-compile, and ours-plain-norm (`create_model(fuse_norm=False)`); flax+flags has the
 XLA_FLAGS and the heaps of malloc that ours sets.
 """
 
