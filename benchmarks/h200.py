@@ -80,8 +80,12 @@ def run(command: Command, seconds: float, place: Place) -> tuple[int, str]:
         start = file.tell()
         child = subprocess.Popen(
             [sys.executable, *command],
-            **{"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file},
-            **{"env": env, "cwd": place.scratch, "start_new_session": True},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=env,
+            cwd=place.scratch,
+            start_new_session=True,
         )
         try:
             code = child.wait(seconds)

@@ -20,7 +20,7 @@ from benchmarks.cases import Unsupported, facts, random_batch
 from train.compiled import abstract_batch
 from train.config import RunConfig
 from train.mesh import make_mesh, put_batch
-from train.run import Run
+from train.run import Run, make_model
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
@@ -38,9 +38,13 @@ class Program:
     """`out` -> the mean loss."""
 
 
-def ours(config: RunConfig, devices: Any) -> Program:
-    """The recipe's own step: normalisation, loss, metrics, update and all."""
+def ours(config: RunConfig, devices: Any, **network: Any) -> Program:
+    """The recipe's own step: normalisation, loss, metrics, update and all.
+
+    `network` are further arguments of `create_model`.
+    """
     run = Run(config, mesh=make_mesh(devices, fsdp=config.mesh.fsdp), splits=facts(config))
+    run.model = make_model(run.config, len(run.splits.train.class_names), **network)
 
     def batch() -> Any:
         images, labels = random_batch(run.config, len(run.splits.train.class_names))
@@ -56,14 +60,6 @@ def ours(config: RunConfig, devices: Any) -> Program:
         batch,
         lambda sums: sums["loss"] / sums["count"],
     )
-
-
-def ours_plain_norm(config: RunConfig, devices: Any) -> Program:
-    """Ours with every BatchNorm behind its convolution, none inside; for this process from now."""
-    from resnet_jax import resnet
-
-    resnet._conv_norm = lambda conv, norm, x, train: norm(conv(x), train=train)
-    return ours(config, devices)
 
 
 class Network(NamedTuple):
@@ -184,8 +180,8 @@ def keras(config: RunConfig, classes: int) -> Network:
     )
 
     def init(key: Any, x: Any) -> Any:
-        values = lambda variables: [variable.value for variable in variables]  # noqa: E731
-        return values(model.trainable_variables), values(model.non_trainable_variables)
+        kinds = model.trainable_variables, model.non_trainable_variables
+        return tuple([variable.value for variable in variables] for variables in kinds)
 
     def apply(params: Any, stats: Any, x: Any) -> Any:
         return model.stateless_call(params, stats, x, training=True)
@@ -250,7 +246,7 @@ def other(network: Callable[..., Network], config: RunConfig, devices: Any) -> P
 
 BUILDERS: dict[str, Callable[[RunConfig, Any], Program]] = {
     "ours": ours,
-    "ours-plain-norm": ours_plain_norm,
+    "ours-plain-norm": partial(ours, fuse_norm=False),
     "flax": partial(other, flax),
     "haiku": partial(other, haiku),
     "jax-resnet": partial(other, jax_resnet),

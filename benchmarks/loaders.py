@@ -86,8 +86,13 @@ def ours(
     from train.config import AugmentConfig, DataConfig
     from train.data.pipeline import train_batches
 
-    way = {"threads": 1, "workers": cores} if workers else {"threads": cores}
-    data = DataConfig(image_size=size, prefetch=PREFETCH, decoder=decoder, **way)
+    data = DataConfig(
+        image_size=size,
+        prefetch=PREFETCH,
+        decoder=decoder,
+        threads=1 if workers else cores,
+        workers=cores if workers else 0,
+    )
     batches = train_batches(
         source_of(files), data, AugmentConfig(), seed=0, batch_size=batch, start=0, stop=10**9
     )

@@ -47,7 +47,7 @@ def second_process(campaign: "Campaign", count: int = 1) -> None:
         second = campaign.workdir(f"shared{number}")
         second.out, second.err = run.out.with_suffix(".out2"), run.err.with_suffix(".err2")
         with run.training() as child:
-            _until(lambda run=run: bool(run.steps()), child)
+            _until(run.steps, child)
             time.sleep(campaign.rng.uniform(0, 1))
             code = second.to_the_end()
             said = second.err.read_text()
@@ -157,7 +157,7 @@ def hangups(campaign: "Campaign", count: int = 1, *options: str) -> None:
         name = ("SIGHUP", "SIGINT", "SIGTERM")[number % 3]
         run = campaign.workdir(f"group{number}", *options)
         with run.training(start_new_session=True) as child:
-            _until(lambda run=run: bool(run.steps()), child)
+            _until(run.steps, child)
             time.sleep(campaign.rng.uniform(0, 0.5))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, getattr(signal, name))
@@ -195,7 +195,7 @@ def changed_files(campaign: "Campaign") -> None:
     run = campaign.workdir("split", *PHOTOS, "--data.dir", str(root))
     campaign.check(run.to_the_end() == 0, f"a folder: {run.err.read_text()}")
     first, last = sorted((root / "red").iterdir())[:: len(list((root / "red").iterdir())) - 1]
-    changes = {
+    changes: dict[str, Callable[[], object]] = {
         "one file more": lambda: (root / "red" / "zz.png").write_bytes(first.read_bytes()),
         "one more, one less": last.unlink,
         "one less": (root / "red" / "zz.png").unlink,
@@ -222,7 +222,7 @@ def photos(root: Path, count: int = 60) -> Path:
     return root
 
 
-def _until(there: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
+def _until(there: Callable[[], object], child: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + SECONDS
     while not there() and child.poll() is None and time.monotonic() < end:
         time.sleep(0.002)

@@ -77,8 +77,7 @@ def measure(args: ProgramArgs) -> Row:
     chips = devices(topology)
     found: dict[str, Row] = {}
     absent: dict[str, str] = {}
-    # The one that changes our network for good comes last
-    for name in sorted(args.systems, key=lambda name: name == "ours-plain-norm"):
+    for name in args.systems:
         try:
             if lack := missing(name):
                 raise Unsupported(lack)

@@ -113,6 +113,10 @@ def figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def _is_shown(value: Any) -> bool:
+    return _is_spread(value) or isinstance(value, str | int | float)
+
+
 def _is_spread(value: Any) -> bool:
     return isinstance(value, dict) and {"median", "min", "max"} <= set(value)
 
@@ -163,18 +167,17 @@ def _plain(rows: Sequence[Row]) -> list[str]:
         systems = shared.pop("systems", None)
         each = [{**shared, "system": name, **found} for name, found in (systems or {}).items()]
         flat += [(row, found) for found in each or [shared]]
-    shown = lambda value: _is_spread(value) or isinstance(value, str | int | float)  # noqa: E731
     columns = list(
         dict.fromkeys(
             name
             for _, found in flat
             for name, value in found.items()
-            if shown(value) and name not in (*_HIDDEN, "device")
+            if _is_shown(value) and name not in (*_HIDDEN, "device")
         )
     )
     lines = []
     for row, found in flat:
-        cells = [figure(found[name]) if shown(found.get(name)) else "-" for name in columns]
+        cells = [figure(found[name]) if _is_shown(found.get(name)) else "-" for name in columns]
         what = str(row.get("case", row.get("recipe", "")))
         lines.append([what, _device(row), *cells, _source(row)])
     header = ["case", "on", *(name.replace("_", " ") for name in columns), "command, results"]

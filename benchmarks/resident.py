@@ -70,8 +70,14 @@ def plans_per_second(run: Run, steps: int = 400) -> float:
     """Plans of examples per second of one core, the best of three."""
     config, found = run.config, []
     for turn in range(3):
-        order = {"batch_size": config.batch_size, "start": turn * steps, "stop": 10**9}
-        made = plans(len(run.splits.train), config.augment, seed=config.seed, **order)
+        made = plans(
+            len(run.splits.train),
+            config.augment,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start=turn * steps,
+            stop=10**9,
+        )
         since = time.process_time()
         list(islice(made, steps))
         found.append(steps * config.batch_size / (time.process_time() - since))

@@ -8,7 +8,7 @@ a process of its own, compiled and warm before anything is measured; then they t
 that its steps compute. The result is ours / peer, by the round, with its spread.
 
 Peers: flax (linen as its example has it), haiku, jax-resnet, keras, torchvision,
-torchvision-compile, and ours-plain-norm (no BatchNorm inside a convolution); flax+flags has the
+torchvision-compile, and ours-plain-norm (`create_model(fuse_norm=False)`); flax+flags has the
 XLA_FLAGS and the heaps of malloc that ours sets.
 """
 
@@ -99,8 +99,9 @@ def measure(args: StepArgs) -> Row:
     before = environment()
     names = ["ours", *(peer for peer in args.peers if peer != "ours")]
     end = None if args.seconds is None else time.monotonic() + args.seconds
-    options = {"devices": args.devices, "warm_seconds": args.warm_seconds, "end": end}
-    systems = start_all(names, args.config, **options)
+    systems = start_all(
+        names, args.config, devices=args.devices, warm_seconds=args.warm_seconds, end=end
+    )
     try:
         here = [system for system in systems.values() if not system.absent]
         turns: dict[str, list[list[Sample]]] = {system.name: [] for system in here}

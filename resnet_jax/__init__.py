@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from resnet_jax.resnet import ResNet
     from resnet_jax.spec import ResNetSpec
     from resnet_jax.stack import stack_blocks, unstack_blocks
-    from resnet_jax.weights import WeightsError, from_tensors, load_weights, save_weights
+    from resnet_jax.weight_files import WeightsError
+    from resnet_jax.weights import from_tensors, load_weights, save_weights
     from resnet_jax.zoo import get_spec, list_models
 
 _HOME = {
@@ -23,7 +24,7 @@ _HOME = {
     "Preprocessing": "pretrained",
     "ResNet": "resnet",
     "ResNetSpec": "spec",
-    "WeightsError": "weights",
+    "WeightsError": "weight_files",
     "create_model": "heads",
     "from_tensors": "weights",
     "get_spec": "zoo",

@@ -39,6 +39,9 @@ class BatchNorm(nn.Module):
     batches; per-device statistics when it is the batch of a device); the running averages then
     take the mean over groups. None is the whole batch: under `jit` over a mesh, the global one.
 
+    `fuse` lets a network compute a 1x1 convolution and the BatchNorm behind it as one layer (see
+    `kernel` in `__call__`). Without it, the convolution is rounded to `dtype` and then normalised.
+
     Raises:
       ValueError: the batch is not a multiple of `group_size`; or in training, a group has only one
         value for each channel (one example of one pixel), whose variance is always 0.
@@ -48,6 +51,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     group_size: int | None = None
     frozen: bool = False
+    fuse: bool = True
     scale_init: Initializer = jax.nn.initializers.ones
     dtype: jnp.dtype = jnp.float32
 
@@ -110,7 +114,7 @@ class BatchNorm(nn.Module):
             )
         return x.reshape(batch // group, group, *x.shape[1:])
 
-    def _update(self, running: nn.Variable, value: jax.Array) -> None:
+    def _update(self, running: nn.Variable[jax.Array], value: jax.Array) -> None:
         value = lax.stop_gradient(value.mean(range(value.ndim - 1))).astype(running.value.dtype)
         running.value = self.momentum * running.value + (1 - self.momentum) * value
 

@@ -26,7 +26,7 @@ class Replacement(NamedTuple):
         return self.make(*args)
 
 
-class Attributes(dict):
+class Attributes(dict[Any, Any]):
     """An object as the dict of its attributes."""
 
     def __setstate__(self, state: Any) -> None:

@@ -16,7 +16,8 @@ from resnet_jax import zoo
 from resnet_jax.fields import check_fields
 from resnet_jax.home import expand
 from resnet_jax.spec import ResNetSpec
-from resnet_jax.weights import Variables, WeightsError, load_weights
+from resnet_jax.weight_files import WeightsError
+from resnet_jax.weights import Variables, load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

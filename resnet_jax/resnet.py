@@ -113,7 +113,7 @@ class Block(nn.Module):
 def _conv_norm(conv: Conv, norm: BatchNorm | GroupNorm, x: jax.Array, train: bool) -> jax.Array:
     """norm(conv(x)), in training as one layer where a 1x1 convolution widens the map."""
     widens = conv.kernel_size == conv.groups == 1 and x.shape[-1] < conv.features
-    if not (train and widens and isinstance(norm, BatchNorm)):
+    if not (train and widens and isinstance(norm, BatchNorm) and norm.fuse):
         return norm(conv(x), train=train)
     pixels = -(-x.shape[1] // conv.stride) * -(-x.shape[2] // conv.stride)
     if (norm.group_size or len(x)) * pixels < 8 * x.shape[-1]:
@@ -196,7 +196,7 @@ class ResNet(nn.Module):
 
     `norm_group_size` and `freeze_norm` are `BatchNorm`'s `group_size` and `frozen`, for every norm
     of the network; `dtype` is what activations are computed in. `scan` is `Stage`'s: the variables
-    then have another layout.
+    then have another layout. `fuse_norm` is `BatchNorm.fuse`.
     """
 
     spec: ResNetSpec
@@ -204,6 +204,7 @@ class ResNet(nn.Module):
     norm_group_size: int | None = None
     freeze_norm: bool = False
     scan: bool = False
+    fuse_norm: bool = True
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -263,6 +264,7 @@ class ResNet(nn.Module):
             epsilon=spec.norm_epsilon,
             group_size=self.norm_group_size,
             frozen=self.freeze_norm,
+            fuse=self.fuse_norm,
             dtype=self.dtype,
         )
 

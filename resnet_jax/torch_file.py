@@ -43,7 +43,7 @@ class UnsafeFile(ValueError):
     """The pickle names a class or function that is not known to be harmless."""
 
 
-def read_torch(path: str | os.PathLike, check: Check = lambda nbytes: None) -> Any:
+def read_torch(path: str | os.PathLike[str], check: Check = lambda nbytes: None) -> Any:
     """The object in a torch checkpoint; its tensors become NumPy arrays.
 
     Bfloat16 becomes float32, parameters are arrays like any other, and dicts of every kind
@@ -73,7 +73,7 @@ def read_torch(path: str | os.PathLike, check: Check = lambda nbytes: None) -> A
     return read_without_torch(path, check)
 
 
-def read_without_torch(path: str | os.PathLike, check: Check = lambda nbytes: None) -> Any:
+def read_without_torch(path: str | os.PathLike[str], check: Check = lambda nbytes: None) -> Any:
     """`read_torch` by the reader of this module, whether torch is installed or not."""
     try:
         with open(path, "rb") as file:
@@ -275,7 +275,9 @@ def _unread_tensor(*args: Any) -> None:
     raise ValueError(f"holds a tensor of {kind}, which is not read; convert it to torch.float32")
 
 
-def _tensor(storage: np.ndarray, start: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+def _tensor(
+    storage: np.ndarray, start: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> np.ndarray:
     """A view of its storage.
 
     The bounds are checked in Python's integers, because those of NumPy overflow.

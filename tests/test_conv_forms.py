@@ -1,5 +1,6 @@
 """A CPU computes some convolutions and the max pool in forms of its own: the same to rounding."""
 
+import re
 from functools import partial
 
 import jax
@@ -10,26 +11,26 @@ import pytest
 from resnet_jax import conv
 from resnet_jax.conv import convolve, max_pool
 
-# x [H, W, C_in], kernel size, C_out, stride, groups, dilation, and the form that is taken
+# x [H, W, C_in], kernel size, C_out, stride, groups, dilation
 CASES = {
-    "1x1": ((6, 5, 8), 1, 4, 1, 1, 1, conv._pointwise),
-    "1x1 stride 2": ((7, 6, 8), 1, 4, 2, 1, 1, conv._pointwise),
-    "2x2 map": ((2, 2, 6), 3, 4, 1, 1, 1, conv._patches),
-    "1x1 map": ((1, 1, 6), 3, 4, 1, 1, 1, conv._patches),
-    "4x3 map, stride 2": ((4, 3, 6), 3, 4, 2, 1, 1, conv._patches),
-    "7x7 map, many channels": ((7, 7, 256), 3, 4, 1, 1, 1, conv._patches),
-    "dilated, small": ((2, 2, 6), 3, 4, 1, 1, 2, conv._patches),
-    "7x7 map, few channels": ((7, 7, 128), 3, 4, 1, 1, 1, conv._apart),
-    "dilated": ((9, 8, 6), 3, 4, 1, 1, 2, conv._apart),
-    "stride 2": ((9, 8, 6), 3, 4, 2, 1, 1, conv._apart),
-    "dilated, stride 2": ((9, 8, 6), 3, 4, 2, 1, 2, conv._apart),
-    "stem": ((9, 8, 3), 7, 4, 2, 1, 1, conv._apart),
-    "groups in one run": ((5, 6, 12), 3, 8, 1, 4, 1, conv._blocks),
-    "groups in runs of 4": ((5, 6, 128), 3, 128, 2, 8, 1, conv._blocks),
-    "wide groups": ((4, 4, 160), 3, 4, 1, 2, 1, conv._blocks),
-    "depthwise": ((5, 4, 6), 3, 6, 1, 6, 1, conv._blocks),
-    "grouped 1x1": ((5, 4, 6), 1, 4, 1, 2, 1, conv._blocks),
-    "grouped, dilated": ((6, 6, 8), 3, 8, 1, 2, 2, conv._blocks),
+    "1x1": ((6, 5, 8), 1, 4, 1, 1, 1),
+    "1x1 stride 2": ((7, 6, 8), 1, 4, 2, 1, 1),
+    "2x2 map": ((2, 2, 6), 3, 4, 1, 1, 1),
+    "1x1 map": ((1, 1, 6), 3, 4, 1, 1, 1),
+    "4x3 map, stride 2": ((4, 3, 6), 3, 4, 2, 1, 1),
+    "7x7 map, many channels": ((7, 7, 256), 3, 4, 1, 1, 1),
+    "dilated, small": ((2, 2, 6), 3, 4, 1, 1, 2),
+    "7x7 map, few channels": ((7, 7, 128), 3, 4, 1, 1, 1),
+    "dilated": ((9, 8, 6), 3, 4, 1, 1, 2),
+    "stride 2": ((9, 8, 6), 3, 4, 2, 1, 1),
+    "dilated, stride 2": ((9, 8, 6), 3, 4, 2, 1, 2),
+    "stem": ((9, 8, 3), 7, 4, 2, 1, 1),
+    "groups in one run": ((5, 6, 12), 3, 8, 1, 4, 1),
+    "groups in runs of 4": ((5, 6, 128), 3, 128, 2, 8, 1),
+    "wide groups": ((4, 4, 160), 3, 4, 1, 2, 1),
+    "depthwise": ((5, 4, 6), 3, 6, 1, 6, 1),
+    "grouped 1x1": ((5, 4, 6), 1, 4, 1, 2, 1),
+    "grouped, dilated": ((6, 6, 8), 3, 8, 1, 2, 2),
 }
 
 TOLERANCE = 2e-6
@@ -37,7 +38,7 @@ TOLERANCE = 2e-6
 
 def case(name: str):
     """(the function as the network has it, XLA's own, input, kernel) of a case."""
-    shape, size, features, stride, groups, dilation, _ = CASES[name]
+    shape, size, features, stride, groups, dilation = CASES[name]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *shape)).astype(np.float32)
     kernel = rng.normal(size=(size, size, shape[2] // groups, features)).astype(np.float32)
@@ -64,11 +65,35 @@ def close(got, wanted):
     jax.tree.map(check, got, wanted)
 
 
+# How many convolutions a CPU gets: forward, and in all with both gradients. None: matrix products.
+# A gradient for the input of a strided 3x3 is a matrix product too. Of groups there are as many as
+# it takes runs of at most 64 channels.
+CONVOLUTIONS = {
+    **dict.fromkeys(("1x1", "1x1 stride 2", "2x2 map", "1x1 map"), (0, 0)),
+    **dict.fromkeys(("4x3 map, stride 2", "7x7 map, many channels", "dilated, small"), (0, 0)),
+    **dict.fromkeys(("7x7 map, few channels", "dilated", "stem"), (1, 3)),
+    **dict.fromkeys(("stride 2", "dilated, stride 2"), (1, 2)),
+    **dict.fromkeys(("groups in one run", "depthwise", "grouped 1x1", "grouped, dilated"), (1, 3)),
+    **dict.fromkeys(("groups in runs of 4", "wide groups"), (2, 6)),
+}
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_the_form_of_each_case(name):
-    _, _, x, kernel = case(name)
-    _, _, _, stride, groups, _, form = CASES[name]
-    assert conv._cpu_form(x.shape, kernel.shape, stride, groups) is form
+def test_what_a_cpu_computes(name):
+    """Counted in the program that its compiler gets, in which no convolution has groups."""
+    ours, _, x, kernel = case(name)
+
+    def program(f):
+        return jax.jit(f).trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+
+    forward = program(ours)
+    both = program(jax.grad(lambda *args: jnp.square(ours(*args)).sum(), (0, 1)))
+    found = tuple(text.count("stablehlo.convolution") for text in (forward, both))
+    assert found == CONVOLUTIONS[name]
+    assert forward.count("stablehlo.dot_general") == (found[0] == 0)
+    for text in (forward, both):
+        for groups in ("feature_group_count", "batch_group_count"):
+            assert set(re.findall(rf"{groups} = (\d+)", text)) == ({"1"} if found[0] else set())
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import train.loop
+from tests.observations import batch, changed, names, together, updates
 from tests.runs import tiny
-from tests.test_options import CHANGES, batch, changed, names, together, updates
+from tests.test_options import CHANGES
 from train.__main__ import main
 from train.config import ConfigError, RunConfig
 from train.config_json import flatten, to_json

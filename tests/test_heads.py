@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import flax
 import flax.linen as nn
@@ -179,15 +179,18 @@ def test_create_model_hands_every_option_on():
         dtype=jnp.bfloat16,
         norm_group_size=4,
         freeze_norm=True,
+        scan=True,
+        fuse_norm=False,
         drop_path=0.1,
         width=32,
     )
-    assert model == Classifier(
-        ResNet(get_spec("resnet50d", drop_path=0.1, width=32), jnp.bfloat16, 4, True), 10
-    )
-    assert (model.backbone.norm_group_size, model.backbone.freeze_norm) == (4, True)
+    spec = get_spec("resnet50d", drop_path=0.1, width=32)
+    options = {"norm_group_size": 4, "freeze_norm": True, "scan": True, "fuse_norm": False}
+    assert model == Classifier(ResNet(spec, jnp.bfloat16, **options), 10)
+    own = {"spec", "dtype", "parent", "name"}
+    assert {f.name for f in fields(ResNet)} - own == set(options)  # a new one would be missed
     default = create_model("resnet18")
-    assert default == Classifier(ResNet(get_spec("resnet18"), jnp.float32, None, False), 1000)
+    assert default == Classifier(ResNet(get_spec("resnet18")), 1000)
 
 
 def test_an_unknown_name_lists_the_nearest():

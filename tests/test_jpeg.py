@@ -155,24 +155,28 @@ def test_random_damage_is_a_bad_image_or_a_crop():
     assert sizes == {0, 3}
 
 
-def test_a_crop_decodes_no_more_than_it_takes(monkeypatch):
-    data, asked = photo(400, 300), []
-    decode = images.jpeg.decode
-
-    def spy(data, header, factor=1, rows=None):
-        pixels = decode(data, header, factor, rows)
-        asked.append((rows, len(pixels)))
-        return pixels
-
-    monkeypatch.setattr(images.jpeg, "decode", spy)
-    monkeypatch.setattr(region, "decode", lambda *args: None)
-    augment = AugmentConfig(area=(0.1, 0.3))
+@pytest.mark.parametrize("with_library", [True, False])
+def test_a_crop_needs_no_rows_below_it(monkeypatch, with_library):
+    """Of a file whose lower half is missing, which an end marker hides, the upper half is read."""
+    if not with_library:
+        monkeypatch.setattr(region, "decode", lambda *args: None)
+    data = photo(400, 300)
+    ended = data[: len(data) // 2] + END
+    augment, above, below = AugmentConfig(area=(0.1, 0.3)), 0, 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
         top, left, height, width = images.sample_crop(400, 300, augment, rng)
-        rng = np.random.default_rng(seed)
-        crop = images.random_crop(data, 200, augment, rng, max_pixels=10**6)
-        assert asked[-1][0] == top + height and asked[-1][1] <= top + height + 2
-        expected = whole(data, 1)[top : top + height, left : left + width]
-        np.testing.assert_array_equal(crop, expected)
-    assert min(rows for rows, _ in asked) < 150
+
+        def crop(seed: int = seed) -> np.ndarray:
+            rng = np.random.default_rng(seed)
+            return images.random_crop(ended, 200, augment, rng, max_pixels=10**6)
+
+        if top + height <= 190:
+            expected = whole(data, 1)[top : top + height, left : left + width]
+            np.testing.assert_array_equal(crop(), expected)
+            above += 1
+        elif top + height > 210:
+            with pytest.raises(images.BadImage):
+                crop()
+            below += 1
+    assert above >= 5 and below >= 25

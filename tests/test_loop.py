@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ import train.trainer
 from tests.runs import tiny
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
+from train.data.order import asked
 from train.inference import evaluate_run
 from train.loop import fit
 from train.mesh import make_mesh, replicated
@@ -163,9 +165,34 @@ def test_another_run_is_refused_and_what_differs_is_said(finished):
         fit(other, finished, quiet=True)
 
 
-def test_how_it_is_read_may_change(finished):
-    data = replace(tiny().data, threads=2, prefetch=3)
-    fit(tiny(ema_decay=0.9, data=data), finished, quiet=True)
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, stopped after 33 of its 60 steps."""
+    workdir = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stopping_at(patch, 33, signal.SIGTERM)
+        with pytest.raises(RunError, match="after step 33 of 60, saved"):
+            fit(tiny(ema_decay=0.9), workdir, quiet=True)
+    return workdir
+
+
+LIMITS = {"max_pixels": 100, "max_image_bytes": 10**5, "on_bad_image": "skip"}
+READING = {
+    "threads": {"threads": 2, "prefetch": 3, "retries": 0, "stall_seconds": 5.0, **LIMITS},
+    "processes": {"workers": 1},
+    "on the devices": {"resident": "on"},
+}
+
+
+@pytest.mark.parametrize("how", READING)
+def test_a_run_that_is_read_otherwise_from_a_resume_on_is_the_same(
+    stopped, finished, tmp_path, how
+):
+    """27 steps are left to read in the new way."""
+    workdir = shutil.copytree(stopped, tmp_path / "run")
+    data = replace(tiny().data, **READING[how])
+    fit(tiny(ema_decay=0.9, data=data), workdir, quiet=True)
+    assert content(workdir) == content(finished)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -213,9 +240,9 @@ def test_a_bad_image_ends_the_run_and_loses_nothing(tmp_path):
     workdir = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"train/blue/05.png: not an image.*skip") as caught:
         fit(config, workdir, quiet=True)
-    saved = [p.name for p in (workdir / "checkpoints").iterdir()]
-    assert len(saved) <= 1  # the step it came to, unless it was the first
-    assert all(f"saved, up to step {step}" in str(caught.value) for step in saved)
+    assert 5 in asked(48, 0, 8, step=1)  # the second batch of seed 0 has it
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["1"]
+    assert "What was trained is saved, up to step 1" in str(caught.value)
 
     # the same run goes on without the file
     skipping = replace(config, data=replace(data, on_bad_image="skip"))
@@ -280,14 +307,19 @@ def test_signals_reach_only_the_main_thread_of_a_run(tmp_path):
     thread.start()
     thread.join()
     assert not failures
+    assert Checkpoints(tmp_path / "checkpoints", tiny().checkpoint).steps() == [5]
 
 
-def test_a_network_without_batch_norm(tmp_path):
+def test_a_network_without_batch_norm(tmp_path, monkeypatch):
     """It has no statistics to keep, to average or to save."""
     model = ModelConfig(name="resnet8_cifar", depths=(1, 1), width=8, norm="group", norm_groups=4)
     config = tiny(duration="10st", model=model, ema_decay=0.9)
-    fit(config, tmp_path, quiet=True)
+    with monkeypatch.context() as patch:
+        stopping_at(patch, 4, signal.SIGTERM)
+        with pytest.raises(RunError, match="after step 4 of 10, saved"):
+            fit(config, tmp_path, quiet=True)
+    fit(config, tmp_path, quiet=True)  # resumes
     weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint)
     variables = weights.restore_weights("last", replicated(make_mesh())).variables
     assert variables["batch_stats"] == {} and variables["params"]["head"]["bias"].shape == (10,)
-    fit(replace(config, data=replace(config.data, prefetch=3)), tmp_path, quiet=True)  # resumes
+    assert weights.steps()[-1] == 10

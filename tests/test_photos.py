@@ -1,4 +1,4 @@
-"""A folder of real photographs as it is met in the wild (issue 2, must show 6)."""
+"""A folder of real photographs: damaged files, unusual colour modes, rotated images."""
 
 import shutil
 from pathlib import Path

@@ -1,11 +1,8 @@
 """train/data/pipeline.py: a batch is a pure function of (config, step)."""
 
 import dataclasses
-import errno
 import gc
 import io
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
+from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
 from train.data.images import eval_image
 from train.data.order import asked
 from train.data.pipeline import (
     BadExample,
     HostBatch,
     eval_batches,
-    generator,
     train_batches,
 )
 from train.data.sources import ArraySource, Example, FolderSource, Source, open_splits
@@ -203,162 +199,6 @@ def test_workers_change_nothing():
     assert_same(batches(source, 6, 1, 6, data=data), batches(source, 6, 1, 6))
 
 
-# --- augmentation --------------------------------------------------------------------------------
-
-
-def views(
-    source: Source, size: int, epochs: Sequence[int], **options
-) -> dict[tuple[int, int], bytes]:
-    """(epoch, index) -> pixels."""
-    count = len(source)
-    first, last = min(epochs), max(epochs) + 1
-    start, stop = first * count // size, -(-last * count // size)
-    found = batches(source, size, start, stop, **options)
-    indices, pixels = column(found, "index"), column(found, "image")
-    places = range(start * size, start * size + len(indices))
-    seen = zip(places, indices, pixels, strict=True)
-    return {
-        (place // count, int(i)): x.tobytes() for place, i, x in seen if place // count in epochs
-    }
-
-
-SEEDS = [0, 7, 2**31 - 1, 2**31, 2**32 - 1]
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_reused_generator_is_as_good_as_new(seed):
-    for epoch, index in ((0, 0), (3, 17), (2**31, 2**40)):
-        fresh = np.random.Generator(
-            np.random.Philox(key=np.array([seed << 32 | epoch, index], np.uint64))
-        )
-        found = generator(seed, epoch, index)
-        found.random(3, np.float32)  # leaves half a word behind
-        found = generator(seed, epoch, index)
-        assert found.random(5).tolist() == fresh.random(5).tolist()
-        assert found.integers(0, 9, 7).tolist() == fresh.integers(0, 9, 7).tolist()
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("crop", ["pad", "random_resized"])
-def test_augmentation_is_a_function_of_seed_epoch_and_index(seed, crop):
-    source, augment = noise(size=8), AugmentConfig(crop=crop, pad=2)
-    one = views(source, 4, [0, 1, 2], seed=seed, augment=augment)
-    assert len(one) == 3 * N
-    # the place in the stream, and who else is in the batch, have no say
-    assert views(source, 6, [0, 1, 2], seed=seed, augment=augment) == one
-    some = views(source, 10, [2], seed=seed, augment=augment)
-    assert some == {key: view for key, view in one.items() if key[0] == 2}
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_views_differ_between_epochs(seed):
-    source = noise()
-    seen = views(source, N, range(10), seed=seed)
-    # 10 draws of 50 views have 9.1 different ones on average, and 182 for 20 examples
-    different = sum(len({seen[epoch, i] for epoch in range(10)}) for i in range(N))
-    assert 160 < different < 200
-
-
-def test_views_differ_between_seeds():
-    source = noise()
-    one, other = (views(source, N, range(5), seed=seed) for seed in (0, 1))
-    # one in 50 agrees by chance: 2 of 100
-    assert sum(one[key] == other[key] for key in one) < 10
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_views_differ_between_examples(seed):
-    pixels = np.repeat(noise(1).images, N, axis=0)  # one image, twenty times
-    source = ArraySource(pixels, np.zeros(N, int), ["all"], "test")
-    seen = views(source, N, [0], seed=seed)
-    assert len(set(seen.values())) > 10  # 16.6 on average
-
-
-def test_all_views_are_drawn_equally_often():
-    pixels = np.repeat(noise(1).images, N, axis=0)
-    source = ArraySource(pixels, np.zeros(N, int), ["all"], "test")
-    seen = list(views(source, N, range(50)).values())
-    counts = [seen.count(view) for view in set(seen)]
-    # 1000 draws of 50 views: chi-square of 49 degrees of freedom has 49 +- 9.9
-    assert len(counts) == 50
-    assert sum((count - 20) ** 2 / 20 for count in counts) < 100
-
-
-# --- evaluation ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 7, 20, 96])
-def test_evaluation_sees_every_example_once(size):
-    source = noise()
-    found = evaluated(source, size)
-    steps = -(-N // size)
-    assert [len(batch["index"]) for batch in found] == [size] * steps
-    padding = steps * size - N
-    assert column(found, "index").tolist() == [*range(N), *[-1] * padding]
-    assert column(found, "mask").tolist() == [1.0] * N + [0.0] * padding
-    assert column(found, "label").tolist() == [*(source.labels), *[0] * padding]
-    assert (column(found, "bad") == -1).all()
-    np.testing.assert_array_equal(column(found, "image")[:N], source.images)
-    assert not column(found, "image")[N:].any()
-
-
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("size", [4, 8, 96])
-def test_evaluation_over_processes_sees_every_example_once(size, processes):
-    source, whole = noise(), evaluated(noise(), size)
-    parts = [evaluated(source, size, shard=(i, processes)) for i in range(processes)]
-    assert {len(part) for part in parts} == {len(whole)}  # all take part in every step
-    for step, batch in enumerate(whole):
-        for key in batch:
-            rows = np.concatenate([part[step][key] for part in parts])
-            np.testing.assert_array_equal(rows, batch[key])
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3, 4])
-def test_a_split_that_nothing_divides_is_evaluated_evenly(processes):
-    size = -(-32 // processes) * processes  # as the mesh rounds it up: 33 for three
-    source = noise(359)
-    parts = [evaluated(source, size, shard=(i, processes)) for i in range(processes)]
-    assert {len(part) for part in parts} == {-(-359 // size)}
-    assert {len(batch["mask"]) for part in parts for batch in part} == {size // processes}
-    indices = np.concatenate([column(part, "index") for part in parts])
-    masks = np.concatenate([column(part, "mask") for part in parts])
-    assert sorted(indices[masks == 1]) == list(range(359)) and (indices[masks == 0] == -1).all()
-    assert_same(joined(parts), evaluated(source, size))
-
-
-def joined(parts: list[list[HostBatch]]) -> list[HostBatch]:
-    """The global batches, of which each process has its rows."""
-    return [
-        {key: np.concatenate([batch[key] for batch in rows]) for key in rows[0]}
-        for rows in zip(*parts, strict=True)
-    ]
-
-
-@pytest.mark.parametrize("processes", [2, 3, 4])
-def test_processes_have_the_rows_of_one_process(processes):
-    source = noise(35)
-    parts = [batches(source, 12, 1, 8, shard=(i, processes)) for i in range(processes)]
-    assert_same(joined(parts), batches(source, 12, 1, 8))
-
-
-def test_a_batch_that_the_processes_do_not_divide_is_refused():
-    for stream in (batches, lambda *_, shard: evaluated(noise(), 32, shard=shard)):
-        with pytest.raises(ConfigError, match=r"batch of 32: does not divide over 3 processes"):
-            stream(noise(), 32, 0, 1, shard=(0, 3))
-
-
-def test_evaluation_resizes_and_crops():
-    source = noise(size=9)
-    config = EvalConfig(crop_fraction=0.5)
-    found = list(eval_batches(source, DATA, config, batch_size=8))
-    expected = [eval_image(x, 4, 0.5, max_pixels=100) for x in source.images]
-    np.testing.assert_array_equal(column(found, "image")[:N], expected)
-    assert not np.array_equal(
-        expected, [eval_image(x, 4, 1.0, max_pixels=100) for x in source.images]
-    )
-
-
 # --- files that are no images --------------------------------------------------------------------
 
 
@@ -507,103 +347,6 @@ def test_label_out_of_range_is_named(label):
 def test_labels_at_the_ends_of_the_range_are_good():
     for label in (0, 2):
         assert evaluated(Mislabelled(label), 6)[0]["label"].tolist() == [0, 1, 2, label, 1, 2]
-
-
-# --- storage that fails --------------------------------------------------------------------------
-
-
-class Flaky:
-    """A source whose reads of some examples fail at first. `times` of None: for ever."""
-
-    channels = 3
-
-    def __init__(self, failing: Sequence[int], times: int | None, number: int = errno.EIO) -> None:
-        self.good, self.failing, self.times, self.number = noise(), failing, times, number
-        self.class_names, self.name, self.reads = self.good.class_names, self.good.name, [0] * N
-
-    def __len__(self) -> int:
-        return N
-
-    def __getitem__(self, index: int) -> Example:
-        self.reads[index] += 1
-        if index in self.failing and (self.times is None or self.reads[index] <= self.times):
-            raise OSError(self.number, os.strerror(self.number))
-        return self.good[index]
-
-
-READING = [{"threads": 0}, {"threads": 4}, {"threads": 2, "workers": 2}]
-
-
-@pytest.mark.parametrize("options", READING, ids=str)
-def test_a_read_that_is_tried_again_gives_the_same_batch(options):
-    data = dataclasses.replace(DATA, **options)
-    failing = [3, 4, 11]
-    found = batches(Flaky(failing, 2), 10, 0, 2, data=data)
-    whole = batches(noise(), 10, 0, 2)
-    counts = np.where(np.isin(column(found, "index"), failing), 2, 0)
-    assert column(found, "retried").tolist() == counts.tolist() and counts.sum() == 6
-    for batch in found:
-        batch["retried"] *= 0
-    assert_same(found, whole)
-
-
-def test_evaluation_tries_again():
-    found = evaluated(Flaky([0, 5], 1, errno.ETIMEDOUT), 8)
-    assert column(found, "retried").tolist() == [1, 0, 0, 0, 0, 1, *[0] * 18]
-    np.testing.assert_array_equal(column(found, "image"), column(evaluated(noise(), 8), "image"))
-
-
-def down(threads: int, workers: int, on_bad_image: str) -> DataConfig:
-    options = {"threads": threads, "workers": workers, "on_bad_image": on_bad_image, "retries": 1}
-    return dataclasses.replace(DATA, **options)
-
-
-DOWN = r"^test\[3\]: \[Errno 5\] Input/output error, tried 2 times"
-
-
-@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
-@pytest.mark.parametrize("threads", [0, 4])
-def test_storage_that_stays_away_is_no_bad_image(threads, on_bad_image):
-    data = down(threads, 0, on_bad_image)
-    for stream in (batches, lambda source, *_, data: evaluated(source, 5, data)):
-        with pytest.raises(RunError, match=DOWN):
-            stream(Flaky([3], None), 10, 0, 2, data=data)
-
-
-def test_workers_say_that_storage_stays_away():
-    with pytest.raises(RunError, match=DOWN):
-        batches(Flaky([3], None), 10, 0, 2, data=down(0, 1, "skip"))
-
-
-def test_a_real_file_on_a_failing_disk(tmp_path):
-    source = photos(tmp_path, {})
-    source.files[2].rename(tmp_path / "away")
-    source.files[2].symlink_to("/proc/self/mem")  # reads of address 0 fail with EIO
-    with pytest.raises(RunError, match=r"^2\.png: .*Input/output error.*tried 1 times"):
-        evaluated(source, 8, dataclasses.replace(SKIP, retries=0))
-
-    def mend() -> None:
-        source.files[2].unlink()
-        (tmp_path / "away").rename(source.files[2])
-
-    later = threading.Timer(0.2, mend)
-    later.start()
-    [batch] = evaluated(source, 8)
-    later.join()
-    assert (
-        batch["mask"].all() and batch["retried"][2] >= 2 == np.count_nonzero(batch["retried"]) + 1
-    )
-
-
-class Deadly(Flaky):
-    def __getitem__(self, index: int) -> Example:
-        os._exit(9)
-
-
-def test_a_worker_that_dies_is_named():
-    data = dataclasses.replace(DATA, workers=1)
-    with pytest.raises(RunError, match=r"process of data\.workers died.* exit code 9"):
-        batches(Deadly([], 0), 10, 0, 1, data=data)
 
 
 # --- real data -----------------------------------------------------------------------------------

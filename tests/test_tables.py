@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.zoo import IMAGE_SIZES, ZOO
+from resnet_jax.zoo import ZOO, image_size
 from tests.runs import ROOT, environment
 from train.__main__ import main
 from train.inference import Answer, Guess
@@ -87,11 +87,12 @@ def test_models_lists_every_network(capsys):
     assert list(table) == list(ZOO)
     for name, (image, classes, parameters, _, _) in table.items():
         small = name.endswith("_cifar") or name == "lenet5"
-        size = 32 if small else IMAGE_SIZES.get(name, 224)
-        assert (image, classes) == (str(size), "10" if small else "1000")
+        assert (image, classes) == (str(image_size(name)), "10" if small else "1000")
         if name in PARAMETERS:
             assert parameters == f"{PARAMETERS[name]:,}"
     assert set(PARAMETERS) <= set(table)
+    sizes = {"resnet50": "224", "resnet20_cifar": "32", "lenet5": "32", "resnetv2_152x4_bit": "480"}
+    assert {name: table[name][0] for name in sizes} == sizes
     assert {name: float(table[name][3]) for name in GFLOPS} == GFLOPS
     sources = {"resnet50": "He 2019, B", "resnet50_v1": "He 2016a", "resnet34c": "He 2019, C"}
     sources |= {"resnet18d": "He 2019, D", "resnetv2_101": "He 2016b", "resnet18": "He 2016a"}

@@ -12,7 +12,7 @@ from etils import epath
 _Path: Any = type(epath.Path("/"))
 
 
-class _Literal(_Path):  # type: ignore[misc]
+class _Literal(_Path):
     """A path that stands for itself in `glob`; epath takes all of it for a pattern."""
 
     def glob(self, pattern: str) -> Iterator["_Literal"]:
@@ -29,5 +29,5 @@ class ArraysHandler(ocp.PyTreeCheckpointHandler):
 
 @ocp.args.register_with_handler(ArraysHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
-class ArraysSave(ocp.args.PyTreeSave):  # type: ignore[misc]
+class ArraysSave(ocp.args.PyTreeSave):
     """What `ArraysHandler` saves: Orbax knows a handler by the class of its arguments."""

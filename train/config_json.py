@@ -109,9 +109,13 @@ def flatten(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_free(key: str) -> bool:
+    """Whether an option, or its whole group, may differ when a run is resumed."""
+    return key in _FREE or key.split(".")[0] in _FREE
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What would make `new` another run than `old`, one line a field: "optim.lr: 0.1 -> 0.2"."""
     a, b = flatten(to_json(old)), flatten(to_json(new))
-    free = lambda key: key in _FREE or key.split(".")[0] in _FREE  # noqa: E731
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not free(key)]
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not _is_free(key)]
     return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in keys]

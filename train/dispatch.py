@@ -3,10 +3,10 @@
 import abc
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -156,7 +156,7 @@ class Together(Dispatches):
         return state, sums
 
     def close(self) -> None:
-        cast(Generator[HostBatch], self._plans).close()
+        self._plans.close()
 
 
 class Pace:

@@ -19,7 +19,8 @@ from train.mesh import put_batch, round_up, shard
 from train.metrics import Row, Window, means
 from train.prepare import Batch
 from train.progress import warn
-from train.report import Predictions, Subject, write_report
+from train.report import Subject, write_report
+from train.report_tables import Predictions
 from train.run import Run
 from train.state import Variables
 

@@ -311,8 +311,8 @@ class Run:
         )
 
 
-def make_model(config: RunConfig, num_classes: int) -> Any:
-    """The network of a config."""
+def make_model(config: RunConfig, num_classes: int, **options: Any) -> Any:
+    """The network of a config; `options` are further arguments of `create_model`."""
     import jax.numpy as jnp
 
     from resnet_jax import create_model
@@ -325,4 +325,5 @@ def make_model(config: RunConfig, num_classes: int) -> Any:
         norm_group_size=config.norm_group_size,
         scan=config.scans,
         **config.model.changes,
+        **options,
     )

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from train import STARTED, anomaly
-from train.checkpoint import Checkpoints, Progress, judged
+from train.checkpoint import Checkpoints, judged
+from train.checkpoint_content import Progress
 from train.clock import Clock
 from train.config import ConfigError, RunError
 from train.data.feed import Stopped

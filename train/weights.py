@@ -126,7 +126,8 @@ def _tensors(
     given: str, model: ModelConfig, num_classes: int | None = None, *, head: Any = "keep"
 ) -> dict[str, np.ndarray]:
     """By torch's names or by ours; with `head` "reset", published ones have `num_classes`."""
-    from resnet_jax.weights import needed, read_tensors
+    from resnet_jax.weight_files import read_tensors
+    from resnet_jax.weights import needed
 
     if found := published(given):
         from flax.traverse_util import flatten_dict

@@ -5,8 +5,7 @@ The cost is at most that of one evaluation's reading, and at most `CHECK_SECONDS
 
 import contextlib
 import time
-from collections.abc import Callable, Generator
-from typing import cast
+from collections.abc import Callable
 
 import numpy as np
 
@@ -52,7 +51,7 @@ def check_images(
     checked, problems = 0, []
     threads = max(data.threads, 1)
     found = in_threads(lambda i: _problem(source, data, i), order, threads, 2 * threads)
-    with contextlib.closing(cast(Generator, found)):
+    with contextlib.closing(found):
         for problem in found:
             checked += 1
             if problem:

@@ -85,7 +85,7 @@ def _pipeline(most: int, threads: int, size: int) -> Any:
     gpus = [d.local_hardware_id for d in jax.local_devices() if d.platform == "gpu"]
     device = gpus[next(_numbers) % len(gpus)] if gpus else None
 
-    @pipeline_def(
+    @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=most,
         num_threads=threads,
         device_id=device,

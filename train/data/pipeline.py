@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -263,7 +263,7 @@ def _together(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBatch
 
     ahead = data.prefetch * len(parts)
     done = in_threads(read, places(), min(data.threads, ahead), ahead)
-    with contextlib.closing(cast(Generator, done)):
+    with contextlib.closing(done):
         yield from filter(None, done)
 
 
@@ -281,7 +281,7 @@ def _by_dali(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBatch]
             return rows.read(step)  # which says what is wrong with which image
         return batch
 
-    with contextlib.closing(cast(Generator, in_threads(read, steps, threads, data.prefetch))) as it:
+    with contextlib.closing(in_threads(read, steps, threads, data.prefetch)) as it:
         yield from it
 
 

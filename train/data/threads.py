@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -16,7 +16,9 @@ PATIENCE = 3.0
 """Seconds that a read may take to its end when nobody wants it any more."""
 
 
-def in_threads(read: Callable[[S], T], items: Iterable[S], threads: int, ahead: int) -> Iterator[T]:
+def in_threads(
+    read: Callable[[S], T], items: Iterable[S], threads: int, ahead: int
+) -> Generator[T, None, None]:
     """read(item) of all items, in order, `ahead` of them beforehand in so many threads.
 
     What `read` raises is raised where its result would come. With no thread, nothing is read
