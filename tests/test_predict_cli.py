@@ -14,6 +14,7 @@ from tests.test_weights import random_variables
 from train.__main__ import main
 from train.loop import fit
 from train.predict_cli import PredictArgs
+from train.weights import published
 
 NAME = "resnet8_cifar"
 
@@ -118,3 +119,13 @@ def test_class_names_and_preprocessing_of_a_run(run, image, tmp_path, capsys):
     with (tmp_path / "t.csv").open() as file:
         found = {row["class"] for row in csv.DictReader(file)}
     assert len(found) == 5 and found <= set("abcdefghij") and err == ""
+
+
+def test_what_is_a_published_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert published("resnet50.a1_in1k") == ("resnet50", "a1_in1k")
+    for other in ("resnet50", "resnet50.", "resnet51.a1_in1k", "resnet50.pth", "resnet50.pth.tar"):
+        assert published(other) is None, other
+    assert published("resnet18.safetensors") is None and published("runs/resnet18.a1") is None
+    (tmp_path / "resnet50.mine" / "checkpoints").mkdir(parents=True)
+    assert published("resnet50.mine") is None  # a run's directory

@@ -21,7 +21,7 @@ from train.data.images import eval_image
 from train.inference import read_weights
 from train.loop import fit
 from train.run import make_model, read_config
-from train.weights import of_run, preprocessing, published
+from train.weights import of_run, preprocessing
 
 IMAGENET = "test_resnet"  # small, and of 1000 classes
 CIFAR = "resnet8_cifar"
@@ -193,16 +193,6 @@ def test_weights_in_a_run_directory_see_what_the_run_saw(run, folder, capsys):
     # the narrow network has no name of its own; its preprocessing is all that is asked for here
     assert preprocessing(weights, CIFAR) == of_run(read_config(run))
     assert of_run(read_config(run)).size == 8 and of_run(read_config(run)).mean == (0.305,)
-
-
-def test_what_is_a_published_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert published("resnet50.a1_in1k") == ("resnet50", "a1_in1k")
-    for other in ("resnet50", "resnet50.", "resnet51.a1_in1k", "resnet50.pth", "resnet50.pth.tar"):
-        assert published(other) is None, other
-    assert published("resnet18.safetensors") is None and published("runs/resnet18.a1") is None
-    (tmp_path / "resnet50.mine" / "checkpoints").mkdir(parents=True)
-    assert published("resnet50.mine") is None  # a run's directory
 
 
 # --- convert -------------------------------------------------------------------------------------
