@@ -17,8 +17,9 @@ from tests.runs import environment
 from train import checkpoint_content
 from train.checkpoint import Checkpoints
 from train.checkpoint_content import open_checkpoint, read_record, to_json, verify
-from train.checkpoint_restore import held_range
+from train.checkpoint_restore import held_range, restore
 from train.config import CheckpointConfig, RunError
+from train.digests import named
 from train.state import TrainState
 
 MIB = 2**20
@@ -143,6 +144,21 @@ def large_state(mesh: Mesh, seed: int) -> TrainState:
     return TrainState(step, params, {}, {}, {})
 
 
+def check_disagreement(folder: Path, template: TrainState, process: str) -> None:
+    """Arrays that one process finds damaged: no process uses them, and none waits for ever."""
+    if process == "1":
+        copy = shutil.copytree(folder, folder.parent / "other" / "1")
+        record = read_record(copy)
+        record.digests["params/00"] = record.digests["params/00"][:-8] + "00000000"
+        (copy / "progress" / "metadata").write_text(json.dumps(to_json(1, record)))
+        folder = copy
+    shardings = {name: leaf.sharding for name, leaf in named(template).items()}
+    found, why = restore(folder, lambda _: shardings, template)
+    assert found is None
+    alone = "params/00 is not what was saved" if process == "1" else "another process could not"
+    assert alone in why, why
+
+
 def main(folder: str, port: str, process: str) -> None:
     """One of the two processes: saves, restores, and says what that took."""
     jax.distributed.initialize(f"localhost:{port}", 2, int(process))
@@ -161,6 +177,7 @@ def main(folder: str, port: str, process: str) -> None:
     for one, other in zip(*map(jax.tree.leaves, (found.state, state)), strict=True):
         for a, b in zip(one.addressable_shards, other.addressable_shards, strict=True):
             assert np.array_equal(a.data, b.data)
+    check_disagreement(Path(folder) / "1", template, process)
     if process == "0":
         before = restart_peak()
         verify(Path(folder) / "1")
