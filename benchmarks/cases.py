@@ -57,7 +57,7 @@ def _config(name: str) -> RunConfig:
 def facts(config: RunConfig) -> Splits:
     """The config's data, or what stands in for their number and classes: no example is read."""
     try:
-        return data_facts(config.data, None, None)
+        return data_facts(config.data)
     except ConfigError:  # a folder that is not named, for one
         return stand_in(config.data, config.data.examples, config.data.examples, 1000)
 

@@ -142,7 +142,7 @@ def test_a_checkpoint_that_cannot_be_read_back_is_noticed_soon(tmp_path, monkeyp
 def test_later_checkpoints_are_read_back_in_part(tmp_path, monkeypatch):
     checkpoints = saved(tmp_path)
     reads: list[Path] = []
-    monkeypatch.setattr(train.checkpoint, "read", reads.append)
+    monkeypatch.setattr(train.checkpoint, "verify", reads.append)
     checkpoints.save(2, state(2), {}, None)
     checkpoints.wait()
     assert reads == []

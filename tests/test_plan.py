@@ -108,7 +108,7 @@ COMPUTED = {
 def photos(devices) -> Run:
     """2,560 images a step, 90 epochs of 1,281,167."""
     config = replace(get_recipe("imagenet-resnet50"), batch_size=2560)
-    splits = data_facts(config.data, 1000, 1_281_167)
+    splits = data_facts(config.data)
     return Run(config, mesh=make_mesh(devices), splits=splits)
 
 
@@ -207,19 +207,19 @@ def test_images_that_the_network_does_not_take(devices):
 
 
 def test_data_that_are_not_here():
-    known = data_facts(DataConfig(name="imagenet2012:5.1.0", dir="/nowhere"), None, None)
+    known = data_facts(DataConfig(name="imagenet2012:5.1.0", dir="/nowhere"))
     assert (len(known.train), len(known.eval)) == (1_281_167, 50_000)
     assert len(known.train.class_names) == 1000
-    given = data_facts(DataConfig(name="folder"), 37, 3680)
+    given = data_facts(DataConfig(name="synthetic", classes=37, examples=3680))
     assert len(given.train) == 3680 and len(given.train.class_names) == 37
-    assert len(data_facts(DataConfig(name="digits"), None, None).train) == 1438
-    for config, classes, message in (
-        (DataConfig(name="folder"), None, "say --classes N --examples N"),
-        (DataConfig(name="cifar10", dir="/x", train_split="train[:9]"), None, "--examples N"),
-        (DataConfig(name="folder"), 10, "classes and examples go together"),
+    assert len(data_facts(DataConfig(name="digits")).train) == 1438
+    size = "--data.name synthetic --data.classes N --data.examples N$"
+    for config in (
+        DataConfig(name="folder"),
+        DataConfig(name="cifar10", dir="/x", train_split="train[:9]"),
     ):
-        with pytest.raises(ConfigError, match=message):
-            data_facts(config, classes, None)
+        with pytest.raises(ConfigError, match=size):
+            data_facts(config)
 
 
 def test_images_per_core():
@@ -233,7 +233,7 @@ def test_images_per_core():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "the recipe (`resnet-jax recipes` lists them) is missing"),
+        ([], "the recipe is missing: resnet-jax plan RECIPE --topology CHIPS"),
         (["nothing"], "unknown recipe 'nothing'"),
         (["digits"], "--topology is missing: choose a TPU with a shape (v4:2x2x1, v5e:2x2"),
         (["digits", "--topology", "v9"], "topology 'v9': choose a TPU with a shape (v4:2x2x1"),
@@ -245,7 +245,20 @@ def test_images_per_core():
         ),
         (
             ["folder", "--topology", "v5e:2x2"],
-            "To plan without the data, say --classes N --examples N",
+            "give their size: --data.name synthetic --data.classes N --data.examples N",
+        ),
+        (
+            ["folder", "--topology", "v5e:2x2", "--classes", "37", "--examples", "9"],
+            "unknown option --classes: did you mean --data.classes 37?",
+        ),
+        (
+            ["folder", "--topology", "v5e:2x2", "--examples", "9"],
+            "unknown option --examples: did you mean --data.examples 9?",
+        ),
+        (
+            ["folder", "--topology", "v5e:2x2", "--data.classes", "37"],
+            "--data.classes 37 has no effect with data.name folder: it belongs to synthetic data "
+            "(--data.name synthetic)",
         ),
         (["digits", "--topology", "h200", "--json", "/no/such/x"], "there is no folder /no/such"),
         (["digits", "--topology", "h200", "--images_per_core", "0"], "must be positive"),

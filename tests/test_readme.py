@@ -72,8 +72,9 @@ def test_options_exist():
     from benchmarks.step import StepArgs
     from train.config import ModelConfig, RunConfig
     from train.config_json import flatten, to_json
+    from train.convert_cli import ConvertArgs
     from train.plan import PlanArgs
-    from train.weights_cli import ConvertArgs, PredictArgs
+    from train.predict_cli import PredictArgs
 
     text = (ROOT / "README.md").read_text()
     others = "xla_|dist "  # of XLA and of pytest

@@ -119,8 +119,8 @@ def test_predict_says_where_no_class_is_ahead(tmp_path, capsys):
     for kind in range(4):
         files.append(tmp_path / f"{kind}.png")
         Image.fromarray(images([kind])[0]).save(files[-1])
-    guesses = classify(Says(), {}, ["red", "green", "blue"], view, files)
-    assert guesses[files[0]][0].name == "green"
+    answers = list(classify(Says(), {}, ["red", "green", "blue"], view, files))
+    assert answers[0].guesses[0].name == "green"
     warned = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1].strip() for line in warned] == [str(path) for path in files[1:]]
     assert all(

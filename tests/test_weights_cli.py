@@ -1,4 +1,4 @@
-"""Weights on the command line: `predict NAME`, `convert`, and their mistakes."""
+"""Weights on the command line: `predict` with them, `convert`, and their mistakes."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from train.data.images import eval_image
 from train.inference import read_weights
 from train.loop import fit
 from train.run import make_model, read_config
-from train.weights import of_run, preprocessing, published
+from train.weights import of_run, preprocessing
 
 IMAGENET = "test_resnet"  # small, and of 1000 classes
 CIFAR = "resnet8_cifar"
@@ -105,7 +105,7 @@ def expected(folder: Path, name: str, classes: int, image: str, **view) -> list[
 def test_predict_says_what_the_network_says(folder, tmp_path, capsys, suffix):
     images = [str(folder / f"{i}.png") for i in range(3)]
     weights, table = folder / f"{IMAGENET}.{suffix}", tmp_path / "table.csv"
-    size = ("--size", 64)  # the default is the network's own
+    size = ("--data.image_size", 64)  # the default is the network's own
     text = said(capsys, "predict", IMAGENET, *images, "--weights", weights, "--csv", table, *size)
     assert text.startswith("images: 64 pixels, crop_fraction 0.875, bilinear, mean 0.485, 0.456")
     names = (ROOT / "train" / "imagenet_classes.txt").read_text().splitlines()
@@ -124,8 +124,8 @@ def test_predict_says_what_the_network_says(folder, tmp_path, capsys, suffix):
 def test_the_command_line_overrides_the_preprocessing(folder, tmp_path, capsys):
     image, table = str(folder / "0.png"), tmp_path / "table.csv"
     view = {"size": 32, "crop": 0.8, "mean": (0.5,), "std": (0.25,), "interpolation": "bicubic"}
-    options = ("--size", 32, "--crop_fraction", 0.8, "--mean", 0.5, "--std", 0.25)
-    options += ("--interpolation", "bicubic", "--csv", table)
+    options = ("--data.image_size", 32, "--data.mean", 0.5, "--data.std=0.25")
+    options += ("--eval.crop-fraction", 0.8, "--eval.interpolation", "bicubic", "--csv", table)
     weights = folder / f"{CIFAR}.npz"
     text = said(capsys, "predict", CIFAR, image, "--weights", weights, *options)
     assert text.startswith("images: 32 pixels, crop_fraction 0.8, bicubic, mean 0.5, std 0.25\n")
@@ -191,20 +191,8 @@ def test_weights_in_a_run_directory_see_what_the_run_saw(run, folder, capsys):
     weights = run / "model.npz"
     said(capsys, "convert", run, weights)
     # the narrow network has no name of its own; its preprocessing is all that is asked for here
-    from train.run import read_config
-
     assert preprocessing(weights, CIFAR) == of_run(read_config(run))
     assert of_run(read_config(run)).size == 8 and of_run(read_config(run)).mean == (0.305,)
-
-
-def test_what_is_a_published_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert published("resnet50.a1_in1k") == ("resnet50", "a1_in1k")
-    for other in ("resnet50", "resnet50.", "resnet51.a1_in1k", "resnet50.pth", "resnet50.pth.tar"):
-        assert published(other) is None, other
-    assert published("resnet18.safetensors") is None and published("runs/resnet18.a1") is None
-    (tmp_path / "resnet50.mine" / "checkpoints").mkdir(parents=True)
-    assert published("resnet50.mine") is None  # a run's directory
 
 
 # --- convert -------------------------------------------------------------------------------------
@@ -296,11 +284,6 @@ def test_a_file_in_the_home_directory(folder, tmp_path, capsys, monkeypatch):
         assert "'~/w.npz': the home directory is not known" in capsys.readouterr().err
 
 
-def test_help_says_what_there_is_to_predict_with(capsys):
-    text = said(capsys, "predict", "--help")
-    assert "predict DIR" in text and "predict NAME IMAGE... --weights FILE" in text
-
-
 # --- mistakes ------------------------------------------------------------------------------------
 
 ERRORS = {
@@ -320,7 +303,6 @@ ERRORS = {
         r"lenet5 at data.image_size 8: LeNet-5 needs images of 32x32 or more",
     ),
     "no image": (["predict", CIFAR, "--weights", "{cifar}"], "no image given"),
-    "no such image": (["predict", CIFAR, "x.png", "--weights", "{cifar}"], "x.png: No such file"),
     "no such file": (["predict", CIFAR, "0.png", "--weights", "x.npz"], "x.npz: no such file"),
     "no such torch file": (["predict", CIFAR, "0.png", "--weights", "x.pth"], "x.pth: no such"),
     "no weights inside": (["predict", CIFAR, "0.png", "--weights", "0.png"], "0.png: "),
@@ -344,18 +326,9 @@ ERRORS = {
         ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--classes", "0.png"],
         "0.png: not a text file in UTF-8",
     ),
-    "size": (["predict", CIFAR, "0.png", "--weights", "{cifar}", "--size", "0"], "size 0: must"),
     "crop": (
-        ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--crop_fraction", "1.5"],
-        r"crop_fraction 1.5: must be in \(0, 1\]",
-    ),
-    "mean": (
-        ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--mean", "1", "2"],
-        "mean .1.0, 2.0.: needs one value",
-    ),
-    "std": (
-        ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--std", "0"],
-        "std .0.0,.: must be positive",
+        ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--eval.crop_fraction", "1.5"],
+        r"eval.crop_fraction 1.5: must be in \(0, 1\]",
     ),
     "csv": (
         ["predict", CIFAR, "0.png", "--weights", "{cifar}", "--csv", "x/y.csv"],

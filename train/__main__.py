@@ -12,22 +12,19 @@ import tyro
 from resnet_jax.zoo import ZOO, list_models
 from train.arguments import HELP, named, parse, split
 from train.config import ConfigError, RunConfig, RunError
-from train.effects import PREDICTION, accepted_by_eval, check_applicable, check_effects
+from train.convert_cli import convert
+from train.effects import accepted_by_eval, check_applicable, check_effects
 from train.names import accept_every_character, utf8
 from train.output import safe_output
 from train.paths import expand
+from train.predict_cli import predict
 from train.usage import (
     EVAL_COMMON,
     EVAL_HELP,
     PLAN_HELP,
-    PREDICT_HELP,
-    PREDICT_USAGE,
     TRAIN_HELP,
     USAGE,
 )
-from train.weights import published
-from train.weights_cli import convert
-from train.weights_cli import predict as predict_by_file
 from train.xla_flags import set_xla_flags
 
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -52,17 +49,6 @@ class EvalArgs:
     config: Config
     checkpoint: str = "best"
     """best, last, or a step."""
-
-
-@dataclass(frozen=True)
-class PredictArgs:
-    """Options of `predict`."""
-
-    config: Config
-    checkpoint: str = "best"
-    """best, last, or a step."""
-    csv: Path | None = None
-    """Also write image, rank, class, probability, error to this file (UTF-8)."""
 
 
 def train(args: list[str]) -> None:
@@ -131,36 +117,6 @@ def evaluate(args: list[str]) -> None:
 
     _tell(accelerator_warnings())
     print(to_line(evaluate_run(given.config, workdir, given.checkpoint)), end="")
-
-
-def predict(args: list[str]) -> None:
-    """The five most probable classes of each image, or of all images in a folder."""
-    names, options = split(args, "the run directory, or the network,")
-    if not names:
-        print(PREDICT_USAGE, end="")
-        return None
-    if names[0] in ZOO or published(names[0]):
-        return predict_by_file(names, options)
-    if not expand(names[0]).exists():
-        from train.tables import near_models
-
-        near = near_models(names[0].partition(".")[0])
-        hint = f"; did you mean the network {', '.join(near)}?" if near else ""
-        raise ConfigError(f"{names[0]!r} is neither a run directory nor a network{hint}")
-    workdir, config = _run_dir(names)
-    start = PredictArgs(config)
-    accepts = PREDICTION.__contains__
-    shown: Any = {"common": PREDICTION, "accepts": accepts}
-    given = parse("predict DIR IMAGE...", PREDICT_HELP, PredictArgs, start, options, **shown)
-    _tell(check_applicable("predict", config, given.config, accepts))
-    if len(names) < 2:
-        raise ConfigError("no image given: resnet-jax predict DIR IMAGE...")
-    from train import inference
-    from train.predictions import image_files, show
-
-    files = image_files(names[1:])
-    answers = inference.predict(given.config, workdir, given.checkpoint, files)
-    show(answers, len(files), given.csv)
 
 
 def plan_run(args: list[str]) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,31 +17,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from train.checkpoint_content import (
-    Content,
-    Corrupt,
-    OtherModel,
-    Progress,
-    Record,
-    read,
-    read_record,
-    to_json,
-)
+from train.checkpoint_content import Corrupt, Progress, Record, read_record, to_json, verify
 from train.checkpoint_folder import Folder
-from train.checkpoint_paths import ArraysHandler, ArraysSave
+from train.checkpoint_paths import ArraysSave, make_writer
+from train.checkpoint_restore import restore as restore_arrays
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.digests import digests, named
 from train.state import TrainState, Variables
-
-_TIMEOUT = 600
-"""Seconds for the writing of one checkpoint, by the slowest of the processes."""
 
 _REASONS = [  # what the system said, in the middle of TensorStore's 3 kB
     os.strerror(number)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 ]
-
-_GOOD, _DAMAGED, _FOREIGN = range(3)
 
 
 class Restored(NamedTuple):
@@ -72,8 +59,10 @@ class Checkpoints:
 
     A checkpoint is written to a temporary folder, synced to the disk, and renamed when it is whole;
     only then do older ones go. So a kill or a full disk leaves the ones before it, and so does a
-    power loss on a disk that has what it says it has. Whatever is read is held against digests that
-    were taken on the device: a checkpoint that was damaged all the same is set aside, never used.
+    power loss on a disk that has what it says it has. Whatever is read is compared with digests
+    that were taken on the device: a damaged checkpoint is set aside and never used.
+
+    Each process reads and holds no more of a state than its devices do.
 
     `restore_weights` only reads, so it may run beside a training. Of several processes all call the
     same methods in the same order, on one folder that all of them see.
@@ -107,23 +96,7 @@ class Checkpoints:
                 raise RunError(
                     f"no checkpoint can be written to {self.folder}: {error.strerror}"
                 ) from error
-        # Directories are made at once: a thread that cannot make one leaves others waiting for it.
-        options = ocp.options.AsyncOptions(
-            timeout_secs=_TIMEOUT,
-            create_directories_asynchronously=False,
-            post_finalization_callback=self._folder.sync_unfinished,
-        )
-        # Process 0 writes what all processes hold.
-        arrays = ocp.type_handlers.ArrayHandler(
-            use_replica_parallel=False, enable_write_sharding_file=False
-        )
-        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-        handler = ocp.CompositeCheckpointHandler(
-            composite_options=ocp.CompositeOptions(async_options=options),
-            state=ArraysHandler(type_handler_registry=registry),
-            progress=ocp.JsonCheckpointHandler(),
-        )
-        return ocp.AsyncCheckpointer(handler, async_options=options)
+        return make_writer(self._folder.sync_unfinished)
 
     def save(
         self, step: int, state: TrainState, progress: Progress, metrics: dict[str, float] | None
@@ -153,7 +126,7 @@ class Checkpoints:
             if self._trusted:
                 read_record(folder)
             else:
-                read(folder)
+                verify(folder)
         except Corrupt as error:
             raise RunError(
                 f"checkpoint {step} was written to {self.folder}, but what can be read there is "
@@ -201,6 +174,7 @@ class Checkpoints:
           ConfigError: the newest that is whole is one of another model.
         """
         _ = self._writer  # what could not be written later should be known now
+        shardings = {name: leaf.sharding for name, leaf in named(state).items()}
         bad: dict[int, str] = {}
         found = None
         while found is None:
@@ -208,7 +182,7 @@ class Checkpoints:
             step = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
             if step < 0:
                 break
-            found, why = self._read(step, state)
+            found, why = restore_arrays(self._folder.step(step), lambda _: shardings, state)
             bad = bad if found else {**bad, step: why}
         if found is None and bad:
             tried = "; ".join(f"step {step}: {why}" for step, why in bad.items())
@@ -222,24 +196,9 @@ class Checkpoints:
             if isinstance(record, Corrupt):
                 bad.setdefault(step, str(record))
         notes = [f"{self._set_aside(*each)}; step {found.step} is used" for each in bad.items()]
-        placed = [_place(found.arrays[name], leaf.sharding) for name, leaf in named(state).items()]
+        placed = [found.arrays[name] for name in shardings]
         state = jax.tree.unflatten(jax.tree.structure(state), placed)
         return Restored(found.step, state, found.record.progress, notes)
-
-    def _read(self, step: int, state: TrainState | None) -> tuple[Content | None, str]:
-        """What all processes could read; None and the reason, if one of them could not."""
-        content, verdict, why = None, _DAMAGED, "another process could not read it"
-        try:
-            content = read(self._folder.step(step), state)
-            verdict = _GOOD
-        except Corrupt as error:
-            why = str(error)
-        except OtherModel as error:
-            verdict, why = _FOREIGN, str(error)
-        worst = multihost_utils.process_allgather(np.int32(verdict)).max()
-        if worst == _FOREIGN:
-            raise OtherModel(why)
-        return (content, "") if worst == _GOOD else (None, why)
 
     def _set_aside(self, step: int, why: str) -> str:
         if jax.process_index() != 0:
@@ -266,15 +225,17 @@ class Checkpoints:
           ConfigError: no such checkpoint, or it is damaged: the message names those that are whole.
         """
         step = self._choose(which)
-        content, why = self._read(step, None)
-        if content is None:
+        found, why = restore_arrays(
+            self._folder.step(step), lambda names: dict.fromkeys(_weights(names), sharding)
+        )
+        if found is None:
             raise self._unusable(step, why)
-        paths = {tuple(name.split("/")): array for name, array in content.arrays.items()}
+        paths = {tuple(name.split("/")): array for name, array in found.arrays.items()}
         tree = flax.traverse_util.unflatten_dict(paths)
         parts = {field.name: tree.get(field.name, {}) for field in dataclasses.fields(TrainState)}
         name, variables = judged(TrainState(**parts))
         variables = {"batch_stats": {}, **variables}  # a part without arrays is not stored
-        return Weights(step, name, jax.tree.map(lambda x: _place(x, sharding), variables))
+        return Weights(step, name, variables)
 
     def _choose(self, which: str) -> int:
         steps = self.steps()
@@ -297,11 +258,18 @@ class Checkpoints:
         return int(which)
 
     def _unusable(self, step: int, why: str) -> ConfigError:
-        whole = [other for other in self.steps() if other != step and self._read(other, None)[0]]
+        whole = [other for other in self.steps() if other != step and self._has_weights(other)]
         choice = "no other one is whole. Put a copy of one back, or move them away and train again"
         if whole:
             choice = f"choose another: --checkpoint {' or '.join(map(str, whole))}"
         return ConfigError(f"checkpoint {step} in {self.folder} is damaged ({why}); {choice}")
+
+    def _has_weights(self, step: int) -> bool:
+        try:
+            verify(self._folder.step(step), _weights)
+        except Corrupt:
+            return False
+        return True
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
@@ -321,6 +289,8 @@ def _reason(error: Exception) -> str:
     return next((words for words in _REASONS if words in said), said[:300])
 
 
-def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A host array, the same in every process -> the devices."""
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+def _weights(names: Iterable[str]) -> list[str]:
+    """The paths, of a checkpoint's, of the weights that a run is judged by."""
+    names = list(names)
+    averaged = [name for name in names if name.startswith("ema/")]
+    return averaged or [name for name in names if name.startswith(("params/", "batch_stats/"))]

@@ -1,4 +1,4 @@
-"""One checkpoint as one process reads it: on the host, and believed only if it is whole.
+"""One checkpoint as one process reads it.
 
 Beside the arrays, a checkpoint holds a record: its step, the progress, the metrics, and what
 `train.digests` said of every array when it was saved. The record has a checksum of its own. So a
@@ -10,6 +10,8 @@ import hashlib
 import json
 import re
 import textwrap
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,10 @@ from train.digests import describe, host_digest, named
 
 Progress = dict[str, Any]
 """What a resume needs beside the state, as JSON: the sums of the logging window still open."""
+
+
+READ_AHEAD = 256 * 2**20
+"""Bytes of arrays that a reader holds on the host at once."""
 
 
 class Corrupt(Exception):
@@ -91,8 +97,51 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read(folder: Path, state: Any = None) -> Content:
-    """The checkpoint in `folder`, whose name is its step.
+class Stored(NamedTuple):
+    """A checkpoint that was opened: its record was read, its arrays were not."""
+
+    folder: Path
+    record: Record
+    arrays: dict[str, Any]
+    """TensorStore arrays by path, of the shapes and dtypes that were saved."""
+
+    def read(self, ranges: Mapping[str, tuple[slice, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+        """The paths in `ranges`, each with the numbers in that range of its array.
+
+        Reads ahead, but holds at most `READ_AHEAD` bytes at once, or one range if it is larger.
+
+        Raises:
+          Corrupt: an array cannot be read.
+        """
+        parts = {name: self.arrays[name][ranges[name]] for name in ranges}
+        waiting, reading, held = deque(parts.items()), deque[Any](), 0
+        while waiting or reading:
+            while waiting and (not reading or held + _bytes(waiting[0][1]) <= READ_AHEAD):
+                name, part = waiting.popleft()
+                reading.append((name, _bytes(part), part.read()))
+                held += _bytes(part)
+            name, size, future = reading.popleft()
+            try:
+                yield name, np.asarray(future.result())
+            except (ValueError, OSError) as error:  # TensorStore's
+                raise Corrupt(_said(self.folder, str(error))) from error
+            del future
+            held -= size
+
+    def check(self, found: Mapping[str, str]) -> None:
+        """Compares digests of arrays, by path, with those that were saved.
+
+        Raises:
+          Corrupt: one differs.
+        """
+        for name, digest in found.items():
+            saved = self.record.digests[name] if self.record.digests is not None else digest
+            if digest != saved:
+                raise Corrupt(f"state: {name} is not what was saved ({digest}, not {saved})")
+
+
+def open_checkpoint(folder: Path, state: Any = None) -> Stored:
+    """The checkpoint in `folder`, whose name is its step. No array is read.
 
     Each process reads for itself: nothing here waits for another one.
 
@@ -101,7 +150,7 @@ def read(folder: Path, state: Any = None) -> Content:
 
     Raises:
       Corrupt: something cannot be read, is missing, or is not what was saved.
-      OtherModel: it does not fit, which is known before any array is read.
+      OtherModel: it does not fit.
     """
     record = read_record(folder)
     digests = record.digests
@@ -110,22 +159,46 @@ def read(folder: Path, state: Any = None) -> Content:
         _check_model(folder, saved, state)
     try:
         stored = _open_arrays(folder / "state")
-        there = {name: describe(array) for name, array in stored.items()}
-        if digests is None:
-            _check_model(folder, there, state)
-        elif name := _first_difference(saved, there):
-            raise Corrupt(f"state: {name} is {there.get(name, 'missing')}")
-        reading = {name: array.read() for name, array in stored.items()}
-        arrays = {name: np.asarray(future.result()) for name, future in reading.items()}
-    except OtherModel:
-        raise
     except (ValueError, OSError) as error:  # TensorStore's
         raise Corrupt(_said(folder, str(error))) from error
-    for name, digest in (digests or {}).items():
-        found = host_digest(arrays[name])
-        if found != digest:
-            raise Corrupt(f"state: {name} is not what was saved ({found}, not {digest})")
-    return Content(int(folder.name), record, arrays)
+    there = {name: describe(array) for name, array in stored.items()}
+    if digests is None:
+        _check_model(folder, there, state)
+    elif name := _first_difference(saved, there):
+        raise Corrupt(f"state: {name} is {there.get(name, 'missing')}")
+    return Stored(folder, record, stored)
+
+
+def read(folder: Path) -> Content:
+    """All of the checkpoint in `folder`, verified, in this process's memory.
+
+    Raises:
+      Corrupt: something cannot be read, is missing, or is not what was saved.
+    """
+    stored = open_checkpoint(folder)
+    return Content(int(folder.name), stored.record, dict(_verified(stored, stored.arrays)))
+
+
+def verify(folder: Path, choose: Callable[[Iterable[str]], Iterable[str]] = list) -> None:
+    """Reads arrays of the checkpoint in `folder` once, a few at a time. Raises as `read`.
+
+    Args:
+      choose: the paths that there are -> those that are read; all of them without it.
+    """
+    stored = open_checkpoint(folder)
+    for _ in _verified(stored, choose(stored.arrays)):
+        pass
+
+
+def _verified(stored: Stored, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    whole = {name: tuple(map(slice, stored.arrays[name].shape)) for name in names}
+    for name, array in stored.read(whole):
+        stored.check({name: host_digest(array)})
+        yield name, array
+
+
+def _bytes(array: Any) -> int:
+    return int(array.size * array.dtype.numpy_dtype.itemsize)
 
 
 _TENSORSTORE = re.compile(

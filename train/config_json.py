@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from train.config import ConfigError, RunConfig
@@ -62,11 +63,22 @@ def with_versions(tree: dict[str, Any]) -> dict[str, Any]:
 def keep_versions(began: RunConfig, config: RunConfig) -> RunConfig:
     """`config` with the rules that the run `began` with, where it leaves them at their default."""
     a, b, default = (flatten(to_json(c)) for c in (began, config, RunConfig()))
+    return with_options(config, {key: a[key] for key in _VERSIONS if b[key] == default[key]})
+
+
+def with_options(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """`config` with other values of some options: {"optim.lr": 0.2, "seed": 1}.
+
+    Raises:
+      ConfigError: an unknown option, or a bad value.
+    """
     tree = to_json(config)
-    for key in _VERSIONS:
-        section, _, name = key.partition(".")
-        if b[key] == default[key]:
-            tree[section][name] = a[key]
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        part = tree
+        for section in sections:
+            part = part[section]
+        part[name] = value
     return from_json(tree)
 
 

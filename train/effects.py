@@ -82,7 +82,7 @@ CONDITIONS = (
         ("data.examples", "data.classes"),
         "data.name",
         _is_data("synthetic"),
-        "synthetic data; other data are counted",
+        "synthetic data (--data.name synthetic); other data are counted",
         is_mistake=True,
     ),
     Condition(

@@ -44,6 +44,7 @@ HABITS = {
     "train_dir": "--data.dir DIR (DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg)",
     "imgsz": "--data.image_size VALUE",
     "img_size": "--data.image_size VALUE",
+    "size": "--data.image_size VALUE",
     "input_size": "--data.image_size VALUE",
     "train_crop_size": "--data.image_size VALUE",
     "val_crop_size": "--data.image_size VALUE",

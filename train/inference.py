@@ -21,11 +21,10 @@ from train.mesh import make_mesh, replicated
 from train.metrics import Row
 from train.prepare import make_prepare
 from train.progress import warn
-from train.run import Run, make_model, read_class_names
+from train.run import Run
 from train.run_data import open_eval_data
 from train.state import Variables
 from train.tasks import NO_CLASS, top_class
-from train.weights import of_run
 
 
 def read_weights(config: RunConfig, workdir: Path, which: str) -> Weights:
@@ -68,23 +67,6 @@ class Answer(NamedTuple):
     path: Path
     guesses: list[Guess]
     error: str = ""
-
-
-def predict(
-    config: RunConfig, workdir: Path, which: str, files: Sequence[Path]
-) -> Iterator[Answer]:
-    """What a run's checkpoint makes of each image file, see `classify`.
-
-    Raises:
-      ConfigError: no such checkpoint.
-    """
-    use_compilation_cache(config.compilation_cache)
-    names = read_class_names(workdir)
-    variables = read_weights(config, workdir, which).variables
-    model = make_model(config, len(names))
-    return classify(
-        model, variables, names, of_run(config), files, limits=image_limits(config.data)
-    )
 
 
 def classify(

@@ -41,10 +41,6 @@ class PlanArgs:
     images_per_core: float | None = None
     """Images that one CPU core of a host prepares in a second; None: as measured where photos are
     cropped (augment.crop random_resized), else unknown, and the input is left out."""
-    classes: int | None = None
-    """Classes of data that are not here; with `examples`."""
-    examples: int | None = None
-    """Training examples of data that are not here; with `classes`."""
     json: Path | None = None
     """Append all figures to this file, as one line of JSON."""
     hlo: Path | None = None
@@ -65,7 +61,7 @@ def plan(args: PlanArgs) -> dict[str, Any]:
     for path in (args.json, args.hlo):
         if path and not path.absolute().parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}")
-    splits = data_facts(args.config.data, args.classes, args.examples)
+    splits = data_facts(args.config.data)
     compiler = check_compiler(topology.chip)
     prepare_environment()
     from train.compiled import compile_step
@@ -111,25 +107,20 @@ def _check_divides(batch_size: int, topology: Topology) -> None:
         )
 
 
-def data_facts(config: DataConfig, classes: int | None, examples: int | None) -> Splits:
+def data_facts(config: DataConfig) -> Splits:
     """The data that a config names, or a stand-in of the same size: `plan` reads no example.
 
     Raises:
-      ConfigError: the data are not here, and neither `KNOWN` nor the options say their size.
+      ConfigError: the data cannot be opened, and `KNOWN` does not have their size.
     """
-    if (classes is None) != (examples is None):
-        raise ConfigError("classes and examples go together: --classes N --examples N")
-    if classes is not None and examples is not None:
-        if classes < 1 or examples < 1:
-            raise ConfigError(f"classes {classes}, examples {examples}: must be at least 1")
-        return stand_in(config, examples, examples, classes)
     try:
         return open_splits(config)
     except ConfigError as error:
         name = config.name.partition(":")[0]
         if name not in KNOWN or "[" in config.train_split:
             raise ConfigError(
-                f"{error}. To plan without the data, say --classes N --examples N"
+                f"{error}. To plan without the data, give their size: --data.name synthetic "
+                "--data.classes N --data.examples N"
             ) from None
         return stand_in(config, *KNOWN[name])
 

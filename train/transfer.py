@@ -5,24 +5,24 @@ written beside them: in the .json of `convert`, in the config.json of timm or of
 """
 
 from collections.abc import Collection
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from resnet_jax import Preprocessing, WeightsError
 from resnet_jax.pretrained import default_preprocessing, published_preprocessing
 from train.config import ConfigError, RunConfig
-from train.config_json import flatten, to_json
+from train.config_json import flatten, to_json, with_options
 from train.recipes import all_recipes
 from train.run import read_config
-from train.weights import of_run, published, stated_preprocessing, weights_file
+from train.weights import (
+    PREPROCESSING,
+    of_run,
+    options_of,
+    published,
+    stated_preprocessing,
+    weights_file,
+)
 
-TAKEN = {
-    "data.mean": "mean",
-    "data.std": "std",
-    "eval.crop_fraction": "crop_fraction",
-    "eval.interpolation": "interpolation",
-}
+TAKEN = tuple(name for name in PREPROCESSING if name != "data.image_size")
 """Options that a run takes over. The size of the images stays the run's own."""
 
 
@@ -48,7 +48,7 @@ def take_over(
         began = read_config(workdir)
         same = began.init.weights == config.init.weights
         stored = flatten(to_json(began))
-        return _with(config, {name: stored[name] for name in free if same}), []
+        return with_options(config, {name: stored[name] for name in free if same}), []
     if not free:
         return config, [f"this run uses  {_line(of_run(config))}, all as given"]
     view = _stated(config)
@@ -56,8 +56,8 @@ def take_over(
         usual = _line(default_preprocessing(config.model.name))
         expected = f"{usual} (usual for their name; nothing is written beside them)"
     else:
-        expected, wanted = _line(view), asdict(view)
-        config = _with(config, {name: wanted[TAKEN[name]] for name in free})
+        expected, wanted = _line(view), options_of(view)
+        config = with_options(config, {name: wanted[name] for name in free})
     return config, [f"weights expect {expected}", f"this run uses  {_line(of_run(config))}"]
 
 
@@ -82,16 +82,4 @@ def _line(view: Preprocessing) -> str:
     return (
         f"mean {mean}, std {std}, crop_fraction {view.crop_fraction:g}, {view.interpolation}, "
         f"images of {view.size} pixels"
-    )
-
-
-def _with(config: RunConfig, values: dict[str, Any]) -> RunConfig:
-    parts: dict[str, dict[str, Any]] = {"data": {}, "eval": {}}
-    for name, value in values.items():
-        section, _, field = name.partition(".")
-        parts[section][field] = tuple(value) if isinstance(value, list) else value
-    return replace(
-        config,
-        data=replace(config.data, **parts["data"]),
-        eval=replace(config.eval, **parts["eval"]),
     )

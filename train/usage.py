@@ -20,20 +20,13 @@ usage: resnet-jax COMMAND ...
 `resnet-jax --version` the versions of this program and of what it uses.
 """
 
-PREDICT_USAGE = """\
-usage: resnet-jax predict DIR IMAGE... [options]                    with the weights of a run
-       resnet-jax predict NAME IMAGE... --weights FILE [options]    with a file of weights
-       resnet-jax predict NAME.TAG IMAGE... [options]               with timm's
-
-`resnet-jax predict DIR --help` and `resnet-jax predict NAME --help` list the options.
-"""
-
 PLAN_HELP = """\
 Compiles the recipe's training step for hardware that is not here, and reports its memory, its time
 and its bottleneck: resnet-jax plan imagenet-resnet50 --topology v5e:2x2 --batch_size 512
 
 CHIPS: v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, ... or a100-40, a100-80, h100, h200, h200:8.
-Every option of `train` is accepted too.
+Every option of `train` is accepted too. Data that are not here are planned by their size:
+--data.name synthetic --data.classes N --data.examples N (ImageNet and CIFAR need no such options).
 """
 
 TRAIN_HELP = """\
@@ -51,8 +44,13 @@ Evaluates a checkpoint of the run in DIR, on the evaluation split of its data or
 """
 
 PREDICT_HELP = """\
-Prints the most probable classes of each image. With a run, it accepts --checkpoint, --csv,
---precision and what decides how an image is read; the defaults are the run's own.
+usage: resnet-jax predict DIR IMAGE... [options]                    with the weights of a run
+       resnet-jax predict NAME IMAGE... --weights FILE [options]    with a file of weights
+       resnet-jax predict NAME.TAG IMAGE... [options]               with timm's
+
+Prints the most probable classes of each image. It accepts --weights or --checkpoint, --classes,
+--csv, --precision and what decides how an image is read. The defaults are the run's own, or what is
+written beside the weights; where nothing is, what is usual for the network.
 """
 
 EVAL_COMMON = ("data.dir", "data.eval_split", "eval.batch_size", "eval.crop_fraction", "precision")

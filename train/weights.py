@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,14 +211,24 @@ def weights_file(given: str | Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
+PREPROCESSING = {
+    "data.image_size": "size",
+    "data.mean": "mean",
+    "data.std": "std",
+    "eval.crop_fraction": "crop_fraction",
+    "eval.interpolation": "interpolation",
+}
+"""Options of a run -> the field of `Preprocessing` that each one is."""
+
+
 def of_run(config: RunConfig) -> "Preprocessing":
     """What a run does to the images that it evaluates."""
     from resnet_jax import Preprocessing
 
-    return Preprocessing(
-        size=config.data.image_size,
-        crop_fraction=config.eval.crop_fraction,
-        interpolation=config.eval.interpolation,
-        mean=config.data.mean,
-        std=config.data.std,
-    )
+    view = {field: attrgetter(name)(config) for name, field in PREPROCESSING.items()}
+    return Preprocessing(**view)
+
+
+def options_of(view: "Preprocessing") -> dict[str, Any]:
+    """The inverse of `of_run`: the options of a run that does this to its images."""
+    return {name: getattr(view, field) for name, field in PREPROCESSING.items()}
