@@ -225,7 +225,7 @@ def given(monkeypatch) -> list[tuple[RunConfig, Path, bool]]:
     """What `fit` is called with, instead of a training."""
     calls: list[tuple[RunConfig, Path, bool]] = []
 
-    def record(config, workdir, *, stop, extend):
+    def record(config, workdir, *, stop, extend, given):
         calls.append((config, workdir, extend))
 
     monkeypatch.setattr(train.loop, "fit", record)
