@@ -31,6 +31,7 @@ _VERSIONS = {
     "data.held_out": "by_place",
     "data.image_key": None,
     "data.label_key": None,
+    "data.listing": 1,
     "data.order": 1,
 }
 

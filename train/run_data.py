@@ -10,7 +10,7 @@ from train.data import file_list
 from train.data.sources import Splits, open_splits
 from train.run import Run, read_record
 
-_SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out")
+_SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
 
 
 def check_data(workdir: Path, run: Run) -> list[str]:

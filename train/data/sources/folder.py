@@ -65,10 +65,10 @@ def open_folder(
         raise ConfigError(f"data.dir {str(root)!r}: no such folder")
     layout = find_layout(root, config, whole=whole)
     skipped = Skipped()
-    train = _read(root, layout.train, skipped, class_names, complete=not whole)
+    train = _read(root, layout.train, skipped, class_names, config, complete=not whole)
     if layout.eval is not None and not whole:
         names = train.class_names
-        evaluation = _read(root, layout.eval, skipped, names, complete=False)
+        evaluation = _read(root, layout.eval, skipped, names, config, complete=False)
         parts = (train, evaluation)
     else:
         parts = (train, train) if whole else _hold_out(train, config)
@@ -81,6 +81,7 @@ def _read(
     folder: Path,
     skipped: Skipped,
     class_names: Sequence[str] | None,
+    config: DataConfig,
     *,
     complete: bool,
 ) -> FolderSource:
@@ -90,7 +91,7 @@ def _read(
       class_names: those that there may be; None: those that there are.
       complete: every class folder must hold images, and there must be two of them.
     """
-    classes = [path.name for path in subfolders(folder, skipped)]
+    classes = [path.name for path in subfolders(folder, skipped, version=config.listing)]
     if not classes:
         raise ConfigError(f"{folder}: no class folders in it; needs {folder}/CLASS/*.jpg")
     unknown = sorted(set(classes) - set(class_names or classes))
@@ -104,7 +105,7 @@ def _read(
     files, labels = [], []
     for name in classes:
         other = Skipped()
-        found = image_files(folder / name, other)
+        found = image_files(folder / name, other, version=config.listing)
         if complete and not found:
             there = other.reasons(root)
             raise ConfigError(
