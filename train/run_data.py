@@ -8,6 +8,7 @@ from train.config import ConfigError, DataConfig, RunConfig
 from train.config_json import with_versions
 from train.data import file_list
 from train.data.sources import Splits, open_splits
+from train.data.sources.base import nfc
 from train.run import Run, read_record
 
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
@@ -45,11 +46,16 @@ def check_data(workdir: Path, run: Run) -> list[str]:
 def _check_same(
     workdir: Path, name: str, began: dict[str, Any], now: object, data: DataConfig
 ) -> None:
-    if now != began[name]:
+    if _plain(now) != _plain(began[name]):
         raise ConfigError(
             f"the data of {str(workdir)!r} have changed: its {name.replace('_', ' ')} were "
             f"{began[name]}, and {data.name} {data.dir or ''} now has {now}"
         )
+
+
+def _plain(value: object) -> object:
+    """A list of names in one Unicode form; anything else as it is."""
+    return nfc(value) if isinstance(value, list) else value
 
 
 def file_digests(run: Run) -> dict[str, str]:
@@ -112,7 +118,7 @@ def _open_as_run(
         splits = open_splits(data)
     except ConfigError:  # not laid out as the run's data
         return None
-    if list(splits.train.class_names) != began["class_names"]:
+    if nfc(splits.train.class_names) != nfc(began["class_names"]):
         return None
     if "files" not in began:
         count = {"train": len(splits.train), "eval": len(splits.eval)}
