@@ -89,3 +89,10 @@ def test_a_run_from_before_is_split_as_in_training_where_its_data_have_moved(pho
     picture(tmp_path / "moved/a/more.png")
     files, (note,) = evaluated(run, tmp_path / "run", dir=str(tmp_path / "moved"))
     assert len(files) == 41 and "may have been trained on" in note
+
+
+def test_the_folder_is_written_without_dots(run, photos, tmp_path):
+    picture(tmp_path / "other/a/new.png")
+    path = tmp_path / "nowhere" / ".." / "other"
+    _, notes = evaluated(run, tmp_path / "run", dir=str(path))
+    assert notes[0].startswith(f"evaluating all 1 images of {tmp_path / 'other'}, which")

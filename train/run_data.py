@@ -7,8 +7,9 @@ from typing import Any
 from train.config import ConfigError, DataConfig, RunConfig
 from train.config_json import with_versions
 from train.data import file_list
+from train.data.prepare_hint import NotPrepared
 from train.data.sources import Splits, open_splits
-from train.data.sources.base import nfc
+from train.data.sources.base import data_path, nfc
 from train.run import Run, read_record
 
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
@@ -77,8 +78,13 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
       ConfigError: see `open_splits`; the data have other classes than the run's.
     """
     began, data = read_record(workdir), config.data
+    if data.dir and ".." in Path(data.dir).parts:
+        data = replace(data, dir=str(data_path(data)))
     if _is_own(began, data):
-        splits = open_splits(data)
+        try:
+            splits = open_splits(data)
+        except NotPrepared as error:
+            raise ConfigError(error.for_eval) from None
         notes = _changes(workdir, began, data, splits)
     else:
         splits, notes = _open_other(workdir, began, data)

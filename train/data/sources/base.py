@@ -111,12 +111,13 @@ def class_counts(source: Source) -> np.ndarray | None:
 
 
 def data_path(config: DataConfig) -> Path:
-    """`data.dir` as an absolute path, with "~" expanded.
+    """`data.dir` with "~" expanded, and without ".." and the links before it.
 
     Raises:
       ConfigError: "~" stands for a home directory that nobody has.
     """
-    return expand(str(config.dir), "data.dir")
+    path = expand(str(config.dir), "data.dir")
+    return path.resolve() if ".." in path.parts else path
 
 
 def nfc(names: Iterable[str]) -> list[str]:
