@@ -9,7 +9,7 @@ import pytest
 from tests.examples import names, picture
 from tests.runs import tiny
 from train.config import DataConfig
-from train.config_json import keep_versions
+from train.config_json import keep_versions, to_json, with_versions
 from train.data.sources import Splits, image_files, open_splits
 from train.data.sources.listing import Skipped, subfolders
 from train.run import Run, read_config, write_config
@@ -72,3 +72,13 @@ def test_folders_that_a_system_adds_are_never_data(tmp_path):
     assert subfolders(tmp_path, skipped) == [tmp_path / "cat"]
     assert image_files(tmp_path / "cat", skipped) == [tmp_path / "cat/1.png"]
     assert "system folder: 3 (@eaDir, __MACOSX, ...)" in skipped.describe(tmp_path)
+
+
+def test_the_rule_of_runs_between_two_versions(photos, tmp_path):
+    """Their config.json has `held_out`, and their files were listed by the second rule."""
+    config = tiny(data=DataConfig(name="folder", dir=str(photos)))
+    tree = to_json(config)
+    del tree["data"]["listing"]
+    assert with_versions(tree)["data"]["listing"] == 2
+    del tree["data"]["held_out"]
+    assert with_versions(tree)["data"]["listing"] == 1

@@ -1,5 +1,6 @@
 """train/run_data.py: a run's own data in another place are never evaluated unnoticed."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -96,3 +97,18 @@ def test_the_folder_is_written_without_dots(run, photos, tmp_path):
     path = tmp_path / "nowhere" / ".." / "other"
     _, notes = evaluated(run, tmp_path / "run", dir=str(path))
     assert notes[0].startswith(f"evaluating all 1 images of {tmp_path / 'other'}, which")
+
+
+def test_a_run_with_one_digest_of_its_sample_knows_its_data(run, photos, tmp_path):
+    """As earlier versions wrote it: the SHA-256 of those of the sampled files."""
+    path = tmp_path / "run/config.json"
+    content = json.loads(path.read_text())
+    digests = (hashlib.sha256((photos / n).read_bytes()) for n in content["files"]["sample"])
+    joint = hashlib.sha256(b"".join(digest.digest() for digest in digests))
+    content["files"]["sample"] = joint.hexdigest()
+    path.write_text(json.dumps(content))
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    picture(copy / "a/more.png", 99)
+    files, notes = evaluated(run, tmp_path / "run", dir=str(copy))
+    assert [name for name in files if "more" not in name] == held_out(run)
+    assert notes[0].endswith("it is split as in training")

@@ -129,7 +129,10 @@ def overlap(
     names = {unicodedata.normalize("NFC", name) for name in classes}
     now = {_in_class(n, names): f for n, f in zip(source.file_names(), source.files, strict=True)}
     found = sorted(name for name in old["train"] if _in_class(name, names) in now)
-    sample = began["sample"] if isinstance(began["sample"], dict) else {}
+    sample = began["sample"]
+    if isinstance(sample, str):
+        files = [now.get(_in_class(name, names)) for name in _spread(old["train"])]
+        return Overlap(found, bool(found) and _joint_digest(files) == sample)
     pairs = [
         (_content(now[key]), digest)
         for name, digest in sample.items()
@@ -168,9 +171,24 @@ def _digest(names: list[str]) -> dict[str, Any]:
 
 def _sample(source: FolderSource) -> dict[str, str]:
     """Digests of the content of a few files, spread over the list: {name: digest}."""
-    count, names = min(_SAMPLE, len(source)), source.file_names()
-    places = [i * len(source) // count for i in range(count)]
-    return {names[place]: _content(source.files[place]) for place in places}
+    files = dict(zip(source.file_names(), source.files, strict=True))
+    return {name: _content(files[name]) for name in _spread(list(files))}
+
+
+def _spread(names: Sequence[str]) -> list[str]:
+    count = min(_SAMPLE, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
+
+
+def _joint_digest(files: Sequence[Path | None]) -> str:
+    """What earlier versions kept of the sample: one digest of all contents."""
+    found = hashlib.sha256()
+    for path in files:
+        try:
+            found.update(hashlib.sha256(path.read_bytes()).digest() if path else b"unreadable")
+        except OSError:
+            found.update(b"unreadable")
+    return found.hexdigest()
 
 
 def _content(path: Path) -> str:
