@@ -113,3 +113,9 @@ def test_a_file_is_no_folder(tmp_path):
     path = picture(tmp_path / "2.jpg")
     message = refusal(DataConfig(name="folder", dir=str(path)))
     assert message.startswith(f"data.dir {str(path)!r}: is a file; needs the folder")
+
+
+def test_a_folder_is_no_npz_file(tmp_path):
+    message = refusal(DataConfig(name="npz", dir=str(tmp_path)))
+    assert message.startswith(f"data.dir {str(tmp_path)!r}: is a folder; npz needs an .npz file")
+    assert "--data.name folder" in message

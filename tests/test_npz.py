@@ -159,9 +159,8 @@ def test_file_that_is_no_npz(tmp_path, data):
 
 
 def test_npz_that_is_not_there(tmp_path):
-    for path in (tmp_path / "none.npz", tmp_path):
-        message = refusal(DataConfig(name="npz", dir=str(path)))
-        assert f"{str(path)!r}: no such file" in message
+    path = tmp_path / "none.npz"
+    assert f"{str(path)!r}: no such file" in refusal(DataConfig(name="npz", dir=str(path)))
 
 
 # --- labels ---------------------------------------------------------------------------------------

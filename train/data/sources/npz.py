@@ -35,6 +35,11 @@ def open_npz(config: DataConfig) -> Splits:
       OSError: the file cannot be read for a passing reason.
     """
     path = data_path(config)
+    if path.is_dir():
+        raise ConfigError(
+            f"data.dir {str(path)!r}: is a folder; npz needs an .npz file (for a folder of photos: "
+            "--data.name folder)"
+        )
     if not path.is_file():
         raise ConfigError(f"data.dir {str(path)!r}: no such file; npz needs an .npz file")
     try:
