@@ -18,6 +18,7 @@ import optax
 import pytest
 
 from resnet_jax import save_weights
+from tests.examples import picture
 from tests.runs import tiny
 from tests.test_tfds_keys import IMAGE, label, prepared
 from train.checkpoint import Checkpoints
@@ -276,6 +277,16 @@ def numbered(config: RunConfig, workdir) -> str:
     np.savez(workdir / "data.npz", **arrays)
     data = replace(config.data, name="npz", dir=str(workdir / "data.npz"))
     return str(open_splits(data).train.class_names)
+
+
+def listed(config: RunConfig, workdir) -> str:
+    """The files of a folder in which a GIF and hidden files lie beside PNGs."""
+    for name in ("a", "b"):
+        for file in ("1.png", "2.png", "3.png", "4.gif", ".h.jpg", ".hidden/5.png"):
+            picture(workdir / "photos" / name / file)
+    data = replace(config.data, name="folder", dir=str(workdir / "photos"))
+    splits = open_splits(data)
+    return str(sorted([*splits.train.file_names(), *splits.eval.file_names()]))
 
 
 def keeping(config: RunConfig, workdir) -> str:

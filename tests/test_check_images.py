@@ -47,6 +47,15 @@ def test_all_bad_images_are_named_at_once(photos):
     assert "--data.on_bad_image skip" in message
 
 
+def test_every_file_may_have_gone(photos):
+    """The first one too, by which nothing is decided."""
+    source = open_splits(photos).eval
+    for path in (Path(str(photos.dir)) / "val").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"cannot be used: 16: val/.*No such file"):
+        check_images(source, photos)
+
+
 def test_processes_share_the_work(photos):
     spoil(photos)
     source, reads = open_splits(photos).eval, []
@@ -70,7 +79,7 @@ def test_processes_share_the_work(photos):
             check_images(Counting(), photos, shard=(process, 3))
             raise ConfigError("none")
         messages.append(str(error.value))
-    assert set(reads) == set(range(16)) and len(reads) == 16 + 3  # the first is looked at
+    assert set(reads) == set(range(16)) and len(reads) == 16
     assert [name for name in ("a/0", "a/1", "b/2") if name not in " ".join(messages)] == []
 
 

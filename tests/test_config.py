@@ -80,6 +80,7 @@ EVERY = {
     "data.split_seed": (3, 4),
     "data.held_out": ("by_place", "by_name"),
     "data.order": (1, 2),
+    "data.listing": (1, 2),
     "data.image_size": (3, 4),
     "data.mean": ([0.5], [0.5, 0.25, 0.75]),
     "data.std": ([0.5], [0.5, 0.25, 0.75]),

@@ -36,6 +36,7 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.eval_fraction": ({"data.name": "synthetic"}, {}),
     "data.split_seed": ({"data.name": "npz", "data.dir": "x"}, PHOTOS),
     "data.held_out": ({"data.name": "cifar10"}, PHOTOS),
+    "data.listing": ({}, PHOTOS),
     "data.image_key": (PHOTOS, {"data.name": "cifar10"}),
     "data.label_key": ({}, {"data.name": "cifar10"}),
     "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),

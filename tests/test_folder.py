@@ -93,7 +93,7 @@ def test_folder_that_is_not_there(tmp_path):
     message = refusal(folder(tmp_path / "nowhere"))
     assert message == f"data.dir {str(tmp_path / 'nowhere')!r}: no such folder"
     (tmp_path / "file").write_text("")
-    assert "no such folder" in refusal(folder(tmp_path / "file"))
+    assert "is a file; needs the folder" in refusal(folder(tmp_path / "file"))
 
 
 def test_split_that_is_not_there(photos):
@@ -105,14 +105,14 @@ def test_split_that_is_not_there(photos):
     (photos / "test").rename(photos / "val")
     message = refusal(folder(photos))
     assert "no 'train' folder; it holds 'photos', 'val'" in message
-    assert message.endswith("--data.train_split NAME")
+    assert "--data.train_split NAME" in message
 
 
 def test_class_in_val_that_is_not_in_train(photos):
     picture(photos / "val/dog/1.png", 9)
     message = refusal(folder(photos))
     assert str(photos / "val") in message and "class 'dog' has no training images" in message
-    assert message.endswith("Ape, cat, zebra")
+    assert "Ape, cat, zebra. Rename the folder to one of them, or move it away" in message
 
 
 def test_class_folder_without_images(photos):
@@ -120,9 +120,10 @@ def test_class_folder_without_images(photos):
         path.unlink()
     start = f"{photos / 'train/cat'}: no images in this class folder"
     fix = ". Add some, or remove the folder"
+    convert = ". Convert them to JPEG or PNG, which can be read"
     assert refusal(folder(photos)) == start + fix
     (photos / "train/cat/1.heic").touch()
-    assert refusal(folder(photos)) == f"{start}, only *.heic: 1 (train/cat/1.heic){fix}"
+    assert refusal(folder(photos)) == f"{start}, only *.heic: 1 (train/cat/1.heic){convert}"
 
 
 def test_class_without_evaluation_images_is_reported(photos):

@@ -64,7 +64,7 @@ def test_two_other_spellings_are_a_question(tmp_path):
 def test_a_test_split_is_no_validation_split_but_may_be_named(tmp_path):
     config = tree(tmp_path, *(f"{s}/{name}" for s in ("training", "testing") for name in "ab"))
     message = refusal(config)
-    assert "has 'training' but no 'val' folder" in message
+    assert "has 'training', which looks like the split 'train', but no 'val' folder" in message
     splits = follow(config, message)
     assert names(splits.eval)[0] == "testing/a/0.png"
 
@@ -121,7 +121,7 @@ def test_classes_of_a_split_one_level_too_deep(tmp_path):
 
 
 def test_folders_in_a_class_are_part_of_it(tmp_path):
-    splits = open_splits(tree(tmp_path, "cat/indoor", "cat/outdoor", "dog/indoor", "dog/outdoor"))
+    splits = open_splits(tree(tmp_path, "cat/indoor", "cat/outdoor", "dog/indoor", "dog/garden"))
     assert list(splits.train.class_names) == ["cat", "dog"]
 
 

@@ -165,5 +165,5 @@ def test_what_is_not_read_is_named(data, message):
 
 def test_formats_that_hide_an_image_are_not_read():
     """BLP holds a JPEG, whose size is not in BLP's header."""
-    with pytest.raises(BadImage, match="not an image: starts with b'BLP2"):
+    with pytest.raises(BadImage, match="not an image: starts with 'BLP2"):
         decode(b"BLP2" + bytes(200), max_pixels=LIMIT)

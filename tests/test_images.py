@@ -315,9 +315,9 @@ def test_what_is_no_image_says_what_it_is():
     with pytest.raises(BadImage, match="not an image: the file is empty"):
         decode(b"", max_pixels=LIMIT)
     for data in (b"<!DOCTYPE html><html>404</html>", b"hello, world", bytes(range(256))):
-        with pytest.raises(BadImage, match="not an image: starts with b'") as caught:
+        with pytest.raises(BadImage, match=r"not an image: starts with ['\"]") as caught:
             decode(data, max_pixels=LIMIT)
-        assert repr(data[:16]) in str(caught.value)
+        assert repr(data[:16])[1:] in str(caught.value)
     with pytest.raises(BadImage):
         decode(b"\xff\xd8\xff", max_pixels=LIMIT)
 

@@ -139,7 +139,7 @@ def test_changed_data_are_not_another_day_of_the_same_run(tmp_path, capsys):
     row = evaluate_run(other, tmp_path / "run", "best")
     assert row["examples"] == 9
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("warning: evaluates 9 images of ")
+    assert said[0].startswith("warning: evaluating all 9 images of ")
     assert said[1].startswith("warning: 8 of 9 evaluated images were trained on: train/blue/00.png")
     extra.unlink()
     for split in ("train", "val"):

@@ -159,9 +159,8 @@ def test_file_that_is_no_npz(tmp_path, data):
 
 
 def test_npz_that_is_not_there(tmp_path):
-    for path in (tmp_path / "none.npz", tmp_path):
-        message = refusal(DataConfig(name="npz", dir=str(path)))
-        assert f"{str(path)!r}: no such file" in message
+    path = tmp_path / "none.npz"
+    assert f"{str(path)!r}: no such file" in refusal(DataConfig(name="npz", dir=str(path)))
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -241,6 +240,7 @@ def test_names_that_are_no_text_are_refused(npz):
         (np.eye(3)[[0, 1, 2, 2, 1, 0]], ["float64 (6, 3)", "one-hot", "y_train.argmax(axis=1)"]),
         (np.eye(6, dtype=np.int8), ["int8 (6, 6)", "one-hot"]),
         (np.array([0.0, 1, 2, 2, 1, 0]), ["float64 (6,)", "y_train.astype(int)"]),
+        (np.arange(6).astype("m8[s]"), ["timedelta64[s] (6,); needs 6 integers"]),
         (np.array([True, False] * 3), ["bool (6,)", "y_train.astype(int)"]),
         (np.array([-1, 1] * 3), ["y_train[0] is -1", "labels are 0..1", "--data.remap_labels"]),
         (np.zeros(6, int), ["all of y_train is 0", "at least two classes"]),

@@ -1,14 +1,19 @@
 """A TFDS data set that is not there: the three lines that prepare it, or what was meant."""
 
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.examples import picture, refusal
+from tests.runs import tiny
 from train.__main__ import main
 from train.config import ConfigError, DataConfig
+from train.config_json import to_json
 from train.data.prepare_hint import how_to_prepare
 from train.data.sources import open_splits
+from train.run_data import open_eval_data
 
 
 def prepared(folder: Path, name: str) -> None:
@@ -58,3 +63,25 @@ def test_a_name_that_nobody_knows_is_guessed(tmp_path):
         "data.name 'zzzz': choose digits, folder, npz, synthetic or a TFDS data set "
         f"({tmp_path} holds my_birds; --data.dir names another place)"
     )
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_folder_of_photos_is_called_so(tmp_path, split):
+    for name in ("cat", "dog"):
+        picture(tmp_path / split / name / "1.jpg")
+    message = refusal(DataConfig(name="cifar10", dir=str(tmp_path)))
+    assert message == (
+        f"data.name 'cifar10': {tmp_path} is a folder of photos, not of TFDS data sets. To train "
+        f"on them: resnet-jax train folder --data.dir {tmp_path}, or --data.name folder with this "
+        "recipe"
+    )
+    message = how_to_prepare("cifar10", tmp_path, train=False)
+    assert message.endswith(f"To evaluate them: --data.name folder --data.dir {tmp_path}")
+
+
+def test_an_evaluation_is_not_told_to_train(tmp_path):
+    config = tiny(data=DataConfig(name="cifar10", dir=str(tmp_path / "nowhere")))
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    with pytest.raises(ConfigError, match="Two lines prepare it") as error:
+        open_eval_data(tmp_path, config)
+    assert "download_and_prepare" in str(error.value) and "train" not in str(error.value)

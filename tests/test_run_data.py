@@ -193,7 +193,9 @@ def test_another_folder_is_evaluated_whole(run, tmp_path):
         picture(tmp_path / "other" / "ba"[i % 2] / f"{i:02}.png", i)
     files, notes = evaluated(run, tmp_path / "run", dir=str(tmp_path / "other"))
     assert len(files) == 7
-    assert notes == [f"evaluates 7 images of {tmp_path / 'other'}, another folder than the run's"]
+    assert notes == [
+        f"evaluating all 7 images of {tmp_path / 'other'}, which is not the run's folder"
+    ]
 
 
 def test_a_part_of_the_runs_own_folder_is_recognised(tmp_path):
@@ -214,7 +216,7 @@ def test_another_folder_of_the_same_names_is_another_folder(run, photos, tmp_pat
     for path in photos.rglob("*.png"):
         picture(tmp_path / "other" / path.relative_to(photos), 255)
     files, notes = evaluated(run, tmp_path / "run", dir=str(tmp_path / "other"))
-    assert len(files) == 40 and "another folder" in notes[0]
+    assert len(files) == 40 and len(notes) == 1 and "not the run's folder" in notes[0]
 
 
 def test_a_copy_of_the_runs_folder_is_split_as_in_training(run, photos, tmp_path):

@@ -154,6 +154,9 @@ class DataConfig:
     keeps the rule that it began with."""
     order: Literal[1, 2] = 2
     """Version of the shuffle; 1 is that of runs before this option. A run keeps its own."""
+    listing: Literal[1, 2] = 2
+    """Version of the rule which files of a folder are images; 1 is that of runs before this option:
+    .jpg, .jpeg, .png, .webp and .bmp, hidden ones too. A run keeps its own."""
     image_size: int = 224
     """Side of the square images that the network sees, in pixels."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)

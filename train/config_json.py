@@ -31,6 +31,7 @@ _VERSIONS = {
     "data.held_out": "by_place",
     "data.image_key": None,
     "data.label_key": None,
+    "data.listing": 1,
     "data.order": 1,
 }
 
@@ -54,6 +55,8 @@ def from_json(tree: dict[str, Any]) -> RunConfig:
 def with_versions(tree: dict[str, Any]) -> dict[str, Any]:
     """The content of a config.json, with the rules of its time where it does not name them."""
     tree = {**tree, "data": dict(tree.get("data", {}))}
+    if "held_out" in tree["data"]:  # data.listing 2 came with that option, before it had a name
+        tree["data"].setdefault("listing", 2)
     for key, old in _VERSIONS.items():
         section, _, name = key.partition(".")
         tree[section].setdefault(name, old)

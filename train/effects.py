@@ -93,6 +93,7 @@ CONDITIONS = (
         is_mistake=True,
     ),
     Condition(("data.image_key", "data.label_key"), "data.name", _is_tfds, "TFDS data sets", True),
+    Condition(("data.listing",), "data.name", _is_data("folder"), "folders of photos", True),
     Condition(("data.remap_labels",), "data.name", _is_data("npz"), "npz files", True),
     Condition(
         ("data.train_split", "data.eval_split"), "data.name", _is_encoded, _FILES, is_mistake=True

@@ -1,16 +1,18 @@
 """The data of a run that is resumed or evaluated, compared with those that it began with."""
 
-import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, DataConfig, RunConfig
 from train.config_json import with_versions
 from train.data import file_list
+from train.data.prepare_hint import NotPrepared
 from train.data.sources import Splits, open_splits
+from train.data.sources.base import data_path, nfc
 from train.run import Run, read_record
 
-_SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out")
+_SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
 
 
 def check_data(workdir: Path, run: Run) -> list[str]:
@@ -45,11 +47,16 @@ def check_data(workdir: Path, run: Run) -> list[str]:
 def _check_same(
     workdir: Path, name: str, began: dict[str, Any], now: object, data: DataConfig
 ) -> None:
-    if now != began[name]:
+    if _plain(now) != _plain(began[name]):
         raise ConfigError(
             f"the data of {str(workdir)!r} have changed: its {name.replace('_', ' ')} were "
             f"{began[name]}, and {data.name} {data.dir or ''} now has {now}"
         )
+
+
+def _plain(value: object) -> object:
+    """A list of names in one Unicode form; anything else as it is."""
+    return nfc(value) if isinstance(value, list) else value
 
 
 def file_digests(run: Run) -> dict[str, str]:
@@ -61,8 +68,8 @@ def file_digests(run: Run) -> dict[str, str]:
 def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]:
     """Opens the data to evaluate a run on.
 
-    Another folder of class folders than the run's is evaluated whole, and may lack some classes. A
-    copy of the run's own data, with the same names and contents, is split as the run's.
+    A folder that holds the run's own data, moved or copied, is split as the run's folder was. Any
+    other folder of class folders is evaluated whole, and may lack some classes.
 
     Returns:
       The splits, and warnings about them.
@@ -71,20 +78,69 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
       ConfigError: see `open_splits`; the data have other classes than the run's.
     """
     began, data = read_record(workdir), config.data
-    notes = []
+    if data.dir and ".." in Path(data.dir).parts:
+        data = replace(data, dir=str(data_path(data)))
     if _is_own(began, data):
-        splits = open_splits(data)
+        try:
+            splits = open_splits(data)
+        except NotPrepared as error:
+            raise ConfigError(error.for_eval) from None
         notes = _changes(workdir, began, data, splits)
-    elif (found := _open_copy(began, data)) is not None:
-        splits = found
-        notes = [f"{data.dir} holds the run's own data: it is split as in training"]
     else:
-        splits = open_splits(data, whole=True, class_names=began["class_names"])
-        count = len(splits.eval)
-        notes = [f"evaluates {count:,} images of {data.dir}, another folder than the run's"]
-        notes += _trained_on(workdir, began, splits, own=False)
+        splits, notes = _open_other(workdir, began, data)
     _check_same(workdir, "class_names", began, list(splits.train.class_names), data)
     return splits, [*notes, *splits.notes]
+
+
+def _open_other(workdir: Path, began: dict[str, Any], data: DataConfig) -> tuple[Splits, list[str]]:
+    """The splits of another folder than the run's, and notes on what it is."""
+    own = _open_as_run(workdir, began, data)
+    if own is not None:
+        return own
+    splits = open_splits(data, whole=True, class_names=began["class_names"])
+    count = len(splits.eval)
+    note = f"evaluating all {count:,} images of {data.dir}, which is not the run's folder"
+    if began["data"]["name"] != "folder":
+        return splits, [note]
+    if "files" not in began:
+        return splits, [
+            f"{note}. The run has no list of its training files, so some of these images may have "
+            "been trained on"
+        ]
+    seen = file_list.overlap(workdir, began["files"], began["class_names"], splits)
+    if not seen.names:
+        return splits, [note]
+    what = "were trained on" if seen.is_sure else "may have been trained on (same class and name)"
+    return splits, [note, _seen(seen.names, splits, what)]
+
+
+def _open_as_run(
+    workdir: Path, began: dict[str, Any], data: DataConfig
+) -> tuple[Splits, list[str]] | None:
+    """The run's own data in another place, split as in training; None if they are not there."""
+    if began["data"]["name"] != "folder":
+        return None
+    try:
+        splits = open_splits(data)
+    except ConfigError:  # not laid out as the run's data
+        return None
+    if nfc(splits.train.class_names) != nfc(began["class_names"]):
+        return None
+    if "files" not in began:
+        count = {"train": len(splits.train), "eval": len(splits.eval)}
+        note = (
+            f"{data.dir} holds as many images of the same classes as the run's folder did: it is "
+            "split as in training"
+        )
+        return (splits, [note]) if count == began["examples"] else None
+    files, classes = began["files"], began["class_names"]
+    everything = replace(splits, eval=splits.train)
+    if not file_list.overlap(workdir, files, classes, everything).is_sure:
+        return None
+    if file_list.trained_on(workdir, splits) or not file_list.trained_on(workdir, splits, "train"):
+        return None
+    note = f"{data.dir} holds the run's own data: it is split as in training"
+    return splits, [note, *_changes(workdir, began, data, splits)]
 
 
 def _is_own(began: dict[str, Any], data: DataConfig) -> bool:
@@ -97,16 +153,6 @@ def _is_own(began: dict[str, Any], data: DataConfig) -> bool:
         return True
     home = began["files"]["folder"] if "files" in began else str(began["data"]["dir"])
     return file_list.same_folder(home, data.dir)
-
-
-def _open_copy(began: dict[str, Any], data: DataConfig) -> Splits | None:
-    """The splits of the run's own data in another place; None if that is not what is there."""
-    if "files" in began:
-        with contextlib.suppress(ConfigError):
-            splits = open_splits(data)
-            if file_list.is_copy(began["files"], splits):
-                return splits
-    return None
 
 
 def _changes(workdir: Path, began: dict[str, Any], data: DataConfig, splits: Splits) -> list[str]:
@@ -127,13 +173,10 @@ def _changes(workdir: Path, began: dict[str, Any], data: DataConfig, splits: Spl
         for split, what in (("train", "training"), ("eval", "evaluation")):
             if change := file_list.find_change(workdir, files, now, splits, split):
                 notes.append(f"the {what} files of {str(workdir)!r} have changed: {change}")
-    return notes + _trained_on(workdir, began, splits, own=True)
+    seen = file_list.trained_on(workdir, splits)
+    return [*notes, _seen(seen, splits)] if seen else notes
 
 
-def _trained_on(workdir: Path, began: dict[str, Any], splits: Splits, *, own: bool) -> list[str]:
-    files = began.get("files")
-    seen = file_list.trained_on(workdir, files, splits, own=own) if files else []
-    if not seen:
-        return []
-    count = f"{len(seen):,} of {len(splits.eval):,}"
-    return [f"{count} evaluated images were trained on: {file_list.shown(seen)}"]
+def _seen(names: list[str], splits: Splits, what: str = "were trained on") -> str:
+    count = f"{len(names):,} of {len(splits.eval):,}"
+    return f"{count} evaluated images {what}: {file_list.shown(names)}"

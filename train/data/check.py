@@ -12,7 +12,7 @@ import numpy as np
 from train.config import ConfigError, DataConfig
 from train.data.images import BadImage, decode, limits
 from train.data.retry import read_again
-from train.data.sources import Source
+from train.data.sources import ArraySource, Source, SyntheticSource
 from train.data.threads import in_threads
 
 CHECK_SECONDS = 10.0
@@ -45,7 +45,8 @@ def check_images(
     """
     process, processes = shard
     order = np.random.default_rng(0).permutation(len(source))[process::processes].tolist()
-    if data.on_bad_image == "skip" or not order or isinstance(source[0].image, np.ndarray):
+    in_memory = isinstance(source, ArraySource | SyntheticSource)
+    if data.on_bad_image == "skip" or in_memory or not order:
         return ""
     end = time.monotonic() + seconds
     checked, problems = 0, []

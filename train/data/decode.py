@@ -196,7 +196,7 @@ def _what_it_is(data: bytes) -> str:
     for start, name in _NOT_READ.items():
         if data.startswith(start):
             return f"{name}; convert it to PNG or JPEG"
-    return f"not an image: starts with {bytes(data[:16])!r}"
+    return f"not an image: starts with {repr(bytes(data[:16]))[1:]}"  # without Python's b
 
 
 def _check_size(

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,29 +91,63 @@ def find_change(
     return Change(*counts, sorted(today - then), sorted(then - today))
 
 
-def trained_on(workdir: Path, began: dict[str, Any], splits: Splits, *, own: bool) -> list[str]:
-    """The files of the evaluation split that the run was trained on, as far as is known.
+def trained_on(workdir: Path, splits: Splits, split: str = "eval") -> list[str]:
+    """The files of a split that the run was trained on; `splits` are of its folder, or a copy."""
+    old = _read_names(workdir)
+    return sorted(set(old["train"]) & set(_names(splits, split))) if old else []
+
+
+class Overlap(NamedTuple):
+    """Training files of a run that another folder seems to hold."""
+
+    names: list[str]
+    """As they were when the run began."""
+    is_sure: bool
+    """Whether the contents of some were compared, and are the same."""
+
+
+def overlap(
+    workdir: Path, began: dict[str, Any], classes: Sequence[str], splits: Splits
+) -> Overlap:
+    """The training files of a run that are evaluated in another folder than the run's.
+
+    Files are compared by class and path in the class folder, wherever that is now, and a few by
+    content: cameras number their photos, so a name alone shows little.
 
     Args:
       began: the `summary` that the run kept.
-      own: the data are the run's own, wherever they are now; else only files in the folder that the
-        run was trained on can be known.
+      classes: the run's class names.
     """
-    old = _read_names(workdir)
-    if old is None or not isinstance(splits.eval, FolderSource):
-        return []
-    names = splits.eval.file_names()
-    if not own:
-        home, root = os.path.join(began["folder"], ""), splits.eval.root.resolve()
-        paths = (str(root / name) for name in names)
-        names = [path.removeprefix(home) for path in paths if path.startswith(home)]
-    return sorted(set(old["train"]) & set(names))
+    old, source = _read_names(workdir), splits.eval
+    if old is None or not isinstance(source, FolderSource):
+        return Overlap([], False)
+    root, home = source.root.resolve(), Path(began["folder"])
+    if root.is_relative_to(home):  # a part of the run's own folder, so the names are the run's
+        start = root.relative_to(home)
+        here = {(start / name).as_posix() for name in source.file_names()}
+        return Overlap(sorted(here & set(old["train"])), True)
+    names = {unicodedata.normalize("NFC", name) for name in classes}
+    now = {_in_class(n, names): f for n, f in zip(source.file_names(), source.files, strict=True)}
+    found = sorted(name for name in old["train"] if _in_class(name, names) in now)
+    sample = began["sample"]
+    if isinstance(sample, str):
+        files = [now.get(_in_class(name, names)) for name in _spread(old["train"])]
+        return Overlap(found, bool(found) and _joint_digest(files) == sample)
+    pairs = [
+        (_content(now[key]), digest)
+        for name, digest in sample.items()
+        if (key := _in_class(name, names)) in now
+    ]
+    equal = sum(a == b for a, b in pairs)
+    if pairs and 2 * equal < len(pairs):
+        return Overlap([], False)
+    return Overlap(found, bool(found and equal))
 
 
-def is_copy(began: dict[str, Any], splits: Splits) -> bool:
-    """Whether these are the run's own data in another place: all names, and a few contents."""
-    now = summary(splits)
-    return now is not None and all(now[key] == began[key] for key in ("train", "eval", "sample"))
+def _in_class(name: str, classes: set[str]) -> str:
+    """CLASS/FILE of "CLASS/FILE" or "train/CLASS/FILE"."""
+    first, _, rest = name.partition("/")
+    return name if first in classes else rest
 
 
 def same_folder(a: str, b: str) -> bool:
@@ -134,16 +169,33 @@ def _digest(names: list[str]) -> dict[str, Any]:
     return {"count": len(names), "sha256": hashlib.sha256(text).hexdigest()}
 
 
-def _sample(source: FolderSource) -> str:
-    """A digest of the content of a few files, spread over the list."""
+def _sample(source: FolderSource) -> dict[str, str]:
+    """Digests of the content of a few files, spread over the list: {name: digest}."""
+    files = dict(zip(source.file_names(), source.files, strict=True))
+    return {name: _content(files[name]) for name in _spread(list(files))}
+
+
+def _spread(names: Sequence[str]) -> list[str]:
+    count = min(_SAMPLE, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
+
+
+def _joint_digest(files: Sequence[Path | None]) -> str:
+    """What earlier versions kept of the sample: one digest of all contents."""
     found = hashlib.sha256()
-    for place in range(min(_SAMPLE, len(source))):
-        path = source.files[place * len(source) // min(_SAMPLE, len(source))]
+    for path in files:
         try:
-            found.update(hashlib.sha256(path.read_bytes()).digest())
+            found.update(hashlib.sha256(path.read_bytes()).digest() if path else b"unreadable")
         except OSError:
             found.update(b"unreadable")
     return found.hexdigest()
+
+
+def _content(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return "unreadable"
 
 
 def _read_names(workdir: Path) -> dict[str, list[str]] | None:

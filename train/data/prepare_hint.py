@@ -1,9 +1,21 @@
 """What to do about a TFDS data set that is not prepared."""
 
 import difflib
+from itertools import islice
 from pathlib import Path
 
+from train.config import ConfigError
+
 BUILT_IN = ("digits", "folder", "npz", "synthetic")
+
+
+class NotPrepared(ConfigError):
+    """A TFDS data set is not in a folder; the message says how to get it and train on it."""
+
+    def __init__(self, name: str, data_dir: Path) -> None:
+        super().__init__(how_to_prepare(name, data_dir))
+        self.for_eval = how_to_prepare(name, data_dir, train=False)
+        """The message for an evaluation."""
 
 
 def tfds_sets(folder: Path) -> list[str]:
@@ -12,18 +24,27 @@ def tfds_sets(folder: Path) -> list[str]:
     return sorted({path.relative_to(folder).parts[0] for path in found})
 
 
-def how_to_prepare(name: str, data_dir: Path) -> str:
+def how_to_prepare(name: str, data_dir: Path, *, train: bool = True) -> str:
     """The message for a data set that is not in `data_dir`.
 
     One that TFDS knows comes with the three lines that prepare it and train on it.
 
     Args:
       name: "cifar10", or with a config and a version.
+      train: for a training; else for an evaluation.
     """
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)  # offline
     prepared = tfds_sets(data_dir)
+    if not prepared and _holds_photos(data_dir):
+        command = "To train on them: resnet-jax train folder" if train else "To evaluate them:"
+        also = ", or --data.name folder with this recipe" if train else ""
+        name_it = "" if train else " --data.name folder"
+        return (
+            f"data.name {name!r}: {data_dir} is a folder of photos, not of TFDS data sets. "
+            f"{command}{name_it} --data.dir {data_dir}{also}"
+        )
     there = f"{data_dir} holds {', '.join(prepared) or 'no data set'}"
     base = name.partition(":")[0].partition("/")[0]
     if base not in known:
@@ -40,15 +61,28 @@ def how_to_prepare(name: str, data_dir: Path) -> str:
         if base == "imagenet2012"
         else ""
     )
+    does = "Three lines prepare it and train on it" if train else "Two lines prepare it"
+    last = f"\n  resnet-jax train {_recipe(name)} --data.dir {data_dir}" if train else ""
     return (
-        f"data.name {name!r} is not prepared: {there}. Three lines prepare it and train on it; if "
-        f"it is prepared elsewhere, --data.dir DIR names the place.{manual}\n"
+        f"data.name {name!r} is not prepared: {there}. {does}; if it is prepared elsewhere, "
+        f"--data.dir DIR names the place.{manual}\n"
         "  pip install -e '.[prepare]'\n"
         '  python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder({name!r}, data_dir={str(data_dir)!r}, file_format='array_record')"
-        '.download_and_prepare()"\n'
-        f"  resnet-jax train {_recipe(name)} --data.dir {data_dir}"
+        f'.download_and_prepare()"{last}'
     )
+
+
+def _holds_photos(folder: Path) -> bool:
+    """Whether images lie in CLASS/ or SPLIT/CLASS/; looks into a few folders only."""
+    from train.data.sources.listing import is_image_name, subfolders
+
+    if not folder.is_dir():
+        return False
+    outer = [path for path in subfolders(folder)[:5] if path.name != "downloads"]
+    inner = [path for path in outer for path in subfolders(path)[:5]]
+    files = (path for place in (*outer, *inner) for path in islice(place.iterdir(), 100))
+    return any(is_image_name(path.name) for path in files)
 
 
 def _recipe(name: str) -> str:

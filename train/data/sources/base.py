@@ -1,6 +1,7 @@
 """What a source of examples is, and the sources that hold or make their images in memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -110,12 +111,18 @@ def class_counts(source: Source) -> np.ndarray | None:
 
 
 def data_path(config: DataConfig) -> Path:
-    """`data.dir` as an absolute path, with "~" expanded.
+    """`data.dir` with "~" expanded, and without ".." and the links before it.
 
     Raises:
       ConfigError: "~" stands for a home directory that nobody has.
     """
-    return expand(str(config.dir), "data.dir")
+    path = expand(str(config.dir), "data.dir")
+    return path.resolve() if ".." in path.parts else path
+
+
+def nfc(names: Iterable[str]) -> list[str]:
+    """Names in Unicode form NFC: macOS may write "é" as two characters, other systems as one."""
+    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

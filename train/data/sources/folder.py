@@ -1,7 +1,6 @@
 """Folders of photos: DIR/{train,val}/CLASS/*, or DIR/CLASS/* of which a share is held out."""
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from train.config import ConfigError, DataConfig
-from train.data.sources.base import Example, Splits, data_path, listed
+from train.data.sources.base import Example, Splits, data_path, listed, nfc
 from train.data.sources.held_out import held_out_by_name, held_out_by_place
-from train.data.sources.layout import find_layout, one_class
+from train.data.sources.layout import (
+    empty_class,
+    find_layout,
+    one_class,
+    refuse_shared_subfolders,
+)
 from train.data.sources.listing import Skipped, image_files, subfolders
 
 
@@ -37,8 +41,7 @@ class FolderSource:
 
     def file_names(self) -> list[str]:
         """Of all files: relative to the root, with "/", in Unicode form NFC on every system."""
-        names = (self.name(i).replace(os.sep, "/") for i in range(len(self)))
-        return [unicodedata.normalize("NFC", name) for name in names]
+        return nfc(self.name(i).replace(os.sep, "/") for i in range(len(self)))
 
     def only(self, places: np.ndarray) -> "FolderSource":
         """The files at these places."""
@@ -61,14 +64,18 @@ def open_folder(
       OSError: it cannot be listed.
     """
     root = data_path(config)
+    if root.is_file():
+        raise ConfigError(
+            f"data.dir {str(root)!r}: is a file; needs the folder that holds the class folders"
+        )
     if not root.is_dir():
         raise ConfigError(f"data.dir {str(root)!r}: no such folder")
     layout = find_layout(root, config, whole=whole)
     skipped = Skipped()
-    train = _read(root, layout.train, skipped, class_names, complete=not whole)
+    train = _read(root, layout.train, skipped, class_names, config, complete=not whole)
     if layout.eval is not None and not whole:
         names = train.class_names
-        evaluation = _read(root, layout.eval, skipped, names, complete=False)
+        evaluation = _read(root, layout.eval, skipped, names, config, complete=False)
         parts = (train, evaluation)
     else:
         parts = (train, train) if whole else _hold_out(train, config)
@@ -81,6 +88,7 @@ def _read(
     folder: Path,
     skipped: Skipped,
     class_names: Sequence[str] | None,
+    config: DataConfig,
     *,
     complete: bool,
 ) -> FolderSource:
@@ -90,28 +98,24 @@ def _read(
       class_names: those that there may be; None: those that there are.
       complete: every class folder must hold images, and there must be two of them.
     """
-    classes = [path.name for path in subfolders(folder, skipped)]
-    if not classes:
+    folders = subfolders(folder, skipped, version=config.listing)
+    if not folders:
         raise ConfigError(f"{folder}: no class folders in it; needs {folder}/CLASS/*.jpg")
-    unknown = sorted(set(classes) - set(class_names or classes))
-    if class_names and unknown:
+    if complete and config.listing > 1:
+        refuse_shared_subfolders(folder, folders)
+    classes = nfc(path.name for path in folders)
+    names = list(class_names or dict.fromkeys(classes))
+    places = {name: label for label, name in enumerate(nfc(names))}
+    if unknown := sorted(set(classes) - set(places)):
         raise ConfigError(
-            f"{folder}: class {unknown[0]!r} has no training images; "
-            f"the training classes are {', '.join(class_names)}"
+            f"{folder}: class {unknown[0]!r} has no training images; the training classes are "
+            f"{', '.join(names)}. Rename the folder to one of them, or move it away"
         )
-    names = list(class_names or classes)
-    places = {name: label for label, name in enumerate(names)}
     files, labels = [], []
-    for name in classes:
-        other = Skipped()
-        found = image_files(folder / name, other)
+    for path, name in zip(folders, classes, strict=True):
+        found = image_files(path, skipped, version=config.listing)
         if complete and not found:
-            there = other.reasons(root)
-            raise ConfigError(
-                f"{folder / name}: no images in this class folder{there and f', only {there}'}. "
-                "Add some, or remove the folder"
-            )
-        skipped.update(other)
+            raise empty_class(root, folder, path, folders)
         files += found
         labels += [places[name]] * len(found)
     if complete and len(names) == 1:

@@ -18,6 +18,8 @@ _WORDS = frozenset(word for spellings in _SPELLINGS for word in spellings)
 # "training_set", "val2017", "test-images"
 _LIKE_A_SPLIT = re.compile(f"({'|'.join(sorted(_WORDS, reverse=True))})(set|data|[^a-z].*)?")
 
+_NO_CLASSES = ("labels", "annotations", "masks")
+
 
 class Layout(NamedTuple):
     """Two folders of class folders; without `eval`, a share of `train` is held out."""
@@ -43,16 +45,18 @@ def find_layout(root: Path, config: DataConfig, *, whole: bool) -> Layout:
     folders = subfolders(root)
     train = _find(root, folders, config.train_split, "data.train_split")
     evaluation = _find(root, folders, config.eval_split, "data.eval_split")
-    if whole and evaluation:
+    if whole and evaluation and not _is_class_among(folders, evaluation):
         return Layout(evaluation, evaluation)
     if train and evaluation:
         exact = (train, evaluation) == (root / config.train_split, root / config.eval_split)
         note = f"{root}: trains on {train.name!r} and evaluates on {evaluation.name!r}"
         return Layout(train, evaluation, () if exact else (note,))
-    if (train or evaluation) and not _is_class_among(folders, train or evaluation):
-        raise ConfigError(_one_split_only(root, folders, config, train))
+    one = train or evaluation
+    if one and not _is_class_among(folders, one):
+        raise ConfigError(_one_split_only(root, folders, config, train, evaluation))
     _refuse_splits_as_classes(root, folders)
-    return Layout(root, None)
+    note = f"{root}: {one.name!r} is read as a class, not as a split" if one else ""
+    return Layout(root, None, (note,) if note else ())
 
 
 def _find(root: Path, folders: list[Path], name: str, option: str) -> Path | None:
@@ -68,24 +72,39 @@ def _find(root: Path, folders: list[Path], name: str, option: str) -> Path | Non
     return found[0] if found else None
 
 
-def _is_class_among(folders: list[Path], one: Path | None) -> bool:
+def _is_class_among(folders: list[Path], one: Path) -> bool:
     """Whether a folder with a split's name is a class, as "train" is beside "car" and "bus"."""
-    others = [folder for folder in folders if folder.name.lower() not in _WORDS]
-    return one is not None and len(others) > 1 and not subfolders(one)
+    others = [folder for folder in folders if folder != one]
+    if not others or any(_LIKE_A_SPLIT.fullmatch(folder.name.lower()) for folder in others):
+        return False
+    return _has_images(one) and not subfolders(one)
 
 
-def _one_split_only(root: Path, folders: list[Path], config: DataConfig, train: Path | None) -> str:
-    names = [folder.name for folder in folders]
+def _one_split_only(
+    root: Path, folders: list[Path], config: DataConfig, train: Path | None, val: Path | None
+) -> str:
+    names = listed([folder.name for folder in folders])
     if train is None:
+        assert val is not None
+        found = _found(val, config.eval_split)
         return (
-            f"{root}: has {config.eval_split!r} but no {config.train_split!r} folder; it holds "
-            f"{listed(names)}. Name the folder to train on: --data.train_split NAME"
+            f"{root}: {found} but no {config.train_split!r} folder; it holds {names}. Name the "
+            f"folder to train on: --data.train_split NAME. If {val.name!r} is a class, rename it"
         )
-    start = f"{root}: has {train.name!r} but no {config.eval_split!r} folder"
+    start = f"{root}: {_found(train, config.train_split)} but no {config.eval_split!r} folder"
     others = [f for f in folders if f != train and _LIKE_A_SPLIT.fullmatch(f.name.lower())]
     if others:
-        return f"{start}; it holds {listed(names)}. Try --data.eval_split {others[0].name}"
-    return f"{start}. To hold out a share of {train.name!r} instead: --data.dir {train}"
+        return f"{start}; it holds {names}. Try --data.eval_split {others[0].name}"
+    end = f"To hold out a share of {train.name!r} instead: --data.dir {train}"
+    if len(folders) == 1:
+        return f"{start}. {end}"
+    return f"{start}; it holds {names}. If {train.name!r} is a class, rename it. {end}"
+
+
+def _found(folder: Path, split: str) -> str:
+    if folder.name == split:
+        return f"has {split!r}"
+    return f"has {folder.name!r}, which looks like the split {split!r},"
 
 
 def _refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
@@ -104,6 +123,66 @@ def _refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
             f"{root}: {listed(names)} are names of splits, and they hold no class folders; needs "
             f"{folders[0]}/CLASS/*.jpg"
         )
+
+
+def refuse_shared_subfolders(folder: Path, classes: list[Path]) -> None:
+    """Refuses classes that hold the same folders each, and no images of their own.
+
+    Those are rather several copies of one set of classes: images and masks, folds, or splits of
+    unknown names. One common folder, as in CLASS/images, is part of the class.
+
+    Raises:
+      ConfigError: that is so.
+    """
+    shared: set[str] | None = None
+    for path in classes:
+        below = {p.name for p in subfolders(path)}
+        shared = below if shared is None else shared & below
+        if len(shared) < 2 or _has_images(path):
+            return
+    if shared is None or len(classes) < 2:
+        return
+    names, inner = listed([path.name for path in classes]), listed(sorted(shared))
+    start = f"{folder}: {names} hold no images of their own, but each holds the folders {inner}"
+    if all(_LIKE_A_SPLIT.fullmatch(name.lower()) for name in shared):
+        raise ConfigError(
+            f"{start}, which look like splits. Splits come first: {folder}/train/CLASS/*.jpg and "
+            f"{folder}/val/CLASS/*.jpg"
+        )
+    first = next((path for path in classes if image_files(path)), classes[0])
+    second = next(path for path in classes if path != first)
+    raise ConfigError(
+        f"{start}. If {names} are the classes, move the images up into them. If {inner} are the "
+        f"classes, name the folder to read: --data.dir {first}; or two folders, to train on one "
+        f"and to evaluate on the other: --data.train_split {first.name} "
+        f"--data.eval_split {second.name}"
+    )
+
+
+def empty_class(root: Path, folder: Path, empty: Path, classes: list[Path]) -> ConfigError:
+    """The error for a class folder without images.
+
+    Args:
+      root: names are given relative to it.
+      folder: of the class folders `classes`.
+      empty: the one of them without images.
+    """
+    filled = [path for path in classes if image_files(path)]
+    deep = filled[0] if len(filled) == 1 and not _has_images(filled[0]) else None
+    if deep is not None and len(subfolders(deep)) > 1:
+        return one_class(folder, deep.name)
+    other = Skipped()
+    image_files(empty, other)
+    there = other.reasons(root)
+    start = f"{empty}: no images in this class folder{there and f', only {there}'}"
+    if empty.name.lower() in _NO_CLASSES:
+        return ConfigError(
+            f"{start}. This looks like a data set for detection or segmentation, without class "
+            f"folders; needs {folder}/CLASS/*.jpg"
+        )
+    if other.count("*.heic") or other.count("*.heif"):
+        return ConfigError(f"{start}. Convert them to JPEG or PNG, which can be read")
+    return ConfigError(f"{start}. Add some, or remove the folder")
 
 
 def one_class(folder: Path, name: str) -> ConfigError:

@@ -12,6 +12,11 @@ IMAGE_SUFFIXES = (
 )
 """Extensions of files that are read as images, in lower case; files may have either case."""
 
+_FIRST_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # those of data.listing 1
+
+_NOT_DATA = ("@eaDir", "__MACOSX")
+"""Folders that a Synology server (thumbnails) or macOS (in zip files) adds."""
+
 _NAMED = 2  # examples of each reason in the message
 
 
@@ -65,28 +70,33 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def image_files(folder: Path, skipped: Skipped | None = None) -> list[Path]:
+def image_files(folder: Path, skipped: Skipped | None = None, *, version: int = 2) -> list[Path]:
     """The image files in a folder and in the folders below it, sorted by path.
 
     Training, evaluation and prediction list folders with this function, so that they read the same
     files: those with an extension in `IMAGE_SUFFIXES`, through links to files too. Hidden files and
     folders are not read (also macOS's "._photo.jpg", which is no image), nor are links to folders,
-    which may form a loop.
+    which may form a loop, nor folders that a system adds ("@eaDir", "__MACOSX").
 
     Args:
       skipped: receives what is not taken.
+      version: `data.listing`. 1 reads fewer extensions, and hidden files and folders.
 
     Raises:
       OSError: a folder cannot be listed for a passing reason, such as a network error.
     """
     skipped = Skipped() if skipped is None else skipped
+    if version == 1:
+        return _first_image_files(folder, skipped)
     found: list[Path] = []
     folders = [str(folder)]
     while folders:
         entries = _entries(folders.pop(), skipped)
         below = []
         for entry in entries:
-            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+            if entry.name in _NOT_DATA:
+                skipped.add("system folder", entry.path)
+            elif not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                 below.append(entry.path)
             elif reason := _reason_to_skip(entry):
                 skipped.add(reason, entry.path)
@@ -96,13 +106,26 @@ def image_files(folder: Path, skipped: Skipped | None = None) -> list[Path]:
     return sorted(found)
 
 
-def subfolders(folder: Path, skipped: Skipped | None = None) -> list[Path]:
+def _first_image_files(folder: Path, skipped: Skipped) -> list[Path]:
+    """The image files by the rule of `data.listing` 1."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.suffix.lower() in _FIRST_SUFFIXES:
+            found.append(path)
+        else:
+            skipped.add(f"*{path.suffix.lower()}" if path.suffix else "without an extension", path)
+    return found
+
+
+def subfolders(folder: Path, skipped: Skipped | None = None, *, version: int = 2) -> list[Path]:
     """The folders in a folder, sorted by name, links to folders too.
 
-    Hidden ones are left out, and links to a folder that contains `folder` itself.
+    Hidden ones are skipped, and so are links to a folder that contains `folder` itself and folders
+    that a system adds ("@eaDir", "__MACOSX").
 
     Args:
       skipped: receives what is no such folder: image files, hidden folders, links.
+      version: `data.listing`. 1 skips hidden folders only.
 
     Raises:
       OSError: the folder cannot be listed.
@@ -119,7 +142,9 @@ def subfolders(folder: Path, skipped: Skipped | None = None) -> list[Path]:
                 skipped.add("outside of the class folders", entry.path)
             elif entry.is_symlink() and not _is(entry, "file"):
                 skipped.add("broken link", entry.path)
-        elif entry.is_symlink() and _contains(entry.path, folder):
+        elif entry.name in _NOT_DATA and version > 1:
+            skipped.add("system folder", entry.path)
+        elif entry.is_symlink() and version > 1 and _contains(entry.path, folder):
             skipped.add("linked folder that contains this one", entry.path)
         else:
             folders.append(Path(entry.path))

@@ -35,6 +35,11 @@ def open_npz(config: DataConfig) -> Splits:
       OSError: the file cannot be read for a passing reason.
     """
     path = data_path(config)
+    if path.is_dir():
+        raise ConfigError(
+            f"data.dir {str(path)!r}: is a folder; npz needs an .npz file (for a folder of photos: "
+            "--data.name folder)"
+        )
     if not path.is_file():
         raise ConfigError(f"data.dir {str(path)!r}: no such file; npz needs an .npz file")
     try:
@@ -125,7 +130,7 @@ def _labels(path: Path, key: str, arrays: dict[str, np.ndarray], count: int) -> 
         raise ConfigError(f"{what}. If it is one-hot, save {key}.argmax(axis=1) instead")
     if labels.size != count or labels.ndim > 2:
         raise ConfigError(f"{what}, one label for each image of x_{key[2:]}")
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":  # NumPy counts timedelta64 among its integers
         fix = f". Save {key}.astype(int) instead" if labels.dtype.kind in "fb" else ""
         raise ConfigError(f"{what}{fix}")
     return labels.ravel()

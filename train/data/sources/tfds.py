@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, DataConfig
-from train.data.prepare_hint import how_to_prepare
+from train.data.prepare_hint import NotPrepared
 from train.data.retry import as_os_error, is_passing
 from train.data.sources.base import Example, Splits, data_path, listed
 
@@ -82,7 +82,7 @@ def _builder(config: DataConfig) -> Any:
     default = os.path.expanduser(tfds.core.constants.DATA_DIR)
     data_dir = data_path(config) if config.dir else Path(default)
     if not (data_dir / config.name.partition(":")[0]).is_dir():
-        raise ConfigError(how_to_prepare(config.name, data_dir))
+        raise NotPrepared(config.name, data_dir)
     try:
         builder = tfds.builder(config.name, data_dir=data_dir)
     except Exception as error:  # TFDS has a class for every way a name can be wrong
