@@ -84,7 +84,17 @@ UNKNOWN = {
     ("--crop-fraction", "1"): "--eval.crop_fraction 1",  # the only option that ends so
     ("--optim.lrr", "1"): "--optim.lr 1, ",
     ("--durration", "5ep"): "--duration 5ep?",
-    ("--resume", "x"): "the same command again",
+    ("--input-size", "3", "64", "64"): "--data.image_size 64?",
+}
+
+SENTENCES = {
+    ("--resume", "x"): "run the same command again: it continues the run in its --workdir",
+    ("--auto-augment", "ra"): "AutoAugment, RandAugment and random erasing are not supported yet",
+    ("--mixup", "0.2"): "mixup and cutmix are not supported yet; label smoothing is: --mix.label",
+    ("--mix.mixup", "0.2"): "mixup and cutmix are not supported yet",
+    ("--cutmix=1",): "mixup and cutmix are not supported yet",
+    ("--num-classes", "2"): "the classes are counted from the data; leave this option out",
+    ("--gpus", "1"): "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 ",
 }
 
 
@@ -94,6 +104,14 @@ def test_an_unknown_option_suggests_ours(args):
     flag = args[0].partition("=")[0]
     assert message.startswith(f"unknown option {flag}: did you mean {UNKNOWN[args]}")
     assert message.endswith("`resnet-jax train --help-all` lists all options")
+
+
+@pytest.mark.parametrize("args", SENTENCES)
+def test_what_has_no_option_here_is_answered_by_a_sentence(args):
+    message = refusal(*args)
+    flag = args[0].partition("=")[0]
+    assert message.startswith(f"unknown option {flag}: {SENTENCES[args]}")
+    assert "did you mean" not in message
 
 
 def test_every_habit_leads_to_an_option_that_exists():

@@ -275,5 +275,5 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for chip, extra in (("v5e:2x2", "tpu"), ("h200", "plan-gpu")):
-        with pytest.raises(ConfigError, match=rf"pip install 'resnet-jax\[{extra}\]'"):
+        with pytest.raises(ConfigError, match=rf"pip install -e '\.\[{extra}\]'"):
             topology.check_compiler(parse_topology(chip).chip)

@@ -165,14 +165,18 @@ def _unknown(unknown: Sequence[str], known: list[Option], command: str) -> str:
         )
     flag, equals, value = first.partition("=")
     if not equals:
-        value = rest[0] if rest and not rest[0].startswith("-") else ""
+        flags = (i for i, word in enumerate(rest) if re.match("-[^0-9.]", word))
+        end = next(flags, len(rest))
+        value = " ".join(rest[:end])
     said = suggestions(flag, value, [option.name for option in known])
-    hint = f"did you mean {said}? " if said else ""
+    hint = f"did you mean {said}? " if said.startswith("--") else f"{said}; " if said else ""
     return f"unknown option {flag}: {hint}`resnet-jax {name} --help-all` lists all options"
 
 
 def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
     """What to write instead of an unknown flag and its value; "" if nothing is near.
+
+    Options start with "--"; anything else is a sentence that says why there is no such option.
 
     >>> suggestions("--epochs", "5", ["duration"])
     '--duration 5ep'
@@ -184,6 +188,8 @@ def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
         target = HABITS[word]
         option = target.partition(" ")[0].removeprefix("--")
         if not target.startswith("--") or option in names:
+            if option == "data.image_size":  # others take "3 64 64" or "64 64"
+                value = value.rpartition(" ")[2]
             return target.replace("VALUE", value or "VALUE")
     leaf = [name for name in names if name.rpartition(".")[2] == word]
     near = leaf or difflib.get_close_matches(word, names, n=3, cutoff=0.6)
