@@ -45,11 +45,13 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.max_pixels": ({}, PHOTOS),
     "data.max_image_bytes": ({}, PHOTOS),
     "data.decoder": ({}, PHOTOS),
+    "data.retries": ({}, PHOTOS),
     "data.prefetch": ({"data.threads": 0}, {"data.threads": 2}),
     "init.head": ({}, {"init.weights": "a.npz"}),
     "augment.area": ({}, {"augment.crop": "random_resized"}),
     "augment.aspect": ({"augment.crop": "none"}, {"augment.crop": "random_resized"}),
     "augment.pad": ({"augment.crop": "random_resized"}, {}),
+    "optim.nesterov": ({"optim.momentum": 0.0}, {}),
     "optim.beta2": ({}, {"optim.name": "adamw"}),
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
     "optim.milestones": ({}, {"optim.schedule": "step"}),
@@ -102,7 +104,7 @@ TRUE += (
     "data.eval_split",
 )
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
-TRUE += ("optim.decay_mask",)
+TRUE += ("optim.decay_mask", "optim.nesterov")
 
 
 @pytest.mark.parametrize("name", TRUE)

@@ -124,7 +124,7 @@ def test_a_table_that_cannot_be_written_is_an_error_before_anything_is_computed(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_message():
-    with pytest.raises(ConfigError, match="^/dev/full: No space left on device$") as caught:
+    with pytest.raises(ConfigError, match=r"^/dev/full: No space left on device$") as caught:
         show([Answer(Path("a.png"), [Guess("cat", 1.0)])], 1, Path("/dev/full"))
     assert caught.value.__suppress_context__
 

@@ -11,6 +11,7 @@ from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
 from train.data.check import check_images
 from train.data.pipeline import check_decoder
+from train.effects import unused_by_folder
 from train.lock import RunLock
 from train.mesh import check_batch_size
 from train.metrics import Row
@@ -19,6 +20,7 @@ from train.output import safe_output
 from train.paths import expand, resolve_workdir
 from train.processes import Processes, start
 from train.progress import Display, warn
+from train.recipes import all_recipes
 from train.resume import (
     check_duration,
     check_workdir,
@@ -81,7 +83,9 @@ def fit(
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
         check_duration(workdir, run)
-        notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
+        recipe = all_recipes().get(config.recipe, RunConfig())
+        unused = unused_by_folder(run.splits.unused, config.data, vars(recipe.data))
+        notes = [*unused, *run.splits.notes, *filter(None, [check_statistics(run)])]
         if not is_empty(workdir):
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))

@@ -8,6 +8,7 @@ from train.config import ConfigError, DataConfig, RunConfig
 from train.config_json import with_versions
 from train.data import file_list
 from train.data.sources import Splits, open_splits
+from train.effects import unused_by_folder
 from train.run import Run, read_record
 
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out")
@@ -84,7 +85,8 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
         notes = [f"evaluates {count:,} images of {data.dir}, another folder than the run's"]
         notes += _trained_on(workdir, began, splits, own=False)
     _check_same(workdir, "class_names", began, list(splits.train.class_names), data)
-    return splits, [*notes, *splits.notes]
+    unused = unused_by_folder(splits.unused, data, with_versions(began)["data"])
+    return splits, [*unused, *notes, *splits.notes]
 
 
 def _is_own(began: dict[str, Any], data: DataConfig) -> bool:
