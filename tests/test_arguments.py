@@ -55,7 +55,8 @@ REFUSED = {
     ("--optim.name=adam", "--seed", "1"): "--optim.name 'adam': needs sgd or adamw",
     ("--augment.flip", "maybe"): "--augment.flip 'maybe': needs True or False",
     ("--augment.area", "0.1"): "--augment.area '0.1': needs 2 numbers",
-    ("--model.depths", "a"): "--model.depths 'a': needs one or more integers or None",
+    ("--model.depths", "a"): "--model.depths 'a': needs one or more integers",
+    ("--model.shortcut", "D"): "--model.shortcut 'D': needs A or B or C or none",
     ("--norm_group_size", "x"): "--norm_group_size 'x': needs an integer or device or None",
     # What the config itself refuses is its own message, whole, however long.
     ("--optim.lr", "-1"): "optim.lr -1.0: must be positive",
@@ -185,6 +186,14 @@ def test_eval_lists_only_what_it_accepts(capsys):
     assert {name.partition(".")[0] for name in rest} == {"--data", "--eval"}
     assert "--data.order" not in named and "--eval.every" not in named
     assert "--optim.lr" not in shown(capsys, "eval", "--help")
+
+
+def test_help_without_a_run_shows_no_defaults_of_its_options(capsys):
+    page = shown(capsys, "eval", "--help")
+    assert "best, last, or a step. [best]" in page
+    text = page.partition("options [")[2]
+    assert text.count("[") == 1
+    assert "[0.5" not in shown(capsys, "predict", "--help-all")
 
 
 def test_plan_and_convert_look_the_same(capsys):

@@ -182,7 +182,7 @@ def test_photos_without_a_recipe_are_a_folder(fitted, tmp_path, capsys):
     ((config, workdir),) = fitted
     assert (config.recipe, config.data.name, config.data.dir) == ("folder", "folder", photos)
     assert workdir == Path("runs/folder")
-    assert "the recipe is folder" in capsys.readouterr().out
+    assert "training the recipe folder" in capsys.readouterr().out
 
 
 def test_photos_for_the_digits_are_refused(fitted, tmp_path, capsys):

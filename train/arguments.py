@@ -10,13 +10,14 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tyro
 
 from train.config import ConfigError
 from train.habits import HABITS
-from train.options import COMMON, Option, first_page, help_text, list_of, options
+from train.options import COMMON, UNKNOWN, Option, first_page, help_text, list_of, options
 
 HELP = ("-h", "--help", "--help-all", "--help_all")
 
@@ -31,6 +32,7 @@ def parse(
     usage: str = "",
     common: Sequence[str] = COMMON,
     accepts: Callable[[str], bool] = lambda name: True,
+    has_defaults: bool = True,
 ) -> Any:
     """The options of a command as the dataclass `kind`, on top of `default`.
 
@@ -42,6 +44,7 @@ def parse(
       usage: what the help says instead of `command`.
       common: options of `RunConfig` on the first page of help.
       accepts: which options of `RunConfig` the help lists, by name.
+      has_defaults: whether `default` holds those of a run or recipe, for the help to show.
 
     Raises:
       ConfigError: an unknown option, or a value that it does not take.
@@ -50,6 +53,10 @@ def parse(
     known = options(kind, default)
     if asked := set(HELP) & set(args):
         shown = [option for option in known if not option.shared or accepts(option.name)]
+        if not has_defaults:
+            shown = [
+                replace(option, default=UNKNOWN) if option.shared else option for option in shown
+            ]
         everything = bool(asked & {"--help-all", "--help_all"})
         head = _head(f"usage: resnet-jax {usage or command} [options]", description)
         print(head + _help(_name(command), shown, common, everything))
