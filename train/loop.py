@@ -31,6 +31,7 @@ from train.resume import (
 )
 from train.run import Run
 from train.run_data import check_data, file_digests
+from train.sizes import check_memory, small_images
 from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer
@@ -82,10 +83,15 @@ def fit(
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
+        check_memory(run)
         check_duration(workdir, run)
         recipe = all_recipes().get(config.recipe, RunConfig())
         unused = unused_by_folder(run.splits.unused, config.data, vars(recipe.data))
-        notes = [*unused, *run.splits.notes, *filter(None, [check_statistics(run)])]
+        notes = [
+            *unused,
+            *run.splits.notes,
+            *filter(None, [small_images(config), check_statistics(run)]),
+        ]
         if not is_empty(workdir):
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))
