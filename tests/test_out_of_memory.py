@@ -54,7 +54,7 @@ def test_what_a_tpu_says_needs_no_second_compilation(run, monkeypatch):
     monkeypatch.setattr(out_of_memory, "usable", lambda: 2**30)
     hbm = "RESOURCE_EXHAUSTED: HLO temporaries (2.00G) exceeds available HBM (1.00G)"
     said = failing(out_of_memory.for_training(run), jax.errors.JaxRuntimeError(hbm))
-    assert "needs 2.00 GiB by the compiler" in said and "--batch_size 104 (about" in said
+    assert "needs 2.00 GiB by the compiler" in said and "--batch_size 112 (about" in said
 
 
 def test_where_the_step_would_fit_others_take_the_memory(run, monkeypatch):
@@ -105,7 +105,5 @@ def test_a_run_with_too_little_memory_ends_with_one_message(tmp_path):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert re.match(r"error: out of memory: Out of memory .* cpu has \d\.\d\d GiB\. ", line), line
-    found = int(
-        re.search(r"--batch_size (\d+) \(about [\d.]+ GiB per device\) should fit$", line)[1]
-    )
+    found = int(re.search(r"--batch_size (\d+) \(about .* should fit$", line)[1])
     assert 128 < found < 512

@@ -85,13 +85,7 @@ def fit(
         _check_lengths(run)
         check_memory(run)
         check_duration(workdir, run)
-        recipe = all_recipes().get(config.recipe, RunConfig())
-        unused = unused_by_folder(run.splits.unused, config.data, vars(recipe.data))
-        notes = [
-            *unused,
-            *run.splits.notes,
-            *filter(None, [small_images(config), check_statistics(run)]),
-        ]
+        notes = _notes(run)
         if not is_empty(workdir):
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))
@@ -122,6 +116,15 @@ def fit(
         with processes.reporting(), out_of_memory.explained(explain):
             trainer.train(stop)
             return trainer.finish()
+
+
+def _notes(run: Run) -> list[str]:
+    """Warnings of the data and of options that do not suit them."""
+    config, splits = run.config, run.splits
+    recipe = all_recipes().get(config.recipe, RunConfig())
+    unused = unused_by_folder(splits.unused, config.data, vars(recipe.data))
+    found = [*unused, *splits.notes, small_images(config), check_statistics(run)]
+    return [note for note in found if note]
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
