@@ -1,5 +1,10 @@
 """What stands on a backbone."""
 
+import difflib
+import inspect
+from collections.abc import Iterable
+from dataclasses import fields
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -93,8 +98,32 @@ def create_model(
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
     if norm_group_size is not None and norm_group_size < 1:
         raise ValueError(f"norm_group_size {norm_group_size}: must be at least 1")
+    _check_options(name, changes)
     spec = get_spec(name, **changes)
     if getattr(spec, "norm", None) != "batch" and (norm_group_size or freeze_norm):
         given = f"norm_group_size {norm_group_size}" if norm_group_size else "freeze_norm"
         raise ValueError(f"{given}: {name} has no BatchNorm")
     return classifier(spec, num_classes, dtype, norm_group_size, freeze_norm, scan, fuse_norm)
+
+
+def _check_options(name: str, changes: Iterable[str]) -> None:
+    """Raises `ValueError` for a keyword that `create_model` does not know, with the nearest ones.
+
+    `get_spec` knows the fields of the spec only, and would not name `num_classes`.
+    """
+    signature = inspect.signature(create_model).parameters.values()
+    own = [p.name for p in signature if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    spec = [field.name for field in fields(get_spec(name))]
+    for change in changes:
+        if change in spec:
+            continue
+        said = f"unknown option {change!r} of model {name!r}: "
+        if change in ("pretrained", "weights"):
+            raise ValueError(
+                f"{said}create_model makes a network without weights; "
+                "resnet_jax.load_pretrained(name, tag) loads published ones, and "
+                "resnet_jax.load_weights(path, name) those of a file"
+            )
+        near = difflib.get_close_matches(change, [*own, *spec], n=3, cutoff=0.7)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ValueError(f"{said}{hint}choose from {', '.join([*own[1:], *spec])}")

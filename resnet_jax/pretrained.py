@@ -66,7 +66,7 @@ def load_pretrained(
 
     Looked for in `$RESNET_JAX_WEIGHTS` (default ~/.cache/resnet-jax/weights), in a folder called
     `name.tag` that holds model.safetensors and config.json; then in the cache of the Hugging Face
-    hub, and on it (`pip install 'resnet-jax[hub]'`).
+    hub, and on it (`pip install -e '.[hub]'`).
 
     Args:
       name: one of `list_models()` that timm has.
@@ -155,7 +155,7 @@ def _find(repository: str, file: str) -> Path:
         else:
             return Path(hf_hub_download(f"timm/{repository}", file))
     except ImportError:
-        reason = "huggingface_hub is not installed: pip install 'resnet-jax[hub]'"
+        reason = "huggingface_hub is not installed: pip install -e '.[hub]'"
     except Exception as error:  # no such repository, full disk: each has its own type
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     raise WeightsError(

@@ -55,7 +55,8 @@ REFUSED = {
     ("--optim.name=adam", "--seed", "1"): "--optim.name 'adam': needs sgd or adamw",
     ("--augment.flip", "maybe"): "--augment.flip 'maybe': needs True or False",
     ("--augment.area", "0.1"): "--augment.area '0.1': needs 2 numbers",
-    ("--model.depths", "a"): "--model.depths 'a': needs one or more integers or None",
+    ("--model.depths", "a"): "--model.depths 'a': needs one or more integers",
+    ("--model.shortcut", "D"): "--model.shortcut 'D': needs A or B or C or none",
     ("--norm_group_size", "x"): "--norm_group_size 'x': needs an integer or device or None",
     # What the config itself refuses is its own message, whole, however long.
     ("--optim.lr", "-1"): "optim.lr -1.0: must be positive",
@@ -84,7 +85,17 @@ UNKNOWN = {
     ("--crop-fraction", "1"): "--eval.crop_fraction 1",  # the only option that ends so
     ("--optim.lrr", "1"): "--optim.lr 1, ",
     ("--durration", "5ep"): "--duration 5ep?",
-    ("--resume", "x"): "the same command again",
+    ("--input-size", "3", "64", "64"): "--data.image_size 64?",
+}
+
+SENTENCES = {
+    ("--resume", "x"): "run the same command again: it continues the run in its --workdir",
+    ("--auto-augment", "ra"): "AutoAugment, RandAugment and random erasing are not supported yet",
+    ("--mixup", "0.2"): "mixup and cutmix are not supported yet; label smoothing is: --mix.label",
+    ("--mix.mixup", "0.2"): "mixup and cutmix are not supported yet",
+    ("--cutmix=1",): "mixup and cutmix are not supported yet",
+    ("--num-classes", "2"): "the classes are counted from the data; leave this option out",
+    ("--gpus", "1"): "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 ",
 }
 
 
@@ -94,6 +105,14 @@ def test_an_unknown_option_suggests_ours(args):
     flag = args[0].partition("=")[0]
     assert message.startswith(f"unknown option {flag}: did you mean {UNKNOWN[args]}")
     assert message.endswith("`resnet-jax train --help-all` lists all options")
+
+
+@pytest.mark.parametrize("args", SENTENCES)
+def test_what_has_no_option_here_is_answered_by_a_sentence(args):
+    message = refusal(*args)
+    flag = args[0].partition("=")[0]
+    assert message.startswith(f"unknown option {flag}: {SENTENCES[args]}")
+    assert "did you mean" not in message
 
 
 def test_every_habit_leads_to_an_option_that_exists():
@@ -167,6 +186,14 @@ def test_eval_lists_only_what_it_accepts(capsys):
     assert {name.partition(".")[0] for name in rest} == {"--data", "--eval"}
     assert "--data.order" not in named and "--eval.every" not in named
     assert "--optim.lr" not in shown(capsys, "eval", "--help")
+
+
+def test_help_without_a_run_shows_no_defaults_of_its_options(capsys):
+    page = shown(capsys, "eval", "--help")
+    assert "best, last, or a step. [best]" in page
+    text = page.partition("options [")[2]
+    assert text.count("[") == 1
+    assert "[0.5" not in shown(capsys, "predict", "--help-all")
 
 
 def test_plan_and_convert_look_the_same(capsys):

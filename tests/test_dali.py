@@ -52,7 +52,7 @@ def smooth(height: int, width: int) -> bytes:
 def test_without_dali_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia", None)
     monkeypatch.setattr(dali, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'resnet-jax\[dali\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[dali\]'"):
         batches(JPEGS, "dali")
 
 

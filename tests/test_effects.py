@@ -46,11 +46,13 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.max_pixels": ({}, PHOTOS),
     "data.max_image_bytes": ({}, PHOTOS),
     "data.decoder": ({}, PHOTOS),
+    "data.retries": ({}, PHOTOS),
     "data.prefetch": ({"data.threads": 0}, {"data.threads": 2}),
     "init.head": ({}, {"init.weights": "a.npz"}),
     "augment.area": ({}, {"augment.crop": "random_resized"}),
     "augment.aspect": ({"augment.crop": "none"}, {"augment.crop": "random_resized"}),
     "augment.pad": ({"augment.crop": "random_resized"}, {}),
+    "optim.nesterov": ({"optim.momentum": 0.0}, {}),
     "optim.beta2": ({}, {"optim.name": "adamw"}),
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
     "optim.milestones": ({}, {"optim.schedule": "step"}),
@@ -103,7 +105,7 @@ TRUE += (
     "data.eval_split",
 )
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
-TRUE += ("optim.decay_mask",)
+TRUE += ("optim.decay_mask", "optim.nesterov")
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -181,7 +183,7 @@ def test_photos_without_a_recipe_are_a_folder(fitted, tmp_path, capsys):
     ((config, workdir),) = fitted
     assert (config.recipe, config.data.name, config.data.dir) == ("folder", "folder", photos)
     assert workdir == Path("runs/folder")
-    assert "the recipe is folder" in capsys.readouterr().out
+    assert "training the recipe folder" in capsys.readouterr().out
 
 
 def test_photos_for_the_digits_are_refused(fitted, tmp_path, capsys):

@@ -211,6 +211,13 @@ def test_an_unknown_name_lists_the_nearest():
             {"stochastic_depth": 0.1},
             "unknown option 'stochastic_depth' .* drop_path, drop_block, .*, drop_connect$",
         ),
+        (
+            {"num_class": 10},
+            r"unknown option 'num_class' of model 'resnet50': did you mean num_classes\? choose "
+            "from num_classes, dtype, norm_group_size, freeze_norm, scan, fuse_norm, depths, ",
+        ),
+        ({"drop_paths": 0.1}, r"unknown option 'drop_paths' .*: did you mean drop_path\b.*\? "),
+        ({"pretrained": True}, r"unknown option 'pretrained' .*load_pretrained\(name, tag\)"),
         ({"stage_widths": (64, 128)}, r"stage_widths \(64, 128\): needs one for each of 4 stages"),
         ({"norm": "group", "norm_groups": 48}, "norm_groups 48: does not divide the 64 channels"),
     ],

@@ -39,9 +39,10 @@ def test_a_batch_that_fits_by_the_compiler(run, monkeypatch):
     assert said.startswith(
         f"out of memory: Out of memory while trying to allocate 4.50 GiB. cpu has "
         f"{limit / 2**30:.2f} GiB. The step of resnet8_cifar takes 256 images of 8 pixels, 256 on "
-        f"each device, in fp32, and needs {needed / 2**30:.2f} GiB by the compiler. This should "
-        "fit: --batch_size "
+        f"each device, in fp32, and needs {needed / 2**30:.2f} GiB by the compiler. "
+        "--batch_size "
     )
+    assert said.endswith(" GiB per device) should fit")
     found = int(re.search(r"--batch_size (\d+)", said)[1])
     assert 64 <= found < 256
     smaller = Run(replace(run.config, batch_size=found), mesh=run.mesh)
@@ -53,7 +54,7 @@ def test_what_a_tpu_says_needs_no_second_compilation(run, monkeypatch):
     monkeypatch.setattr(out_of_memory, "usable", lambda: 2**30)
     hbm = "RESOURCE_EXHAUSTED: HLO temporaries (2.00G) exceeds available HBM (1.00G)"
     said = failing(out_of_memory.for_training(run), jax.errors.JaxRuntimeError(hbm))
-    assert "needs 2.00 GiB by the compiler" in said and "--batch_size 120: about" in said
+    assert "needs 2.00 GiB by the compiler" in said and "--batch_size 112 (about" in said
 
 
 def test_where_the_step_would_fit_others_take_the_memory(run, monkeypatch):
@@ -104,5 +105,5 @@ def test_a_run_with_too_little_memory_ends_with_one_message(tmp_path):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert re.match(r"error: out of memory: Out of memory .* cpu has \d\.\d\d GiB\. ", line), line
-    found = int(re.search(r"This should fit: --batch_size (\d+)", line)[1])
+    found = int(re.search(r"--batch_size (\d+) \(about .* should fit$", line)[1])
     assert 128 < found < 512

@@ -188,7 +188,7 @@ def test_what_does_not_fit(photos):
     run = Run(config, mesh=photos.mesh, splits=photos.splits)
     modelled = model(run, parse_topology("v5e:2x2"), computed, None)
     assert modelled["binds"] == "memory capacity"
-    assert modelled["suggestions"] == ["--batch_size 256: about 15.75 GiB a chip"]
+    assert modelled["suggestions"] == ["--batch_size 256 (about 15.8 GiB per device)"]
     found = {
         **{"recipe": "r", "network": "n", "precision": "bf16", "batch_size": 512, "fsdp": 1},
         **{"batch_per_chip": 128, "topology": "v5e:2x2", "chips": 4, "hosts": 1, "versions": {}},
@@ -197,7 +197,7 @@ def test_what_does_not_fit(photos):
     }
     text = render(found)
     assert "31.50 GiB of 15.75 GiB (200%): does not fit" in text
-    assert text.endswith("  --batch_size 256: about 15.75 GiB a chip")
+    assert text.endswith("  --batch_size 256 (about 15.8 GiB per device)")
 
 
 def test_images_that_the_network_does_not_take(devices):
@@ -275,5 +275,5 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for chip, extra in (("v5e:2x2", "tpu"), ("h200", "plan-gpu")):
-        with pytest.raises(ConfigError, match=rf"pip install 'resnet-jax\[{extra}\]'"):
+        with pytest.raises(ConfigError, match=rf"pip install -e '\.\[{extra}\]'"):
             topology.check_compiler(parse_topology(chip).chip)

@@ -13,8 +13,10 @@ from resnet_jax import save_weights
 from tests.runs import resnet_jax
 from tests.test_weights import random_variables
 from train.__main__ import main
+from train.config import ConfigError
+from train.inference import Answer, Guess
 from train.names import csv_cell, csv_path, one_line, utf8
-from train.predictions import image_files
+from train.predictions import image_files, show
 
 NAME = "resnet8_cifar"
 BYTES = os.fsdecode(b"caf\xe9.png")  # no UTF-8
@@ -118,6 +120,21 @@ def test_a_table_that_cannot_be_written_is_an_error_before_anything_is_computed(
     image = picture(tmp_path / "a.png")
     assert predict(weights, image, "--csv", tmp_path / "no" / "table.csv") == 2
     assert "table.csv: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_message():
+    with pytest.raises(ConfigError, match=r"^/dev/full: No space left on device$") as caught:
+        show([Answer(Path("a.png"), [Guess("cat", 1.0)])], 1, Path("/dev/full"))
+    assert caught.value.__suppress_context__
+
+
+def test_the_rows_of_a_table_are_counted(tmp_path, capsys):
+    guesses = [Guess("cat", 0.6), Guess("dog", 0.4)]
+    answers = [Answer(Path("a.png"), guesses), Answer(Path("b.png"), [], "broken")]
+    with pytest.raises(ConfigError, match="1 of 2 images"):
+        show(answers, 2, tmp_path / "t.csv")
+    assert f"wrote 3 rows to {tmp_path / 't.csv'}\n" in capsys.readouterr().err
 
 
 # --- names of classes ----------------------------------------------------------------------------

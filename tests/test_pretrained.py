@@ -170,7 +170,7 @@ def test_missing_file(missing, root):
         load_pretrained(NAME, TAG)
     assert str(caught.value) == (
         f"timm/{NAME}.{TAG} cannot be fetched from the Hugging Face hub (huggingface_hub is not "
-        "installed: pip install 'resnet-jax[hub]'). Put its model.safetensors and config.json "
+        "installed: pip install -e '.[hub]'). Put its model.safetensors and config.json "
         f"into {path.parent}"
     )
 

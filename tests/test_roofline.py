@@ -26,25 +26,24 @@ def test_a_smaller_batch_or_more_fsdp():
     now = Footprint(10 * scale, 10 * scale, 40 * scale, 100 * scale)
     found = suggestions(now, 135 * scale, batch_per_chip=128, chips=8, fsdp=1)
     assert found == [
-        "--batch_size 768: about 135.00 GiB a chip",
-        "--mesh.fsdp 4: about 130.00 GiB a chip",
+        "--batch_size 768 (about 135.0 GiB per device)",
+        "--mesh.fsdp 4 (about 130.0 GiB per device)",
     ]
 
 
 def test_the_batch_alone():
     """No fsdp frees enough for 128 images; a single chip has no other to share with."""
-    assert suggestions(NOW, 111, batch_per_chip=128, chips=4, fsdp=1) == [
-        "--batch_size 256: about 0.00 GiB a chip"  # (111 - 60) / 100 of 128 is 65; in eights, 64
-    ]
-    assert suggestions(NOW, 65, batch_per_chip=128, chips=1, fsdp=1) == [
-        "--batch_size 6: about 0.00 GiB a chip"
-    ]
+    # (111 - 60) / 100 of 128 is 65; in eights, 64
+    found = suggestions(NOW, 111, batch_per_chip=128, chips=4, fsdp=1)
+    assert found == ["--batch_size 256 (about 0.0 GiB per device)"]
+    found = suggestions(NOW, 65, batch_per_chip=128, chips=1, fsdp=1)
+    assert found == ["--batch_size 6 (about 0.0 GiB per device)"]
 
 
 def test_a_state_that_does_not_fit():
     """60 bytes of state in 50: fsdp 8 leaves 25 for it, a quarter of the batch for the rest."""
     assert suggestions(NOW, 50, batch_per_chip=128, chips=8, fsdp=1) == [
-        "--mesh.fsdp 8 --batch_size 256: about 0.00 GiB a chip"
+        "--mesh.fsdp 8 --batch_size 256 (about 0.0 GiB per device)"
     ]
     assert suggestions(NOW, 19, batch_per_chip=128, chips=8, fsdp=1) == []
     assert suggestions(NOW, 50, batch_per_chip=128, chips=8, fsdp=8) == []

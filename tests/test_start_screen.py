@@ -52,7 +52,7 @@ def test_the_whole_screen():
         "classes": "2: cat (90), dog (60)",
         "images": "8x8, random crops, mirrored at random, evaluated at crop_fraction 1; "
         "mean 0.485 0.456 0.406, std 0.229 0.224 0.225",
-        "network": "resnet8_cifar, with its own depths, width, 4,970 parameters, "
+        "network": "resnet8_cifar (depths 1 1, width 8), 4,970 parameters, "
         "averaged with ema_decay 0.9",
         "weights": "random, seed 0",
         "optimiser": "sgd, lr 0.1 x 64/256 = 0.025, cosine, warm-up 10%",
@@ -89,6 +89,13 @@ def test_rate_as_it_is():
     for optim in (OptimConfig(lr=0.3, lr_batch=0), OptimConfig(lr=0.3, lr_batch=32)):
         text = said(tiny(optim=optim), splits)["optimiser"]
         assert text == "sgd, lr 0.3, cosine, weight decay 0.0001"
+
+
+def test_the_step_schedule_has_its_milestones():
+    splits = Splits(arrays({"a": 60}), arrays({"a": 1}))
+    optim = OptimConfig(lr=0.3, lr_batch=0, schedule="step", milestones=("30ep", "75%"))
+    text = said(tiny(optim=optim), splits)["optimiser"]
+    assert text == "sgd, lr 0.3, step (x 0.1 at 30ep, 75%), weight decay 0.0001"
 
 
 def test_many_classes_are_summed_up():

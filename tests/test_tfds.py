@@ -125,7 +125,7 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(shared_data, tmp_
     for split in ("train", "test"):
         (there / f"cifar10-{split}.tfrecord-00000-of-00001").touch()
     message = refusal(DataConfig(name="cifar10", dir=str(tmp_path)))
-    assert "tfrecord" in message and "array_record" in message and "resnet-jax[prepare]" in message
+    assert "tfrecord" in message and "array_record" in message and ".[prepare]" in message
     command = message.partition("tfds convert_format ")[2].split()
     assert command == [
         f"--dataset_version_dir={there}",

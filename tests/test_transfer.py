@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_an_error_unless_all_is_given(tmp_path):
         take_over(config, tmp_path / "new", resumes=False)
     options = "--data.mean, --data.std, --eval.crop_fraction, --eval.interpolation"
     assert "config.json: not the config.json of timm's weights" in str(caught.value)
-    assert str(caught.value).endswith(f"Where all of {options} are given, it is not read")
+    assert str(caught.value).endswith(f"To start without reading it, give {options}")
     given = {"data.mean", "data.std", "eval.crop_fraction", "eval.interpolation"}
     after, lines = take_over(config, tmp_path / "new", resumes=False, given=given)
     assert after == config and lines[0].endswith("all as given")

@@ -108,7 +108,11 @@ def evaluate(args: list[str]) -> None:
     """Evaluates a checkpoint of a run; the last line is one JSON object."""
     names, options = split(args, "the run directory")
     workdir, config = _run_dir(names)
-    shown: Any = {"common": EVAL_COMMON, "accepts": accepted_by_eval}
+    shown: Any = {
+        "common": EVAL_COMMON,
+        "accepts": accepted_by_eval,
+        "has_defaults": bool(names),
+    }
     given = parse("eval DIR", EVAL_HELP, EvalArgs, EvalArgs(config), options, **shown)
     _tell(check_applicable("eval", config, given.config, accepted_by_eval))
     from train.inference import evaluate_run

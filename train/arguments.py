@@ -10,13 +10,14 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tyro
 
 from train.config import ConfigError
 from train.habits import HABITS
-from train.options import COMMON, Option, first_page, help_text, list_of, options
+from train.options import COMMON, UNKNOWN, Option, first_page, help_text, list_of, options
 
 HELP = ("-h", "--help", "--help-all", "--help_all")
 
@@ -31,6 +32,7 @@ def parse(
     usage: str = "",
     common: Sequence[str] = COMMON,
     accepts: Callable[[str], bool] = lambda name: True,
+    has_defaults: bool = True,
 ) -> Any:
     """The options of a command as the dataclass `kind`, on top of `default`.
 
@@ -42,6 +44,7 @@ def parse(
       usage: what the help says instead of `command`.
       common: options of `RunConfig` on the first page of help.
       accepts: which options of `RunConfig` the help lists, by name.
+      has_defaults: whether `default` holds those of a run or recipe, for the help to show.
 
     Raises:
       ConfigError: an unknown option, or a value that it does not take.
@@ -50,6 +53,10 @@ def parse(
     known = options(kind, default)
     if asked := set(HELP) & set(args):
         shown = [option for option in known if not option.shared or accepts(option.name)]
+        if not has_defaults:
+            shown = [
+                replace(option, default=UNKNOWN) if option.shared else option for option in shown
+            ]
         everything = bool(asked & {"--help-all", "--help_all"})
         head = _head(f"usage: resnet-jax {usage or command} [options]", description)
         print(head + _help(_name(command), shown, common, everything))
@@ -165,14 +172,18 @@ def _unknown(unknown: Sequence[str], known: list[Option], command: str) -> str:
         )
     flag, equals, value = first.partition("=")
     if not equals:
-        value = rest[0] if rest and not rest[0].startswith("-") else ""
+        flags = (i for i, word in enumerate(rest) if re.match("-[^0-9.]", word))
+        end = next(flags, len(rest))
+        value = " ".join(rest[:end])
     said = suggestions(flag, value, [option.name for option in known])
-    hint = f"did you mean {said}? " if said else ""
+    hint = f"did you mean {said}? " if said.startswith("--") else f"{said}; " if said else ""
     return f"unknown option {flag}: {hint}`resnet-jax {name} --help-all` lists all options"
 
 
 def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
     """What to write instead of an unknown flag and its value; "" if nothing is near.
+
+    Options start with "--"; anything else is a sentence that says why there is no such option.
 
     >>> suggestions("--epochs", "5", ["duration"])
     '--duration 5ep'
@@ -184,6 +195,8 @@ def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
         target = HABITS[word]
         option = target.partition(" ")[0].removeprefix("--")
         if not target.startswith("--") or option in names:
+            if option == "data.image_size":  # others take "3 64 64" or "64 64"
+                value = value.rpartition(" ")[2]
             return target.replace("VALUE", value or "VALUE")
     leaf = [name for name in names if name.rpartition(".")[2] == word]
     near = leaf or difflib.get_close_matches(word, names, n=3, cutoff=0.6)

@@ -178,7 +178,7 @@ class DataConfig:
     """Batches read ahead."""
     decoder: Literal["cpu", "dali"] = "cpu"
     """Who decodes, crops and resizes training JPEGs: this process's cores, or NVIDIA DALI on its
-    GPUs, from the same crops, for hosts with too few cores (pip install 'resnet-jax[dali]')."""
+    GPUs, from the same crops, for hosts with too few cores (pip install -e '.[dali]')."""
     retries: int = 5
     """How often a read is tried again that failed for a passing reason (a network, a server), after
     0.1, 0.2, 0.4 ... seconds."""

@@ -3,11 +3,11 @@
 A new option of `RunConfig` goes into `ALWAYS` or into `CONDITIONS`. Nothing here imports JAX.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from resnet_jax.zoo import get_spec
-from train.config import ConfigError, RunConfig
+from train.config import ConfigError, DataConfig, RunConfig
 from train.config_json import flatten, to_json
 
 ALWAYS = (
@@ -21,9 +21,9 @@ ALWAYS = (
     *("model.output_stride", "model.zero_gamma", "model.kernel_init", "model.drop_path"),
     *("model.drop_block", "model.block_dropout", "model.dropout", "model.drop_connect"),
     *("init.weights", "data.name", "data.order", "data.image_size", "data.mean", "data.std"),
-    *("data.threads", "data.workers", "data.retries", "data.resident", "data.stall_seconds"),
+    *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
     *("augment.crop", "augment.flip", "mix.label_smoothing"),
-    *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum", "optim.nesterov"),
+    *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
     *("optim.weight_decay", "optim.clip", "optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
     *("checkpoint.every", "checkpoint.keep", "checkpoint.best"),
@@ -105,6 +105,12 @@ CONDITIONS = (
         _FILES,
     ),
     Condition(
+        ("data.retries",),
+        "data.name",
+        lambda config: config.data.name not in ("digits", "synthetic"),
+        "data that are read from files",
+    ),
+    Condition(
         ("data.prefetch",), "data.threads", _reads_ahead, "reading by threads or by data.workers"
     ),
     Condition(
@@ -125,6 +131,12 @@ CONDITIONS = (
         "augment.crop",
         lambda config: config.augment.crop == "pad",
         "augment.crop pad",
+    ),
+    Condition(
+        ("optim.nesterov",),
+        "optim.momentum",
+        lambda config: config.optim.momentum > 0,
+        "a momentum above 0",
     ),
     Condition(
         ("optim.beta2", "optim.epsilon"),
@@ -258,6 +270,22 @@ def check_applicable(
     useless = [name for name in changed if not accepts(name)]
     used = [f"--{name} has no effect on {command}" for name in useless]
     return used + [w for w in check_effects(given, trained) if not _is_about(w, useless)]
+
+
+def unused_by_folder(
+    unused: Mapping[str, str], data: DataConfig, base: Mapping[str, Any]
+) -> list[str]:
+    """Warnings of options that the layout of a folder does not use.
+
+    Args:
+      unused: option of `DataConfig` -> why; see `Splits.unused`.
+      base: values of the same options in the recipe or in the run.
+    """
+    return [
+        f"--data.{name} {shown(getattr(data, name))} has no effect: {why}"
+        for name, why in unused.items()
+        if getattr(data, name) != base.get(name)
+    ]
 
 
 def _is_about(message: str, names: Iterable[str]) -> bool:

@@ -1,5 +1,15 @@
 """Options of other programs, and what to write here: for the messages about unknown options."""
 
+_MIX = "mixup and cutmix are not supported yet; label smoothing is: --mix.label_smoothing 0.1"
+_AUGMENT = (
+    "AutoAugment, RandAugment and random erasing are not supported yet; --augment.crop and "
+    "--augment.flip are"
+)
+_FOLDERS = "name the folder that has both splits: --data.dir DIR, with DIR/train and DIR/val"
+_RESUME = "run the same command again: it continues the run in its --workdir"
+_GPUS = "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 (or 0,1) resnet-jax ..."
+_RECIPE = "the recipe is the first word: resnet-jax train RECIPE"
+
 HABITS = {
     "model": "--model.name VALUE",
     "arch": "--model.name VALUE",
@@ -41,7 +51,7 @@ HABITS = {
     "data_dir": "--data.dir VALUE",
     "data_path": "--data.dir VALUE",
     "dataset": "--data.name VALUE",
-    "train_dir": "--data.dir DIR (DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg)",
+    "train_dir": _FOLDERS,
     "imgsz": "--data.image_size VALUE",
     "img_size": "--data.image_size VALUE",
     "size": "--data.image_size VALUE",
@@ -51,14 +61,14 @@ HABITS = {
     "workers": "--data.threads VALUE",
     "num_workers": "--data.threads VALUE",
     "j": "--data.threads VALUE",
-    "num_classes": "nothing (classes are counted from the data)",
+    "num_classes": "the classes are counted from the data; leave this option out",
     "crop_pct": "--eval.crop_fraction VALUE",
     "hflip": "--augment.flip True|False",
     "hflip_prob": "--augment.flip True|False",
     "fliplr": "--augment.flip True|False",
     "scale": "--augment.area 0.08 1.0",
     "ratio": "--augment.aspect 0.75 1.3333",
-    "pretrained": "--init.weights NAME.TAG (such as resnet50.a1_in1k) or a file",
+    "pretrained": "--init.weights NAME.TAG",
     "weights": "--init.weights VALUE",
     "initial_checkpoint": "--init.weights VALUE",
     "amp": "--precision bf16",
@@ -66,7 +76,7 @@ HABITS = {
     "fp16": "--precision bf16",
     "model_ema": "--ema_decay 0.999",
     "model_ema_decay": "--ema_decay VALUE",
-    "sync_bn": "nothing (BatchNorm covers the global batch; see --norm_group_size)",
+    "sync_bn": "BatchNorm covers the global batch already; --norm_group_size changes that",
     "drop": "--model.dropout VALUE",
     "output": "--workdir VALUE",
     "output_dir": "--workdir VALUE",
@@ -75,19 +85,39 @@ HABITS = {
     "logdir": "--workdir VALUE",
     "project": "--workdir VALUE",
     "experiment": "--workdir VALUE",
-    "resume": "the same command again (a run continues in its --workdir)",
-    "evaluate": "`resnet-jax eval DIR`",
-    "test_only": "`resnet-jax eval DIR`",
+    "resume": _RESUME,
+    "evaluate": "to evaluate a run: resnet-jax eval DIR",
+    "test_only": "to evaluate a run: resnet-jax eval DIR",
     "print_freq": "--log_every VALUEst",
     "log_interval": "--log_every VALUEst",
     "checkpoint_hist": "--checkpoint.keep VALUE",
     "random_seed": "--seed VALUE",
-    "recipe": "the recipe as the first word (resnet-jax train RECIPE)",
-    "config": "the recipe as the first word (resnet-jax train RECIPE)",
-    "device": "JAX_PLATFORMS=cpu (or cuda, tpu) before the command",
-    "gpus": "CUDA_VISIBLE_DEVICES=0,1 before the command",
+    "recipe": _RECIPE,
+    "config": _RECIPE,
+    "device": "choose it before the command: JAX_PLATFORMS=cpu (or cuda, tpu) resnet-jax ...",
+    "val_dir": _FOLDERS,
+    "mixup": _MIX,
+    "mixup_alpha": _MIX,
+    "mix.mixup": _MIX,
+    "cutmix": _MIX,
+    "cutmix_alpha": _MIX,
+    "mix.cutmix": _MIX,
+    "auto_augment": _AUGMENT,
+    "aa": _AUGMENT,
+    "augment.auto": _AUGMENT,
+    "randaugment": _AUGMENT,
+    "rand_augment": _AUGMENT,
+    "trivial_augment": _AUGMENT,
+    "random_erase": _AUGMENT,
+    "random_erasing": _AUGMENT,
+    "reprob": _AUGMENT,
+    "gpu": _GPUS,
+    "gpu_ids": _GPUS,
+    "gpus": _GPUS,
 }
-"""The other program's option (without hyphens) -> what to write; VALUE is the value given.
+"""The other program's option (without hyphens) -> an option of ours, or a sentence.
+
+An option starts with "--"; VALUE is the value given. A sentence says why there is no such option.
 
 They are those of torchvision's references, timm's train.py, ultralytics and Keras.
 """

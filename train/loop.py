@@ -11,6 +11,7 @@ from train.config import ConfigError, MeshConfig, RunConfig
 from train.config_json import to_json
 from train.data.check import check_images
 from train.data.pipeline import check_decoder
+from train.effects import unused_by_folder
 from train.lock import RunLock
 from train.mesh import check_batch_size
 from train.metrics import Row
@@ -19,6 +20,7 @@ from train.output import safe_output
 from train.paths import expand, resolve_workdir
 from train.processes import Processes, start
 from train.progress import Display, warn
+from train.recipes import all_recipes
 from train.resume import (
     check_duration,
     check_workdir,
@@ -29,6 +31,7 @@ from train.resume import (
 )
 from train.run import Run
 from train.run_data import check_data, file_digests
+from train.sizes import check_memory, small_images
 from train.start_screen import accelerator_warnings, describe_run
 from train.stop import Stop
 from train.trainer import Trainer
@@ -80,8 +83,9 @@ def fit(
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
         _check_lengths(run)
+        check_memory(run)
         check_duration(workdir, run)
-        notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
+        notes = _notes(run)
         if not is_empty(workdir):
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))
@@ -112,6 +116,15 @@ def fit(
         with processes.reporting(), out_of_memory.explained(explain):
             trainer.train(stop)
             return trainer.finish()
+
+
+def _notes(run: Run) -> list[str]:
+    """Warnings of the data and of options that do not suit them."""
+    config, splits = run.config, run.splits
+    recipe = all_recipes().get(config.recipe, RunConfig())
+    unused = unused_by_folder(splits.unused, config.data, vars(recipe.data))
+    found = [*unused, *splits.notes, small_images(config), check_statistics(run)]
+    return [note for note in found if note]
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -47,7 +47,10 @@ class Option:
     @property
     def needs(self) -> str:
         """What it accepts, in words: "an integer", "sgd or adamw"."""
-        return " or ".join(dict.fromkeys(_words(kind) for kind in _members(self.kind)))
+        members = _members(self.kind)
+        if self.name.startswith("model."):  # None means unset there, and "none" may be a choice
+            members = [kind for kind in members if kind is not type(None)]
+        return " or ".join(dict.fromkeys(map(_words, members)))
 
 
 def _members(kind: Any) -> list[Any]:
@@ -59,6 +62,10 @@ def _members(kind: Any) -> list[Any]:
 
 class Flag:
     """The kind of an option that takes no value."""
+
+
+UNKNOWN: Any = object()
+"""The default of an option where nothing says which run's it is: help shows none."""
 
 
 def _placeholder(kind: Any) -> str:
@@ -147,7 +154,7 @@ def list_of(found: Iterable[Option]) -> str:
     for option in found:
         head = f"  --{option.name} {option.takes}".rstrip()
         text = f"{option.doc} [{_shown(option.default)}]"
-        text = option.doc if option.kind is Flag else text
+        text = option.doc if option.kind is Flag or option.default is UNKNOWN else text
         if len(head) <= 28:
             head = head.ljust(30)
         else:

@@ -14,6 +14,8 @@ from train.mesh import round_up
 from train.roofline import Footprint, suggestions
 from train.run import Run
 
+_MARGIN = 0.9  # of the memory, for the batch that is suggested: its temporaries may differ
+
 Explain = Callable[[str], str]
 """What XLA or Python said -> what to do about it."""
 
@@ -86,13 +88,14 @@ def for_training(run: Run) -> Explain:
         rest = max(peak - 2 * parameters - shared, 0)
         fit = suggestions(
             Footprint(parameters, parameters, shared, rest),
-            usable(),
+            int(_MARGIN * usable()),
             batch_per_chip=batch // devices,
             chips=devices,
             fsdp=config.mesh.fsdp,
         )
-        found = " or ".join(fit) if fit else "a smaller network, or smaller images, might"
-        return f"{what}, and needs {_gib(peak)} by the compiler. This should fit: {found}"
+        found = " or ".join(fit)
+        advice = f"{found} should fit" if fit else "Choose a smaller network or smaller images"
+        return f"{what}, and needs {_gib(peak)} by the compiler. {advice}"
 
     return explain
 

@@ -67,6 +67,7 @@ def predict(args: list[str]) -> None:
         options,
         common=PREDICTION,
         accepts=PREDICTION.__contains__,
+        has_defaults=bool(names),
     )
     _warn(check_applicable("predict", base, given.config, PREDICTION.__contains__))
     if len(names) < 2:

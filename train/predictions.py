@@ -73,7 +73,8 @@ def show(answers: "Iterable[Answer]", count: int, table: Path | None) -> None:
 def _csv(target: Path | None) -> Iterator[Any]:
     """A function that writes an answer: image, rank, class, probability, error in UTF-8.
 
-    One row for each guess; a file that cannot be read has one row, with an error alone.
+    One row for each guess; a file that cannot be read has one row, with an error alone. A line on
+    stderr says at the end how many rows were written.
     """
     if target is None:
         yield lambda answer: None
@@ -82,20 +83,29 @@ def _csv(target: Path | None) -> Iterator[Any]:
         file = expand(target).open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror}") from None
+    writer = csv.writer(file)
+    count = 0
+
+    def put(rows: Sequence[Sequence[Any]]) -> None:
+        try:
+            writer.writerows(rows)
+            file.flush()  # what was predicted outlives an interrupt
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                file.close()  # which writes what is left once more, and fails once more
+            raise ConfigError(f"{target}: {error.strerror}") from None
+
+    def write(answer: "Answer") -> None:
+        nonlocal count
+        image = csv_path(answer.path)
+        rows = [
+            [image, rank, csv_cell(name), f"{p:.6f}", ""]
+            for rank, (name, p) in enumerate(answer.guesses, start=1)
+        ] or [[image, "", "", "", csv_cell(answer.error)]]
+        put(rows)
+        count += len(rows)
+
     with file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "rank", "class", "probability", "error"])
-
-        def write(answer: "Answer") -> None:
-            image = csv_path(answer.path)
-            rows: list[list[Any]] = [
-                [image, rank, csv_cell(name), f"{p:.6f}", ""]
-                for rank, (name, p) in enumerate(answer.guesses, start=1)
-            ]
-            try:
-                writer.writerows(rows or [[image, "", "", "", csv_cell(answer.error)]])
-                file.flush()  # what was predicted outlives an interrupt
-            except OSError as error:
-                raise ConfigError(f"{target}: {error.strerror}") from None
-
+        put([["image", "rank", "class", "probability", "error"]])
         yield write
+    print(f"wrote {count:,} rows to {target}", file=sys.stderr)

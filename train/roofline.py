@@ -77,7 +77,7 @@ def suggestions(
         need = now.at(batch=images / batch_per_chip, fsdp=parts / fsdp)
         options = [f"--mesh.fsdp {parts}"] * (parts != fsdp)
         options += [f"--batch_size {images * chips}"] * (images != batch_per_chip)
-        return f"{' '.join(options)}: about {need / 2**30:.2f} GiB a chip"
+        return f"{' '.join(options)} (about {need / 2**30:.1f} GiB per device)"
 
     more = [n for n in range(fsdp + 1, chips + 1) if chips % n == 0 and n % fsdp == 0]
     fits = {n: largest(n / fsdp) for n in (fsdp, *more)}

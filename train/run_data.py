@@ -10,6 +10,7 @@ from train.data import file_list
 from train.data.prepare_hint import NotPrepared
 from train.data.sources import Splits, open_splits
 from train.data.sources.base import data_path, nfc
+from train.effects import unused_by_folder
 from train.run import Run, read_record
 
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
@@ -89,7 +90,8 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
     else:
         splits, notes = _open_other(workdir, began, data)
     _check_same(workdir, "class_names", began, list(splits.train.class_names), data)
-    return splits, [*notes, *splits.notes]
+    unused = unused_by_folder(splits.unused, data, with_versions(began)["data"])
+    return splits, [*unused, *notes, *splits.notes]
 
 
 def _open_other(workdir: Path, began: dict[str, Any], data: DataConfig) -> tuple[Splits, list[str]]:

@@ -9,7 +9,7 @@ import jax
 
 from train.config import RunConfig
 from train.data.sources import Source, class_counts
-from train.effects import changes
+from train.effects import changes, shown
 from train.run import Run
 
 LISTED_CLASSES = 10
@@ -80,9 +80,12 @@ def _images(config: RunConfig) -> str:
 
 def _network(run: Run) -> str:
     config = run.config
-    fields = [name for name in changes(config, RunConfig()) if name.startswith("model.")]
-    changed = [name.removeprefix("model.") for name in fields if name != "model.name"]
-    with_changes = f", with its own {', '.join(changed)}" if changed else ""
+    changed = [
+        f"{name.removeprefix('model.')} {shown(value)}"
+        for name, value in changes(config, RunConfig()).items()
+        if name.startswith("model.") and name != "model.name"
+    ]
+    with_changes = f" ({', '.join(changed)})" if changed else ""
     ema = f", averaged with ema_decay {config.ema_decay:g}" if config.ema_decay else ""
     return f"{config.model.name}{with_changes}, {run.parameters:,} parameters{ema}"
 
@@ -104,7 +107,10 @@ def _optimiser(run: Run) -> str:
         rate += f" x {batch}/{optim.lr_batch} = {optim.lr * batch / optim.lr_batch:.4g}"
     warmup = "" if optim.warmup.startswith("0") else f", warm-up {optim.warmup}"
     decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
-    return f"{optim.name}, {rate}, {optim.schedule}{warmup}{decay}"
+    schedule: str = optim.schedule
+    if schedule == "step":
+        schedule += f" (x {optim.gamma:g} at {', '.join(optim.milestones)})"
+    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}"
 
 
 def _duration(run: Run) -> str:

@@ -114,7 +114,7 @@ def check_compiler(chip: Chip) -> str:
     if found is None:
         raise ConfigError(
             f"nothing here compiles for {chip.name}: {module} is not installed; "
-            f"pip install 'resnet-jax[{extra}]'"
+            f"pip install -e '.[{extra}]'"
         )
     return {"tpu": "libtpu", "cuda": "jax-cuda13-plugin"}[chip.platform]
 

@@ -68,13 +68,17 @@ def _recipe(config: RunConfig) -> RunConfig:
 def _stated(config: RunConfig) -> Preprocessing | None:
     """The preprocessing that is written beside `init.weights`; None if nothing is."""
     given = str(config.init.weights)
-    try:
-        if tagged := published(given):
+    if tagged := published(given):
+        try:
             return published_preprocessing(*tagged)
-        return stated_preprocessing(weights_file(given), config.model.name)
-    except (WeightsError, ConfigError) as error:
+        except WeightsError as error:
+            raise ConfigError(str(error)) from None
+    file = weights_file(given)
+    try:
+        return stated_preprocessing(file, config.model.name)
+    except ConfigError as error:
         options = ", ".join(f"--{name}" for name in TAKEN)
-        raise ConfigError(f"{error}. Where all of {options} are given, it is not read") from None
+        raise ConfigError(f"{error}. To start without reading it, give {options}") from None
 
 
 def _line(view: Preprocessing) -> str:

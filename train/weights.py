@@ -26,6 +26,10 @@ Variables = dict[str, Any]
 _SUFFIXES = {"safetensors", "npz", "pth", "pt", "th", "bin"}
 _HEADS = ("fc.bias", "head.fc.bias", "params/head/bias")  # torch's names, timm's for v2, ours
 
+# The stage and the block: "layer1.0.", timm's "stages.0.blocks.0." for v2, our "stage1/block1/".
+_BLOCK = re.compile(r"(?:layer|stages?\.?)(\d+)[./](?:blocks?\.?)?(\d+)[./]")
+_TRIED = 10  # networks, at about half a second each
+
 
 def published(given: str) -> tuple[str, str] | None:
     """The parts of "resnet50.a1_in1k"; None for anything else, such as a file or a folder.
@@ -164,7 +168,29 @@ def _fit(
     try:
         return from_tensors(tensors, name, num_classes, **options)
     except WeightsError as error:
-        raise ConfigError(f"{given}: {error}") from None
+        known = _network_of(tensors)
+        hint = f"\n  These are the weights of {known}" if known not in (None, name) else ""
+        raise ConfigError(f"{given}: {error}{hint}") from None
+
+
+def _network_of(tensors: Mapping[str, np.ndarray]) -> str | None:
+    """The network of the zoo that takes all these tensors; None if it is not found at once."""
+    from resnet_jax import ResNetSpec, WeightsError, from_tensors
+
+    blocks = {tuple(map(int, found.groups())) for found in map(_BLOCK.search, tensors) if found}
+    stages = sorted({stage for stage, _ in blocks})
+    depths = tuple(sum(stage == of for of, _ in blocks) for stage in stages)
+    block = "bottleneck" if any("conv3" in key for key in tensors) else "basic"
+    candidates = [
+        name
+        for name, spec in ZOO.items()
+        if isinstance(spec, ResNetSpec) and (spec.depths, spec.block) == (depths, block)
+    ]
+    for name in candidates[:_TRIED]:
+        with contextlib.suppress(WeightsError):
+            from_tensors(tensors, name, _classes(tensors))
+            return name
+    return None
 
 
 def preprocessing(file: Path, name: str) -> "Preprocessing":
@@ -205,10 +231,23 @@ def weights_file(given: str | Path) -> Path:
     """The file that a person named: `~` is the home directory, a folder its model.safetensors.
 
     Raises:
-      ConfigError: no home directory is known.
+      ConfigError: no home directory is known; a run, or a network without a tag, is named instead.
     """
     path = expand(given)
-    return path / "model.safetensors" if path.is_dir() else path
+    if str(given) in ZOO and not path.exists():
+        raise ConfigError(
+            f"{str(given)!r} is the name of a network, and weights need a tag too: NAME.TAG, such "
+            "as resnet50.a1_in1k, or a file"
+        )
+    if not path.is_dir():
+        return path
+    file = path / "model.safetensors"
+    if (path / "checkpoints").is_dir() and not file.is_file():
+        raise ConfigError(
+            f"{str(given)!r} is a run, not a file of weights. Write its weights to a file first: "
+            f"resnet-jax convert {given} weights.safetensors"
+        )
+    return file
 
 
 PREPROCESSING = {

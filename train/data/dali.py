@@ -36,7 +36,7 @@ def check() -> None:
     """Raises ConfigError where DALI is not installed."""
     if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
         raise ConfigError(
-            "data.decoder dali: NVIDIA DALI is not installed; pip install 'resnet-jax[dali]', or "
+            "data.decoder dali: NVIDIA DALI is not installed; pip install -e '.[dali]', or "
             "choose data.decoder cpu"
         )
 

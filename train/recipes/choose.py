@@ -87,7 +87,9 @@ def choose(args: Sequence[str]) -> Choice:
             f"--data.dir {where} holds the TFDS data set {', '.join(sets)}: name a recipe for it "
             f"(`resnet-jax recipes`), as in: resnet-jax train cifar10-resnet20 --data.dir {where}"
         )
-    return Choice("folder", options, "no recipe is named, and --data.dir is: the recipe is folder")
+    return Choice(
+        "folder", options, "no recipe is named and --data.dir is given: training the recipe folder"
+    )
 
 
 def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:

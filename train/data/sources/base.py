@@ -96,6 +96,8 @@ class Splits:
     """One line each, for the start of a run: files that were not taken, classes without images."""
     chosen: Mapping[str, str] = field(default_factory=dict)
     """Options of `DataConfig` that were None and were decided here, to be kept in config.json."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """Options of `DataConfig` without effect on data laid out as these are -> the reason."""
 
     def __iter__(self) -> Iterator[Source]:
         yield self.train

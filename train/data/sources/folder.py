@@ -11,6 +11,7 @@ from train.config import ConfigError, DataConfig
 from train.data.sources.base import Example, Splits, data_path, listed, nfc
 from train.data.sources.held_out import held_out_by_name, held_out_by_place
 from train.data.sources.layout import (
+    Layout,
     empty_class,
     find_layout,
     one_class,
@@ -80,7 +81,20 @@ def open_folder(
     else:
         parts = (train, train) if whole else _hold_out(train, config)
     notes = [*layout.notes, skipped.describe(root), *([] if whole else _missing(*parts))]
-    return Splits(*parts, notes=[note for note in notes if note])
+    unused = _unused(root, layout, whole=whole)
+    return Splits(*parts, notes=[note for note in notes if note], unused=unused)
+
+
+def _unused(root: Path, layout: Layout, *, whole: bool) -> dict[str, str]:
+    """Options without effect, as in `Splits.unused`."""
+    holding_out = ("eval_fraction", "split_seed", "held_out")
+    if whole:
+        return dict.fromkeys(holding_out, f"all images of {root} are evaluated")
+    if layout.eval is not None:
+        splits = f"{layout.train.name!r} and {layout.eval.name!r}"
+        return dict.fromkeys(holding_out, f"{root} has the splits {splits}")
+    reason = f"{root} has no folders of splits; data.eval_fraction of the images is held out"
+    return dict.fromkeys(("train_split", "eval_split"), reason)
 
 
 def _read(

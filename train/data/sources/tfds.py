@@ -92,7 +92,7 @@ def _builder(config: DataConfig) -> Any:
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(
             f"{builder.data_path}: is in {builder.info.file_format.value} format, and random "
-            "access needs array_record. Convert it with: pip install 'resnet-jax[prepare]' && "
+            "access needs array_record. Convert it with: pip install -e '.[prepare]' && "
             f"tfds convert_format --dataset_version_dir={builder.data_path} "
             "--out_file_format=array_record --out_dir=NEW_DIR"
         )
