@@ -73,7 +73,7 @@ def fit(
         lock = stack.enter_context(RunLock(workdir))
         if processes.is_writer:
             lock.take()
-        config = resumed_config(workdir, config)
+        config = resumed_config(workdir, config, given)
         config, expected = take_over(config, workdir, resumes=resumes(workdir), given=given)
         notice = check_workdir(workdir, config, extend=extend)
         use_compilation_cache(config.compilation_cache)
