@@ -118,8 +118,8 @@ def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
     workdir = expand(where or Path("runs") / DEFAULT, "workdir")
     if not is_empty(workdir):
         config = read_config(workdir)
-        of_a_start = {"coordinator": None, "processes": None, "process_id": None}
-        return replace(config, mesh=replace(config.mesh, **of_a_start)), workdir
+        mesh = replace(config.mesh, coordinator=None, processes=None, process_id=None)
+        return replace(config, mesh=mesh), workdir
     if where is None or names_data or set(HELP) & set(args):
         return None
     raise ConfigError(_no_run(workdir))
