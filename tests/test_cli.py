@@ -115,7 +115,7 @@ ERRORS = {
     "choice": (["train", "--optim.name", "adam"], r"--optim.name 'adam': needs sgd or adamw"),
     "value": (["train", "--optim.lr", "-1"], r"optim.lr -1.0: must be positive"),
     "type": (["train", "--seed", "x"], r"--seed.*'x'"),
-    "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '90ep'"),
+    "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '3ep'"),
     "no data set": (
         ["train", "digits", "--data.name", "imagenot"],
         r"data.name 'imagenot': did you mean imagenet.*choose digits",
