@@ -1,16 +1,22 @@
 """Which run a directory holds, and what a command without a recipe means there."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 import train.__main__
 import train.loop
+import train.resume
 from tests.runs import tiny
 from train.config import ConfigError, MeshConfig, RunConfig
+from train.loop import _check_lengths
+from train.mesh import make_mesh
+from train.provenance import versions
 from train.recipes.choose import find_stored
-from train.resume import check_workdir, resumed_config
+from train.resume import check_workdir, describe_other_version, resumed_config
 from train.run import Run, write_config
 
 
@@ -106,3 +112,44 @@ def test_a_rule_that_is_given_is_not_overwritten(tmp_path):
     assert given == tiny()
     with pytest.raises(ConfigError, match=r"(?s)holds another run.*data.order: 1 -> 2"):
         check_workdir(workdir, given)
+
+
+# What is said of a run that an older version began
+
+
+def record(workdir: Path, **changes: object) -> None:
+    """Changes what config.json says of the program that trained the run."""
+    path = workdir / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_another_version_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.resume, "code_version", lambda: 40 * "b" + "+")
+    here = versions()["resnet-jax"]
+    workdir = begun(tmp_path, tiny(), "20")
+    for same in ({"commit": 40 * "b" + "+"}, {"commit": None}, {"commit": None, "versions": None}):
+        record(workdir, **same)
+        assert describe_other_version(workdir) is None
+    record(workdir, commit=40 * "a", versions={"resnet-jax": here})
+    assert describe_other_version(workdir) == (
+        f"this run was trained so far by resnet-jax {here} (commit aaaaaaaaaa); this is {here} "
+        "(commit bbbbbbbbbb+): its batches are the same, results may differ in rounding"
+    )
+    record(workdir, commit=None, versions={"resnet-jax": "0.0.1"})
+    assert "by resnet-jax 0.0.1 (commit unknown); this is" in str(describe_other_version(workdir))
+    latest = {"from_step": 20, "options": {}, "commit": 40 * "b" + "+", "versions": None}
+    record(workdir, segments=[{"from_step": 0, "options": {}}, latest])
+    assert describe_other_version(workdir) is None
+    assert describe_other_version(tmp_path / "new") is None
+
+
+def test_a_large_batch_keeps_no_old_run_from_its_end(tmp_path):
+    """Refused for a new run only: see test_resume."""
+    data = replace(tiny().data, name="synthetic", examples=40, classes=4)
+    run = Run(tiny(data=data, batch_size=41), mesh=make_mesh(jax.devices()[:1]))
+    said = "batch_size 41: there are 40 training images; the learning rate is scaled for 41; choose"
+    assert str(_check_lengths(run, resumed=True)).startswith(said)
+    with pytest.raises(ConfigError, match=said):
+        _check_lengths(run, resumed=False)
+    fits = Run(tiny(data=data, batch_size=40), mesh=make_mesh(jax.devices()[:1]))
+    assert _check_lengths(fits, resumed=False) is None

@@ -22,6 +22,7 @@ from train.progress import Display, warn
 from train.resume import (
     check_duration,
     check_workdir,
+    describe_other_version,
     is_empty,
     newest_checkpoint,
     resumed_config,
@@ -79,9 +80,11 @@ def fit(
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
-        _check_lengths(run)
+        newest = newest_checkpoint(workdir)
+        large = _check_lengths(run, resumed=newest is not None)
         check_duration(workdir, run)
-        notes = [*run.splits.notes, *filter(None, [check_statistics(run)])]
+        few = check_statistics(run) if newest != run.total_steps else None  # else nothing trains
+        notes = [*run.splits.notes, *filter(None, [large, few])]
         if not is_empty(workdir):
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))
@@ -99,7 +102,7 @@ def fit(
         if notice:
             display.say(notice)
         _introduce(run, workdir, display)
-        for line in expected:
+        for line in (*expected, *filter(None, [describe_other_version(workdir)])):
             display.say(line)
         for note in notes if processes.is_writer else ():
             warn(note)
@@ -158,24 +161,30 @@ def ema_note(run: Run) -> str | None:
     )
 
 
-def _check_lengths(run: Run) -> None:
-    """Raises `ConfigError` for what only the size of the data set can tell, before compilation."""
+def _check_lengths(run: Run, *, resumed: bool) -> str | None:
+    """Raises `ConfigError` for what only the size of the data set can tell, before compilation.
+
+    Returns:
+      A warning about the batch size of a run that is `resumed`.
+    """
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
-    _check_batch(run)
+    too_large = _batch_size_error(run)
+    if too_large and not resumed:
+        raise ConfigError(too_large)
     _ = run.schedule, run.model, run.resident
     check_decoder(run.config.data, run.config.augment)
+    return too_large  # the run began before this was refused, and may end as it is
 
 
-def _check_batch(run: Run) -> None:
-    """Raises `ConfigError` for a batch that is larger than the data set."""
+def _batch_size_error(run: Run) -> str | None:
+    """What is wrong with a batch that is larger than the data set."""
     batch_size, count = run.config.batch_size, len(run.splits.train)
     if batch_size <= count:
-        return
+        return None
     largest = count // run.mesh.size * run.mesh.size
     fix = f"choose --batch_size {largest} or less" if largest else "use fewer devices"
+    epochs = batch_size / count
+    step = f", so one step would be {epochs:.1f} epochs" if epochs >= 1.05 else ""
     scaled = f"; the learning rate is scaled for {batch_size}" if run.config.optim.lr_batch else ""
-    raise ConfigError(
-        f"batch_size {batch_size}: there are {count} training images, so one step would be "
-        f"{batch_size / count:.1f} epochs{scaled}; {fix}"
-    )
+    return f"batch_size {batch_size}: there are {count} training images{step}{scaled}; {fix}"

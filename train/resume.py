@@ -9,7 +9,8 @@ from typing import Any
 
 from train.config import ConfigError, RunConfig
 from train.config_json import differences, flatten, keep_versions, to_json
-from train.run import Run, provenance, read_config
+from train.provenance import code_version, versions
+from train.run import Run, provenance, read_config, read_record
 
 EXTENDABLE = ("duration", "log_every", "eval.", "checkpoint.")
 """Options that `--extend` may change: how long, and what is measured and kept on the way."""
@@ -135,6 +136,29 @@ def check_duration(workdir: Path, run: Run) -> None:
             f"duration {run.config.duration!r} is {run.total_steps} steps, and {str(workdir)!r} "
             f"has a checkpoint of step {newest}: choose a longer one"
         )
+
+
+def describe_other_version(workdir: Path) -> str | None:
+    """A line for the user if another version of this program trained the run so far; else None."""
+    if not resumes(workdir):
+        return None
+    record = read_record(workdir)
+    past = (record.get("segments") or [record])[-1]
+    before = (past.get("versions") or {}).get("resnet-jax"), past.get("commit")
+    now = versions()["resnet-jax"], code_version()
+    if not any(a and b and a != b for a, b in zip(before, now, strict=True)):
+        return None
+    was, this = (_named_version(*each) for each in (before, now))
+    return (
+        f"this run was trained so far by resnet-jax {was}; this is {this}: its batches are the "
+        "same, results may differ in rounding"
+    )
+
+
+def _named_version(version: str | None, commit: str | None) -> str:
+    """ "0.1.0 (commit 1a2b3c4d5e)"; a "+" behind it means files that differ from the commit."""
+    known = f"{commit[:10]}{'+' * commit.endswith('+')}" if commit else "unknown"
+    return f"{version or 'of unknown version'} (commit {known})"
 
 
 def describe_extension(workdir: Path, run: Run, step: int) -> str | None:
