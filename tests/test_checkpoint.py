@@ -111,7 +111,7 @@ def small_disk(tmp_path: Path):
 def test_a_full_disk_leaves_the_last_good_checkpoint(small_disk, tmp_path):
     options = (*TINY, "--duration", "300st", "--log_every", "300st", "--eval.every", "150st")
     workdir, filler = small_disk / "run", small_disk / "filler"
-    args = command("train", "--workdir", str(workdir), *options)
+    args = command("train", "digits", "--workdir", str(workdir), *options)
     with subprocess.Popen(
         args, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
@@ -129,6 +129,6 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(small_disk, tmp_path):
     filler.unlink()
     assert Checkpoints(workdir / "checkpoints", CheckpointConfig()).steps()[-1] == int(message[1])
     for folder in (workdir, tmp_path / "undisturbed"):
-        done = resnet_jax("train", "--workdir", str(folder), *options)
+        done = resnet_jax("train", "digits", "--workdir", str(folder), *options)
         assert done.returncode == 0, done.stderr
     assert content(workdir) == content(tmp_path / "undisturbed")

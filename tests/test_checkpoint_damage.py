@@ -206,7 +206,7 @@ def test_evaluation_says_what_is_left_and_touches_nothing(copy):
             opened(copy).restore_weights(which, sharding)
     shutil.rmtree(copy / "1")
     (copy / "2").rename(copy / "2.corrupt")
-    with pytest.raises(ConfigError, match=r"no checkpoint in it but .* set aside \(2.corrupt\)"):
+    with pytest.raises(ConfigError, match=r"no checkpoint in it but .* quarantined \(2.corrupt\)"):
         opened(copy).restore_weights("best", sharding)
 
 

@@ -18,7 +18,7 @@ from train.run import read_config
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("cli") / "run"
-    done = resnet_jax("train", "--workdir", str(workdir), *TINY)
+    done = resnet_jax("train", "digits", "--workdir", str(workdir), *TINY)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     first = lines.index("compiling the first step")
@@ -100,7 +100,7 @@ def test_predict(trained, tmp_path):
 
 
 def test_resuming_says_so(trained):
-    done = resnet_jax("train", "--workdir", str(trained), *TINY)
+    done = resnet_jax("train", "digits", "--workdir", str(trained), *TINY)
     assert done.returncode == 0
     assert "all 60 steps are done" in done.stdout
     assert f"workdir    {trained}, resumes from the checkpoint of step 60" in done.stdout
@@ -115,7 +115,7 @@ ERRORS = {
     "choice": (["train", "--optim.name", "adam"], r"--optim.name 'adam': needs sgd or adamw"),
     "value": (["train", "--optim.lr", "-1"], r"optim.lr -1.0: must be positive"),
     "type": (["train", "--seed", "x"], r"--seed.*'x'"),
-    "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '90ep'"),
+    "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '3ep'"),
     "no data set": (
         ["train", "digits", "--data.name", "imagenot"],
         r"data.name 'imagenot': did you mean imagenet.*choose digits",
@@ -127,7 +127,10 @@ ERRORS = {
     "no image": (["predict", "{run}", "{run}/config.json"], r"config.json: not an image"),
     "weightless": (["predict", "resnet50", "x.jpg"], r"'resnet50' is a network without weights"),
     "no run named": (["eval"], r"the run directory is missing"),
-    "another run": (["train", "--workdir", "{run}", *TINY, "--seed", "9"], r"seed: 0 -> 9"),
+    "another run": (
+        ["train", "digits", "--workdir", "{run}", *TINY, "--seed", "9"],
+        r"seed: 0 -> 9",
+    ),
     "warmup": (["train", "--optim.warmup", "40ep"], r"optim.warmup '40ep' is 899 steps"),
     "no option of eval": (["eval", "{run}", "--optim.lr", "3"], r"eval cannot change optim.lr: "),
     "no photos named": (["train", "folder"], r"data.dir is not set: data.name 'folder' needs"),
@@ -146,7 +149,7 @@ def test_bad_input_is_one_message_and_exit_code_2(case, trained):
 
 
 def test_devices_that_do_not_divide(tmp_path):
-    args = ("train", "--workdir", str(tmp_path / "run"), *MODEL, "--batch_size", "50")
+    args = ("train", "digits", "--workdir", str(tmp_path / "run"), *MODEL, "--batch_size", "50")
     done = resnet_jax(*args, devices=8)
     assert done.returncode == 2
     assert "batch_size 50: does not divide over 8 devices" in done.stderr
@@ -154,7 +157,7 @@ def test_devices_that_do_not_divide(tmp_path):
 
 def test_failure_is_exit_code_1(tmp_path):
     options = (*TINY, "--optim.lr", "1e9", "--checkpoint.every", "1st")
-    done = resnet_jax("train", "--workdir", str(tmp_path / "run"), *options)
+    done = resnet_jax("train", "digits", "--workdir", str(tmp_path / "run"), *options)
     assert done.returncode == 1
     assert re.search(r"error: \w+ is not finite at step \d+ \(learning rate", done.stderr)
     assert "Traceback" not in done.stderr
@@ -174,6 +177,6 @@ def test_npz_from_the_command_line(tmp_path):
     np.savez(tmp_path / "data.npz", **arrays, **labels)
     options = (*TINY, "--data.name", "npz", "--data.dir", str(tmp_path / "data.npz"))
     options += ("--duration", "2st", "--batch_size", "8")
-    done = resnet_jax("train", "--workdir", str(tmp_path / "run"), *options)
+    done = resnet_jax("train", "digits", "--workdir", str(tmp_path / "run"), *options)
     assert done.returncode == 0, done.stderr
     assert "on 16 images" in done.stdout

@@ -171,7 +171,9 @@ def test_spec_that_cannot_be_built_is_refused(changes, parts):
 
 SHARE = "'90ep', '500st', '5%'"
 RULES = [  # field, values refused, values at the edge of what is allowed, part of the message
-    ("duration", ["", "90", "ep", "-1ep", "1 ep", "1e3st", "5%"], ["1.5ep", "1st"], "'500st'"),
+    ("duration", ["", "ep", "-1ep", "1 ep", "1e3st", "5%"], ["1.5ep", "1st"], "'500st'"),
+    ("duration", ["0ep", "0st", "0.0ep"], ["0.01ep"], "must be more than 0"),
+    ("log_every", ["0st"], ["1st"], "must be more than 0"),
     ("log_every", ["", "5%", "x"], ["1ep", "50st"], "'90ep', '500st'"),
     ("batch_size", [0, -8], [1], "must be at least 1"),
     ("seed", [-1, 2**32], [0, 2**32 - 1], "0..2**32-1"),
@@ -199,6 +201,11 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("augment.pad", [-1], [0], "must be at least 0"),
     ("mix.label_smoothing", [-0.1, 1.0], [0.0, 0.99], "[0, 1)"),
     ("optim.lr", [0.0, -0.1, math.nan], [1e-9], "must be positive"),
+    ("optim.lr", [math.inf], [1e9], "must be finite"),
+    ("optim.weight_decay", [math.inf], [1e9], "must be finite"),
+    ("optim.clip", [math.inf], [1e9], "must be finite"),
+    ("data.mean", [[math.inf], [0.5, 0.5, math.nan]], [[0.0]], "must be finite"),
+    ("data.std", [[math.nan], [0.5, math.inf, 0.5]], [[9.0]], "must be finite"),
     ("optim.lr_batch", [-1], [0], "must be at least 0"),
     ("optim.momentum", [-0.1, 1.0], [0.0, 0.99], "[0, 1)"),
     ("optim.beta2", [-0.1, 1.0], [0.0, 0.999], "[0, 1)"),
@@ -206,7 +213,10 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.weight_decay", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.clip", [-1.0, math.nan], [0.0], "must be at least 0"),
     ("optim.gamma", [-0.1, math.nan], [0.0], "must be at least 0"),
-    ("optim.warmup", ["", "5", "5 %", "-5%"], ["0st", "5%", "5ep"], SHARE),
+    ("optim.warmup", ["", "5 %", "-5%"], ["0st", "5%", "5ep"], SHARE),
+    ("optim.warmup", ["100%", "200%"], ["99.9%", "0%"], "must be shorter than the run"),
+    ("eval.every", ["0st", "0ep"], ["0.1ep"], "must be more than 0"),
+    ("checkpoint.every", ["0st"], [""], "must be more than 0, or '' (off)"),
     ("eval.every", ["", "5%", "often"], ["1ep", "100st"], "'90ep', '500st'"),
     ("eval.batch_size", [0], [1], "must be at least 1"),
     ("init.weights", [""], ["missing.pth", None], "needs a file, or NAME.TAG"),
@@ -235,7 +245,20 @@ def test_value_at_the_edge_of_a_rule_is_allowed(field, value):
     assert flatten(to_json(from_json(nest({field: value}))))[field] == value
 
 
-@pytest.mark.parametrize("bad", ["50", "", "half"])
+@pytest.mark.parametrize(
+    ("field", "value", "units"),
+    [
+        ("duration", "3", "'3ep', '3st'"),
+        ("optim.warmup", "5", "'5ep', '5st', '5%'"),
+        ("checkpoint.every", "2.5", "'2.5ep', '2.5st' or '' (off)"),
+    ],
+)
+def test_a_number_without_a_unit_comes_back_with_one(field, value, units):
+    message = refusal(from_json, nest({field: value}))
+    assert message == f"{field} {value!r} is not a duration: write {units}"
+
+
+@pytest.mark.parametrize("bad", ["", "half"])
 def test_milestones_are_durations(bad):
     message = refusal(OptimConfig, milestones=("50%", bad))
     assert message.startswith(f"optim.milestones {bad!r}") and SHARE in message

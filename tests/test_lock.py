@@ -12,11 +12,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from tests.runs import environment, tiny
-from train.config import ConfigError
-from train.lock import RunLock
+from train.checkpoint import Checkpoints
+from train.config import CheckpointConfig, ConfigError
+from train.lock import RunLock, who_trains
 from train.loop import fit
 
 HOLD = """
@@ -55,6 +58,38 @@ def test_training_is_refused_before_anything_is_written(tmp_path, other):
         fit(tiny(), tmp_path, quiet=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "lock"]
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_who_trains(tmp_path, other):
+    """Asking takes no lock from the one that has it, whatever the path is called."""
+    again = tmp_path / "checkpoints" / ".."
+    (tmp_path / "checkpoints").mkdir()
+    for path in (tmp_path, again):
+        assert str(who_trains(path)).startswith(f" (pid {other.pid} on {os.uname().nodename}, ")
+    with RunLock(tmp_path) as lock, pytest.raises(ConfigError, match="another process"):
+        lock.take()
+    assert who_trains(tmp_path / "none") is None
+    other.communicate("\n")
+    assert who_trains(tmp_path) is None
+
+
+def test_asking_keeps_the_own_lock(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with RunLock(tmp_path) as lock:
+        lock.take()
+        assert who_trains(tmp_path / "checkpoints" / "..") == " (this process)"
+        args = [sys.executable, "-c", HOLD, str(tmp_path)]
+        done = subprocess.run(args, env=environment(), capture_output=True, text=True, check=False)
+        assert "another process" in done.stderr
+
+
+def test_a_run_in_training_without_a_checkpoint(tmp_path, other):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig())
+    said = (
+        rf"no checkpoint in it yet. The run is in training \(pid {other.pid} on .*first evaluation"
+    )
+    with pytest.raises(ConfigError, match=said):
+        checkpoints.restore_weights("best", SingleDeviceSharding(jax.devices()[0]))
 
 
 def test_a_dead_process_has_no_lock(tmp_path, other):
@@ -149,7 +184,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 TAKE_SOME = """
 import json, sys, time
 from pathlib import Path
-from train.config import ConfigError
+from train.checkpoint import Checkpoints
+from train.config import CheckpointConfig, ConfigError
 from train.lock import RunLock
 spans, end = [], float(sys.argv[2])
 while time.monotonic() < end or not spans:

@@ -29,10 +29,36 @@ def in_python(script: str, after: str = "") -> subprocess.CompletedProcess[str]:
     return shell(f"{sys.executable} -c {shlex.quote(whole)} {after}")
 
 
-@pytest.mark.parametrize("after", ["| head -1", "| true", ">&-", "> /dev/full"])
-def test_a_command_is_done_whatever_becomes_of_its_output(after):
+@pytest.mark.parametrize("after", ["| head -1", "| true", ">&-"])
+def test_a_command_is_done_when_nobody_reads(after):
     done = shell(f"{RECIPES} {after}")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["recipes", "models", "models resnet18", "--version"])
+def test_a_result_that_is_lost_is_an_error(command):
+    done = shell(f"{sys.executable} -m train {command} > /dev/full")
+    said = "error: the output could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(("command", "code"), [("train", 0), ("eval", 1)])
+def test_the_progress_of_a_training_may_be_lost(command, code):
+    """Called with the command replaced by one that prints."""
+    script = "import sys, train.__main__ as m\n"
+    script += f"m.COMMANDS[{command!r}] = lambda args: print('{{}}')\n"
+    script += f"sys.exit(m.main([{command!r}]))"
+    done = shell(f"{sys.executable} -c {shlex.quote(script)} > /dev/full")
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("number", "lost"), [(errno.ENOSPC, True), (errno.EIO, True), (errno.EPIPE, False)]
+)
+def test_which_output_is_lost(number, lost):
+    stream = SafeStream(Broken(OSError(number, os.strerror(number))))
+    stream.write("text")
+    assert stream.lost == (os.strerror(number) if lost else None)
 
 
 def test_an_error_is_told_without_stdout():

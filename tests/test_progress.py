@@ -14,7 +14,7 @@ from train.progress import Display, describe
 TRAIN = {"split": "train", "step": 50, "epoch": 1.5, "loss": 0.25, "top1": 0.5, "lr": 0.1}
 TRAIN |= {"images_per_sec": 1234.5, "input_wait": 0.125}
 EVAL = {"split": "eval", "step": 50, "epoch": 1.5, "loss": 0.5, "top1": 0.75, "examples": 359}
-LINE = "epoch 1.50  loss 0.2500  top-1 50.00 %  lr 0.1  1234 images/s  input wait 12 %"
+LINE = "epoch 1.50  loss 0.2500  top-1 50.00 %  lr 0.1  1,234 images/s  input wait 12 %"
 
 
 def test_lines():

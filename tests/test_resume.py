@@ -233,7 +233,7 @@ def given(monkeypatch) -> list[tuple[RunConfig, Path, bool]]:
 
 
 def test_the_workdir_alone_says_which_run(tmp_path, given):
-    begun(tmp_path / "run", changed(recipe="folder", seed=5))
+    begun(tmp_path / "run", changed(recipe="folder", seed=5), "20")
     workdir = str(tmp_path / "run")
     for args in (["--workdir", workdir], [f"--workdir={workdir}"]):
         assert train.__main__.main(["train", *args]) == 0
@@ -254,14 +254,10 @@ def test_a_recipe_that_is_named_is_meant(tmp_path, given):
 def test_no_recipe_and_no_run(tmp_path, given, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train.__main__.main(["train"]) == 0
-    assert train.__main__.main(["train", "--workdir", "new"]) == 0
-    assert [(call[0].recipe, call[1]) for call in given] == [
-        ("digits", Path("runs/digits")),
-        ("digits", Path("new")),
-    ]
-    begun(tmp_path / "runs" / "digits", changed(seed=5))
+    assert [(call[0].recipe, call[1]) for call in given] == [("digits", Path("runs/digits"))]
+    begun(tmp_path / "runs" / "digits", changed(seed=5), "20")
     assert train.__main__.main(["train"]) == 0
-    assert given[2][0].seed == 5
+    assert given[1][0].seed == 5
 
 
 # Lengths

@@ -15,7 +15,7 @@ from train.config import ConfigError, RunConfig, RunError
 from train.convert_cli import convert
 from train.effects import accepted_by_eval, check_applicable, check_effects
 from train.names import accept_every_character, utf8
-from train.output import safe_output
+from train.output import lost_output, safe_output
 from train.paths import expand
 from train.predict_cli import predict
 from train.usage import (
@@ -236,7 +236,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     with safe_output():
         accept_every_character()
-        return _run(args)
+        code = _run(args)
+        # The stdout of `train` is progress. That of the others is what they were called for.
+        if code == 0 and args[:1] != ["train"] and (why := lost_output()):
+            print(f"error: the output could not be written: {why}", file=sys.stderr)
+            return 1
+        return code
 
 
 def _run(args: list[str]) -> int:

@@ -23,6 +23,7 @@ from train.checkpoint_paths import ArraysSave, make_writer
 from train.checkpoint_restore import restore as restore_arrays
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.digests import digests, named
+from train.lock import who_trains
 from train.state import TrainState, Variables
 
 _REASONS = [  # what the system said, in the middle of TensorStore's 3 kB
@@ -240,9 +241,7 @@ class Checkpoints:
     def _choose(self, which: str) -> int:
         steps = self.steps()
         if not steps:
-            aside = ", ".join(sorted(path.name for path in self.folder.glob("*.corrupt*")))
-            only = f" but what was damaged and set aside ({aside})" if aside else ""
-            raise ConfigError(f"{self.folder}: no checkpoint in it{only}. Train again")
+            raise self._no_checkpoint()
         if which == "last":
             return steps[-1]
         if which == "best":
@@ -256,6 +255,16 @@ class Checkpoints:
             there = ", ".join(map(str, steps))
             raise ConfigError(f"checkpoint {which!r}: choose best, last or one of {there}")
         return int(which)
+
+    def _no_checkpoint(self) -> ConfigError:
+        if (who := who_trains(self.folder.parent)) is not None:
+            return ConfigError(
+                f"{self.folder}: no checkpoint in it yet. The run is in training{who}; its first "
+                "checkpoint comes with its first evaluation"
+            )
+        damaged = ", ".join(sorted(path.name for path in self.folder.glob("*.corrupt*")))
+        only = f" but damaged ones, which were quarantined ({damaged})" if damaged else ""
+        return ConfigError(f"{self.folder}: no checkpoint in it{only}. Train again")
 
     def _unusable(self, step: int, why: str) -> ConfigError:
         whole = [other for other in self.steps() if other != step and self._has_weights(other)]

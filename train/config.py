@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import math
 import re
 import textwrap
 import typing
@@ -46,21 +47,39 @@ def to_steps(duration: str, *, examples: int, batch_size: int, total: int | None
     """
     match = _DURATION.fullmatch(duration)
     if not match or (match[2] == "%" and total is None):
-        units = "'90ep', '500st'" + (" or '5%' of the run" if total is not None else "")
-        raise ConfigError(f"{duration!r} is not a duration: write {units}")
+        share = " or '{}%' of the run" if total is not None else ""
+        raise ConfigError(_no_duration(duration, share))
     value, unit = float(match[1]), match[2]
     steps = {"ep": value * examples / batch_size, "st": value, "%": value / 100 * (total or 0)}
     # 1e-9: 0.1 * 30 must not round up to 4
     return int(-(-(steps[unit] - 1e-9) // 1))
 
 
-def _check_duration(where: str, duration: str, *, share: bool = False, off: bool = False) -> None:
+def _no_duration(duration: str, more: str = "") -> str:
+    """The message; a bare number comes back with the units that it lacks. `more`: others, "{}%"."""
+    numbers = ("90", "500", "5")
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", duration):
+        numbers = (duration, duration, duration)
+    return f"{duration!r} is not a duration: write " + f"'{{}}ep', '{{}}st'{more}".format(*numbers)
+
+
+def _check_duration(
+    where: str, duration: str, *, share: bool = False, off: bool = False, positive: bool = True
+) -> None:
     if off and duration == "":
         return
     match = _DURATION.fullmatch(duration)
     if not match or (match[2] == "%" and not share):
-        units = "'90ep', '500st'" + (", '5%'" if share else "") + (" or '' (off)" if off else "")
-        raise ConfigError(f"{where} {duration!r} is not a duration: write {units}")
+        more = (", '{}%'" if share else "") + (" or '' (off)" if off else "")
+        raise ConfigError(f"{where} {_no_duration(duration, more)}")
+    if positive and float(match[1]) == 0:
+        raise ConfigError(
+            f"{where} {duration!r}: must be more than 0" + (", or '' (off)" if off else "")
+        )
+
+
+def _is_finite(*values: float) -> bool:
+    return all(map(math.isfinite, values))
 
 
 def _check(where: str, value: Any, good: bool, rule: str) -> None:
@@ -210,6 +229,7 @@ class DataConfig:
         _check("data.eval_fraction", fraction, 0 < fraction < 1, "must be between 0 and 1")
         for where, values in (("data.mean", self.mean), ("data.std", self.std)):
             _check(where, values, len(values) in (1, 3), "needs one value, or one for each of RGB")
+            _check(where, values, _is_finite(*values), "must be finite")
         _check("data.std", self.std, min(self.std) > 0, "must be positive")
 
 
@@ -308,6 +328,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check_types(self, "optim.")
         _check("optim.lr", self.lr, self.lr > 0, "must be positive")
+        _check("optim.lr", self.lr, _is_finite(self.lr), "must be finite")
         _check("optim.lr_batch", self.lr_batch, self.lr_batch >= 0, "must be at least 0")
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
@@ -315,9 +336,12 @@ class OptimConfig:
         for name in ("weight_decay", "clip", "epsilon", "gamma"):
             value = getattr(self, name)
             _check(f"optim.{name}", value, value >= 0, "must be at least 0")
-        _check_duration("optim.warmup", self.warmup, share=True)
+            _check(f"optim.{name}", value, _is_finite(value), "must be finite")
+        _check_duration("optim.warmup", self.warmup, share=True, positive=False)
+        is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
+        _check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")
         for milestone in self.milestones:
-            _check_duration("optim.milestones", milestone, share=True)
+            _check_duration("optim.milestones", milestone, share=True, positive=False)
 
 
 @dataclass(frozen=True)

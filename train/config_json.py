@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from train.config import ConfigError, RunConfig
@@ -63,10 +63,14 @@ def with_versions(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def keep_versions(began: RunConfig, config: RunConfig) -> RunConfig:
-    """`config` with the rules that the run `began` with, where it leaves them at their default."""
+def keep_versions(began: RunConfig, config: RunConfig, given: Collection[str] = ()) -> RunConfig:
+    """`config` with the rules that the run `began` with, where it leaves them at their default.
+
+    Options that are `given` by name stay, the default too.
+    """
     a, b, default = (flatten(to_json(c)) for c in (began, config, RunConfig()))
-    return with_options(config, {key: a[key] for key in _VERSIONS if b[key] == default[key]})
+    kept = [key for key in _VERSIONS if b[key] == default[key] and key not in given]
+    return with_options(config, {key: a[key] for key in kept})
 
 
 def with_options(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:

@@ -101,6 +101,27 @@ class RunLock:
             _held.discard(self._workdir)
 
 
+def who_trains(workdir: Path) -> str | None:
+    """The process that holds the lock of a directory, for a message; None: nobody trains there.
+
+    The lock is tried, and given back at once. A file system without locks shows nobody.
+    """
+    path = workdir / "lock"
+    if workdir.resolve() in {
+        held.resolve() for held in _held
+    }:  # closing the file would drop this process's own lock
+        return " (this process)"
+    try:
+        with path.open() as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                return _describe(file)
+    except OSError:
+        pass
+    return None
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z")
 

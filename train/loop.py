@@ -24,6 +24,7 @@ from train.recipes import all_recipes
 from train.resume import (
     check_duration,
     check_workdir,
+    describe_other_version,
     is_empty,
     newest_checkpoint,
     resumed_config,
@@ -76,16 +77,17 @@ def fit(
         lock = stack.enter_context(RunLock(workdir))
         if processes.is_writer:
             lock.take()
-        config = resumed_config(workdir, config)
+        config = resumed_config(workdir, config, given)
         config, expected = take_over(config, workdir, resumes=resumes(workdir), given=given)
         notice = check_workdir(workdir, config, extend=extend)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
         check_batch_size("batch_size", config.batch_size, run.mesh)
-        _check_lengths(run)
+        newest = newest_checkpoint(workdir)
+        large = _check_lengths(run, resumed=newest is not None)
         check_memory(run)
         check_duration(workdir, run)
-        notes = _notes(run)
+        notes = [*filter(None, [large]), *_notes(run, trains=newest != run.total_steps)]
         if not is_empty(workdir):
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))
@@ -103,7 +105,7 @@ def fit(
         if notice:
             display.say(notice)
         _introduce(run, workdir, display)
-        for line in expected:
+        for line in (*expected, *filter(None, [describe_other_version(workdir)])):
             display.say(line)
         for note in notes if processes.is_writer else ():
             warn(note)
@@ -118,12 +120,21 @@ def fit(
             return trainer.finish()
 
 
-def _notes(run: Run) -> list[str]:
-    """Warnings of the data and of options that do not suit them."""
+def _notes(run: Run, *, trains: bool) -> list[str]:
+    """Warnings of the data and of options that do not suit them; a run at its end `trains` no more.
+
+    Raises:
+      ConfigError: see `check_statistics`.
+    """
     config, splits = run.config, run.splits
     recipe = all_recipes().get(config.recipe, RunConfig())
     unused = unused_by_folder(splits.unused, config.data, vars(recipe.data))
-    found = [*unused, *splits.notes, small_images(config), check_statistics(run)]
+    found = [
+        *unused,
+        *splits.notes,
+        small_images(config),
+        check_statistics(run) if trains else None,
+    ]
     return [note for note in found if note]
 
 
@@ -171,24 +182,30 @@ def ema_note(run: Run) -> str | None:
     )
 
 
-def _check_lengths(run: Run) -> None:
-    """Raises `ConfigError` for what only the size of the data set can tell, before compilation."""
+def _check_lengths(run: Run, *, resumed: bool) -> str | None:
+    """Raises `ConfigError` for what only the size of the data set can tell, before compilation.
+
+    Returns:
+      A warning about the batch size of a run that is `resumed`.
+    """
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
-    _check_batch(run)
+    too_large = _batch_size_error(run)
+    if too_large and not resumed:
+        raise ConfigError(too_large)
     _ = run.schedule, run.model, run.resident
     check_decoder(run.config.data, run.config.augment)
+    return too_large  # the run began before this was refused, and may end as it is
 
 
-def _check_batch(run: Run) -> None:
-    """Raises `ConfigError` for a batch that is larger than the data set."""
+def _batch_size_error(run: Run) -> str | None:
+    """What is wrong with a batch that is larger than the data set."""
     batch_size, count = run.config.batch_size, len(run.splits.train)
     if batch_size <= count:
-        return
+        return None
     largest = count // run.mesh.size * run.mesh.size
     fix = f"choose --batch_size {largest} or less" if largest else "use fewer devices"
+    epochs = batch_size / count
+    step = f", so one step would be {epochs:.1f} epochs" if epochs >= 1.05 else ""
     scaled = f"; the learning rate is scaled for {batch_size}" if run.config.optim.lr_batch else ""
-    raise ConfigError(
-        f"batch_size {batch_size}: there are {count} training images, so one step would be "
-        f"{batch_size / count:.1f} epochs{scaled}; {fix}"
-    )
+    return f"batch_size {batch_size}: there are {count} training images{step}{scaled}; {fix}"

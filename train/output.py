@@ -1,4 +1,7 @@
-"""Standard output and error that never end a run: what cannot be written is dropped."""
+"""Standard output and error that never end a run: what cannot be written is dropped, and counted.
+
+Progress of a training may be lost. Where the output is the product, `lost_output` says so.
+"""
 
 import contextlib
 import errno
@@ -9,6 +12,9 @@ from typing import Any, TextIO
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Nobody will read again: a pipe without a reader, a terminal that was closed."""
+
+_UNWANTED = (errno.EPIPE, errno.EBADF)
+"""The reader, such as `head`, had enough: nothing is lost."""
 
 
 class SafeStream:
@@ -21,6 +27,8 @@ class SafeStream:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.lost: str | None = None
+        """Why output was lost, such as "No space left on device"; None: nothing was."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -56,6 +64,8 @@ class SafeStream:
         except ValueError:  # closed
             pass
         except OSError as error:
+            if error.errno not in _UNWANTED:
+                self.lost = error.strerror or str(error)
             if error.errno in _GONE:
                 self._discard()
 
@@ -90,6 +100,15 @@ def safe_output() -> Iterator[None]:
             stream.finish()
             if getattr(sys, name) is stream:
                 setattr(sys, name, old[name])
+
+
+def lost_output() -> str | None:
+    """Why a part of stdout was lost, inside `safe_output`; None: all was written.
+
+    A reader that left, such as `head`, loses nothing.
+    """
+    sys.stdout.flush()
+    return getattr(sys.stdout, "lost", None)
 
 
 def _null() -> TextIO:

@@ -45,6 +45,11 @@ class Display:
             self._task = self._bar.add_task("", total=total_steps)
             self._live = Live(Group(self._bar, self._doing), console=self._console)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a terminal shows what is being done; elsewhere each `begin` is a line."""
+        return self._live is not None
+
     def say(self, text: str) -> None:
         """One line."""
         self._console.print(utf8(text), markup=False, emoji=False)
@@ -80,7 +85,7 @@ class Display:
             return
         known = row["split"] == "train" and self._remaining.seconds() is not None
         eta = f"  ETA {self._remaining}" if known else ""
-        self.say(f"step {row['step']}/{self._total}  {line}{eta}")
+        self.say(f"step {row['step']:,}/{self._total:,}  {line}{eta}")
 
     def close(self) -> None:
         """Takes the bar down; what it showed stays."""
@@ -101,12 +106,12 @@ def describe(row: Row) -> str:
     if "ema_top1" in row:
         parts.append(f"EMA top-1 {row['ema_top1']:.2%}".replace("%", " %"))
     if "examples" in row:
-        parts.append(f"on {row['examples']} images")
+        parts.append(f"on {row['examples']:,} images")
     if "lr" in row:
         parts.append(f"lr {row['lr']:.4g}")
     if "images_per_sec" in row:
-        parts.append(f"{row['images_per_sec']:.0f} images/s")
+        parts.append(f"{row['images_per_sec']:,.0f} images/s")
         parts.append(f"input wait {row['input_wait']:.0%}".replace("%", " %"))
     if row.get("skipped"):
-        parts.append(f"skipped {row['skipped']}")
+        parts.append(f"skipped {row['skipped']:,}")
     return "  ".join(parts)

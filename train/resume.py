@@ -3,15 +3,27 @@
 import json
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig
 from train.config_json import differences, flatten, keep_versions, to_json
-from train.run import Run, provenance, read_config
+from train.provenance import code_version, versions
+from train.run import Run, provenance, read_config, read_record
 
 EXTENDABLE = ("duration", "log_every", "eval.", "checkpoint.")
 """Options that `--extend` may change: how long, and what is measured and kept on the way."""
+
+
+_RUN_FILES = {
+    *("anomaly.json", "checkpoints", "config.json", "files.json.gz", "lock"),
+    *("metrics.jsonl", "report", "tensorboard"),
+}
+"""What a run writes into its directory."""
+
+_HARMLESS = (".tmp", ".log", ".out", ".err")
+"""Ends of names: unfinished files of a run, and logs that a batch system writes there."""
 
 
 def newest_checkpoint(workdir: Path) -> int | None:
@@ -36,11 +48,14 @@ def is_empty(workdir: Path) -> bool:
     return not (resumes(workdir) or damaged or (workdir / "report" / "index.html").exists())
 
 
-def resumed_config(workdir: Path, config: RunConfig) -> RunConfig:
-    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with."""
+def resumed_config(workdir: Path, config: RunConfig, given: Collection[str] = ()) -> RunConfig:
+    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with.
+
+    Those that are `given` by name stay as they are, and make it another run if they differ.
+    """
     if is_empty(workdir) or not (workdir / "config.json").is_file():
         return config
-    return keep_versions(read_config(workdir), config)
+    return keep_versions(read_config(workdir), config, given)
 
 
 def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> str | None:
@@ -61,6 +76,8 @@ def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> 
         raise ConfigError(f"--extend: {str(workdir)!r} has no checkpoint to go on from")
     there = (workdir / "config.json").exists()
     if is_empty(workdir):
+        if not there:
+            _check_no_other_files(workdir)
         return _replaced(workdir, config) if there else None
     if not there:
         raise ConfigError(f"workdir {str(workdir)!r}: holds checkpoints but no config.json")
@@ -79,6 +96,23 @@ def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> 
             f"options{more}. What differs (there -> now):\n  {lines}"
         )
     return None
+
+
+def _check_no_other_files(workdir: Path) -> None:
+    """Raises `ConfigError` if a directory without config.json holds files that are no run's."""
+    names = sorted(path.name for path in workdir.iterdir()) if workdir.is_dir() else []
+    others = [name for name in names if not _may_be_in_a_new_workdir(name)]
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise ConfigError(
+            f"workdir {str(workdir)!r} is not a run directory and not empty: it holds "
+            f"{', '.join(map(repr, others[:3]))}{more}. Choose a new or empty folder as --workdir"
+        )
+
+
+def _may_be_in_a_new_workdir(name: str) -> bool:
+    """Files of a run, of a batch system that logs there, and hidden ones."""
+    return name in _RUN_FILES or name.startswith(".") or name.endswith(_HARMLESS)
 
 
 def _replaced(workdir: Path, config: RunConfig) -> str | None:
@@ -102,6 +136,29 @@ def check_duration(workdir: Path, run: Run) -> None:
             f"duration {run.config.duration!r} is {run.total_steps} steps, and {str(workdir)!r} "
             f"has a checkpoint of step {newest}: choose a longer one"
         )
+
+
+def describe_other_version(workdir: Path) -> str | None:
+    """A line for the user if another version of this program trained the run so far; else None."""
+    if not resumes(workdir):
+        return None
+    record = read_record(workdir)
+    past = (record.get("segments") or [record])[-1]
+    before = (past.get("versions") or {}).get("resnet-jax"), past.get("commit")
+    now = versions()["resnet-jax"], code_version()
+    if not any(a and b and a != b for a, b in zip(before, now, strict=True)):
+        return None
+    was, this = (_named_version(*each) for each in (before, now))
+    return (
+        f"this run was trained so far by resnet-jax {was}; this is {this}: its batches are the "
+        "same, results may differ in rounding"
+    )
+
+
+def _named_version(version: str | None, commit: str | None) -> str:
+    """ "0.1.0 (commit 1a2b3c4d5e)"; a "+" behind it means files that differ from the commit."""
+    known = f"{commit[:10]}{'+' * commit.endswith('+')}" if commit else "unknown"
+    return f"{version or 'of unknown version'} (commit {known})"
 
 
 def describe_extension(workdir: Path, run: Run, step: int) -> str | None:

@@ -42,20 +42,17 @@ class Stop:
         self._ask(number, None)
         again = number in self._seen
         self._seen.add(number)
+        name = signal.Signals(number).name
         if again and number != signal.SIGHUP:
             kill_workers()
+            _say(f"{name} again: ended at once; what came after the last checkpoint is lost")
             with contextlib.suppress(OSError, ValueError):
                 if sys.stdout.isatty():
                     os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the bar had hidden the cursor
             os._exit(128 + number)
         if not again:
-            name = signal.Signals(number).name
-            with contextlib.suppress(OSError, ValueError):
-                print(
-                    f"{name}: stopping after this step (again: at once, without saving)",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            more = "" if number == signal.SIGHUP else " (again: at once, without saving)"
+            _say(f"{name}: stopping after this step{more}")
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
@@ -79,3 +76,15 @@ class Stop:
             sender.close()
             thread.join()
             receiver.close()
+
+
+def _say(text: str) -> None:
+    """A line on stderr; a terminal that takes none (Ctrl-S) holds up nothing for long."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(1)

@@ -65,8 +65,8 @@ class Trainer:
     def _say_where(self, step: int) -> None:
         """What a run that is resumed goes on with; config.json keeps what --extend changed."""
         total = self.run.total_steps
-        done = f"all {step} steps are done (--duration LONGER --extend goes on)"
-        self.display.say(done if step == total else f"resumes after step {step} of {total}")
+        done = f"all {step:,} steps are done (--duration LONGER --extend goes on)"
+        self.display.say(done if step == total else f"resumes after step {step:,} of {total:,}")
         if self.processes.is_writer:
             if extension := describe_extension(self.workdir, self.run, step):
                 self.display.say(extension)
@@ -108,7 +108,7 @@ class Trainer:
             self.checkpoints.wait()
         except RunError:  # such as the one that is being told
             return ""
-        return f". What was trained is saved, up to step {self.step}" if self.step else ""
+        return f". What was trained is saved, up to step {self.step:,}" if self.step else ""
 
     def _stopped(self, waited: float) -> bool:
         """Whether to stop in the middle of waiting, or of an evaluation.
@@ -170,11 +170,15 @@ class Trainer:
     def _stop(self, name: str) -> None:
         self._save(None)
         self.checkpoints.wait()
-        saved = "saved; the same command resumes there" if self.step else "nothing to save yet"
         self.processes.barrier()
-        raise CommonEnd(
-            f"stopped by {name} after step {self.step} of {self.run.total_steps}, {saved}"
-        )
+        total = self.run.total_steps
+        if self.step == total:
+            raise CommonEnd(
+                f"stopped by {name} in the last evaluation: all {total:,} steps are done and "
+                "saved; the same command evaluates them and writes the report"
+            )
+        saved = "saved; the same command resumes there" if self.step else "nothing to save yet"
+        raise CommonEnd(f"stopped by {name} after step {self.step:,} of {total:,}, {saved}")
 
     def _log_training(self) -> None:
         means = self.window.close()
@@ -224,6 +228,8 @@ class Trainer:
 
     def _evaluate(self) -> Evaluation:
         since = time.perf_counter()
+        if self.display.is_live or self.step == self.run.total_steps:  # else the next row tells
+            self.display.begin(f"evaluating {len(self.run.splits.eval):,} images", self.step)
         weights = {"raw": self.state.variables}
         if self.state.ema:
             weights["ema"] = self.state.ema
@@ -278,7 +284,7 @@ class Trainer:
         which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
         self.display.say(
             f"best checkpoint: {which}, top-1 accuracy {100 * row['top1']:.2f} % and loss "
-            f"{row['loss']:.4f} on {row['examples']} evaluation images"
+            f"{row['loss']:.4f} on {row['examples']:,} evaluation images"
         )
         self.display.say(f"report: {self.workdir / 'report' / 'index.html'}")
         return row
@@ -287,8 +293,11 @@ class Trainer:
         source = self.run.splits.train
         if self.bad:
             names = ", ".join(source.name(i) for i in sorted(self.bad)[:10])
-            more = f" and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
-            self.display.say(f"skipped {len(self.bad)} unreadable training images: {names}{more}")
+            more = f" and {len(self.bad) - 10:,} more" if len(self.bad) > 10 else ""
+            images = "image" if len(self.bad) == 1 else "images"
+            self.display.say(
+                f"skipped {len(self.bad):,} unreadable training {images}: {names}{more}"
+            )
 
     def close(self) -> None:
         self.display.close()

@@ -25,7 +25,7 @@ from train.data.order import asked_between
 from train.data.retry import read_again
 from train.data.sources import Source
 from train.data.threads import in_threads
-from train.data.workers import deaf, end_with_parent
+from train.data.workers import deaf, end_with_parent, without_segments
 
 HostBatch = dict[str, np.ndarray]
 """image uint8 [B, H, W, C], label int32 [B], mask float32 [B] (0: padding or unreadable),
@@ -298,8 +298,8 @@ def _in_workers(rows: _Rows, steps: range, data: DataConfig) -> Iterator[HostBat
         try:
             with deaf():  # the first batch starts them
                 first = list(itertools.islice(batches, 1))
-            yield from first
-            yield from batches
+            yield from map(without_segments, first)
+            yield from map(without_segments, batches)
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise

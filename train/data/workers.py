@@ -6,8 +6,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import resource_tracker
+from typing import Any, TypeVar
+
+Batch = TypeVar("Batch", bound=Mapping[str, Any])
 
 _POLL = 1.0
 """Seconds between two looks at whether the parent is still there."""
@@ -43,6 +46,20 @@ def end_with_parent(index: int, count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def without_segments(batch: Batch) -> Batch:
+    """The batch, after the names of the shared memory that Grain put it in were removed.
+
+    The arrays stay valid; their memory goes with them, or with this process, however that ends.
+    Arrays that are alive at the end of Python would otherwise be reported as leaked.
+    """
+    for array in batch.values():
+        segment = getattr(array, "shm", None)
+        if segment is not None and getattr(array, "_unlink_on_del", False):
+            array._unlink_on_del = False
+            segment.unlink()
+    return batch
 
 
 def kill_workers() -> int:

@@ -1,7 +1,10 @@
 """Which recipe a command line means."""
 
+import contextlib
 import os
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,24 +98,49 @@ def choose(args: Sequence[str]) -> Choice:
 def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
     """The run that `resnet-jax train ARGS` resumes because no recipe is named: that in its workdir.
 
+    Without `--workdir`, that is the run in `runs/digits`, if there is one.
+
     Returns:
-      Its config, which the options change, and its directory; None: a recipe or other data are
-      named, or the directory holds no run.
+      Its config, which the options change, and its directory; None: a new run, of the recipe that
+      `choose` says. `mesh.coordinator`, `processes` and `process_id` belong to one start, not to
+      the run: they are not taken over.
 
     Raises:
-      ConfigError: its config cannot be read.
+      ConfigError: `--workdir` holds no run to resume, and nothing says what to train there; the
+        run's config cannot be read.
     """
     name, options = take_recipe(args)
     where = _value("--workdir", options)
-    is_new = where is None and any(_value(f"--data.{key}", options) for key in ("dir", "name"))
-    if name is not None or is_new:
+    names_data = any(_value(f"--data.{key}", options) for key in ("dir", "name"))
+    if name is not None or (where is None and names_data):
         return None
-    workdir = expand(where or Path("runs") / DEFAULT, "workdir")
-    if not (workdir / "config.json").is_file():
-        return None
+    from train.resume import is_empty
     from train.run import read_config
 
-    return read_config(workdir), workdir
+    workdir = expand(where or Path("runs") / DEFAULT, "workdir")
+    if not is_empty(workdir):
+        config = read_config(workdir)
+        mesh = replace(config.mesh, coordinator=None, processes=None, process_id=None)
+        return replace(config, mesh=mesh), workdir
+    if where is None or names_data or set(HELP) & set(args):
+        return None
+    raise ConfigError(_no_run(workdir))
+
+
+def _no_run(workdir: Path) -> str:
+    """Why `--workdir` alone resumes nothing, and what to write instead."""
+    from train.run import read_config
+
+    recipe, found = "RECIPE", "no run"
+    if (workdir / "config.json").is_file():
+        found = "config.json of a run that saved no checkpoint"
+        with contextlib.suppress(ConfigError):
+            recipe = read_config(workdir).recipe
+            found += f" (recipe {recipe})"
+    return (
+        f"--workdir {str(workdir)!r} holds {found}; to start one there, name a recipe: "
+        f"resnet-jax train {recipe} --workdir {shlex.quote(str(workdir))}"
+    )
 
 
 def _value(flag: str, options: Sequence[str]) -> str | None:
