@@ -8,9 +8,13 @@ import pytest
 from PIL import Image
 
 from tests.runs import tiny
+from train import run_data
 from train.config import DataConfig
+from train.config_json import to_json
 from train.data.sources import open_splits
 from train.effects import unused_by_folder
+from train.loop import _notes
+from train.run import Run
 
 
 def photos(root: Path, *parents: str) -> Path:
@@ -49,3 +53,16 @@ def test_a_folder_of_classes_has_no_splits_to_name(option, tmp_path):
     [said] = warnings(root, **{option: "other"})
     assert said.startswith(f"--data.{option} other has no effect: {root} has no folders of splits")
     assert warnings(photos(tmp_path / "b", "other", "train"), eval_split="other") == []
+
+
+def test_training_and_evaluation_report_it(tmp_path, monkeypatch):
+    root = photos(tmp_path / "a", "train", "val")
+    data = replace(tiny().data, name="folder", dir=str(root), eval_split="val")
+    run = tiny(data=replace(data, split_seed=7))
+    [note] = [note for note in _notes(Run(run)) if "split_seed" in note]
+    assert note.startswith("--data.split_seed 7 has no effect: ")
+    record = {**to_json(tiny(data=data)), "class_names": ["cat", "dog"]}
+    record["examples"] = {"train": 16, "eval": 16}
+    monkeypatch.setattr(run_data, "read_record", lambda workdir: record)
+    assert run_data.open_eval_data(tmp_path, run)[1] == [note]
+    assert run_data.open_eval_data(tmp_path, tiny(data=data))[1] == []

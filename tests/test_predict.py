@@ -85,7 +85,7 @@ def test_predictions_of_a_folder(weights, tmp_path, capsys):
     lines = err.splitlines()
     assert lines[0] == f"error: {missing}: No such file or directory"
     assert lines[1].startswith(f"error: {photos / 'b.png'}: not an image")
-    assert lines[2:] == ["error: 2 of 4 images could not be read"]
+    assert lines[2:] == [f"wrote 8 rows to {table}", "error: 2 of 4 images could not be read"]
     found = rows(table)
     order = [missing, *[photos / "a.png"] * 3, photos / "b.png", *[photos / "c.png"] * 3]
     assert [row["image"] for row in found] == list(map(str, order))
