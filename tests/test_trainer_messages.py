@@ -34,7 +34,7 @@ def test_a_stop_in_the_last_evaluation():
 
 def test_a_stop_before_it():
     found, _ = trainer(1_500, 12_000)
-    with pytest.raises(CommonEnd, match="^stopped by SIGINT after step 1,500 of 12,000, saved; "):
+    with pytest.raises(CommonEnd, match=r"^stopped by SIGINT after step 1,500 of 12,000, saved; "):
         found._stop("SIGINT")
 
 
