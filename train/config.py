@@ -374,7 +374,7 @@ class CheckpointConfig:
     keep: int = 2
     """Newest checkpoints kept; the best one is kept besides."""
     best: Literal["top1", "loss"] = "top1"
-    """The evaluation figure that decides which one is best."""
+    """The evaluation figure that decides which one is best; of equal ones, the newest is."""
 
     def __post_init__(self) -> None:
         _check_types(self, "checkpoint.")
