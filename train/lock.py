@@ -63,7 +63,7 @@ class RunLock:
     def _lock(self) -> IO[str] | None:
         """None: the file was removed in between, by the process that had the lock."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        file = os.fdopen(descriptor, "r+")
+        file = os.fdopen(descriptor, "r+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self._is_mine(file):
@@ -107,12 +107,11 @@ def who_trains(workdir: Path) -> str | None:
     The lock is tried, and given back at once. A file system without locks shows nobody.
     """
     path = workdir / "lock"
-    if workdir.resolve() in {
-        held.resolve() for held in _held
-    }:  # closing the file would drop this process's own lock
+    # Closing the file would drop this process's own lock.
+    if workdir.resolve() in {held.resolve() for held in _held}:
         return " (this process)"
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
