@@ -69,10 +69,10 @@ class RunLock:
             if not self._is_mine(file):
                 file.close()
                 return None
-            content = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-            file.truncate()
-            file.write(json.dumps(content) + "\n")
-            file.flush()
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+                content = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+                file.truncate()
+                os.write(descriptor, json.dumps(content).encode() + b"\n")
             return file
         except (BlockingIOError, PermissionError):  # POSIX allows EAGAIN and EACCES
             who = _describe(file)
