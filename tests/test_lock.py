@@ -209,3 +209,14 @@ def test_many_at_once(tmp_path):
     assert all(found) and all(child.returncode == 0 for child in children)
     spans = sorted(span for each in found for span in each)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_a_full_disk_takes_no_lock_away(tmp_path, monkeypatch, capsys):
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with RunLock(tmp_path) as lock:
+        assert lock.take()
+        assert (tmp_path / "lock").read_bytes() == b""  # nobody can be named
+    assert capsys.readouterr() == ("", "")
