@@ -170,11 +170,13 @@ class Campaign:
 
     def check_restart(self, torn: Workdir, expected: int) -> None:
         """It has to say where it resumes, and which checkpoints it had to leave aside."""
-        said = re.search(r"resumes after step (\d+)|all (\d+) steps are done", torn.out.read_text())
+        said = re.search(
+            r"resumes after step ([\d,]+)|all ([\d,]+) steps are done", torn.out.read_text()
+        )
         if not said:
             self.check(not (expected and torn.started), f"resumed nowhere, not at {expected}")
             return
-        at = int(said[1] or said[2])
+        at = int((said[1] or said[2]).replace(",", ""))
         self.check(at == expected, f"resumed at {at}, not at {expected}")
         self.done["resumes at the newest whole checkpoint"] += at == expected
         for step in self._harmed:
