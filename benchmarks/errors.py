@@ -37,12 +37,7 @@ def sigterm(desk: Desk) -> Outcome:
 
 
 def sigint(desk: Desk) -> Outcome:
-    run = Said(desk, "run")
-    desk.signalled(run, signal.SIGINT)
-    matches(run, 1, r"(?m)^error: stopped by SIGINT after step \d+ of 400, saved")
-    row = run.outcome("SIGINT (Ctrl-C)", "")
-    row.after = desk.resumes(run)
-    return row
+    return errors_outside.stopped_by(desk, signal.SIGINT, "SIGINT (Ctrl-C)")
 
 
 def sigkill(desk: Desk) -> Outcome:

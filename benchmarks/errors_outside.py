@@ -12,13 +12,19 @@ from benchmarks.desk import STEPS, Desk, Outcome, Said, expect, matches, until
 from benchmarks.outside import PHOTOS, photos
 
 
-def sighup(desk: Desk) -> Outcome:
+def stopped_by(desk: Desk, number: signal.Signals, title: str) -> Outcome:
+    """A signal in the middle of training saves, and the same command resumes there."""
     run = Said(desk, "run")
-    desk.signalled(run, signal.SIGHUP)
-    matches(run, 1, r"(?m)^error: stopped by SIGHUP after step \d+ of 400, saved")
-    row = run.outcome("SIGHUP (a connection that is lost, a terminal that is closed)", "")
+    desk.signalled(run, number)
+    matches(run, 1, rf"(?m)^error: stopped by {number.name} after step \d+ of 400, saved")
+    row = run.outcome(title, "")
     row.after = desk.resumes(run)
     return row
+
+
+def sighup(desk: Desk) -> Outcome:
+    title = "SIGHUP (a connection that is lost, a terminal that is closed)"
+    return stopped_by(desk, signal.SIGHUP, title)
 
 
 def unread(desk: Desk) -> Outcome:
