@@ -4,7 +4,6 @@ What it finds is one JSON object: "computed" comes from XLA's own compiler for t
 from `roofline` on the published peaks of `chips`.
 """
 
-import importlib.metadata
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import tyro
 
 from train.config import ConfigError, DataConfig, RunConfig
 from train.data.sources import Splits, SyntheticSource, open_splits
+from train.provenance import PROGRAM, package_version
 from train.roofline import IMAGES_PER_CORE, Footprint, Roofline, cores_for, suggestions
 from train.topology import (
     Topology,
@@ -77,7 +77,7 @@ def plan(args: PlanArgs) -> dict[str, Any]:
         args.hlo.write_text(program, encoding="utf-8")
     found = {
         **_what(args.config, topology),
-        "versions": {name: importlib.metadata.version(name) for name in _packages(compiler)},
+        "versions": {name: package_version(name) for name in _packages(compiler)},
         "computed": computed,
         "modelled": model(run, topology, computed, images_per_core(args)),
     }
@@ -94,7 +94,7 @@ def images_per_core(args: PlanArgs) -> float | None:
 
 
 def _packages(compiler: str) -> tuple[str, ...]:
-    return ("resnet-jax", "jax", "jaxlib", "flax", "optax", compiler)
+    return (PROGRAM, "jax", "jaxlib", "flax", "optax", compiler)
 
 
 def _check_divides(batch_size: int, topology: Topology) -> None:
