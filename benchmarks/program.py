@@ -24,8 +24,8 @@ from benchmarks.workloads import Unsupported, describe, read_case
 from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig
 from train.plan import hlo
-from train.plan.compile import peak_bytes
 from train.plan.topology import check_compiler, devices, parse_topology, prepare_environment
+from train.run.memory import peak_bytes
 
 _SMALL = 1_000_000  # bytes
 _MAP = re.compile(r"\s*(?:ROOT )?%?[\w.\-]*(?:copy|transpose)[\w.\-]* = \w+\[(\d+),")

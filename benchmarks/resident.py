@@ -19,14 +19,13 @@ import tyro
 from benchmarks.record import command, emit, environment, spread
 from benchmarks.workloads import describe
 from train.cli.arguments import parse, split
-from train.compilation_cache import use_compilation_cache
 from train.config import RunConfig
+from train.console import warn
 from train.data.on_device import plans
 from train.recipes import get_recipe
 from train.run.dispatch import Dispatches, dispatches
 from train.run.parts import Run
-from train.run.progress import warn
-from train.xla_flags import set_xla_flags
+from train.runtime import set_xla_flags, use_compilation_cache
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from train.data.sources import ArraySource, Example, open_splits
 from train.distributed.launchers import find_place
 from train.distributed.mesh import put_batch
 from train.learn.optim import make_optimizer, make_schedule
+from train.report.metrics_file import read_metrics
 from train.run.dispatch import dispatches
 from train.run.fit import fit
-from train.run.metrics import read_metrics
 from train.run.parts import Run, make_model
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from train.config import ConfigError, RunConfig
-from train.xla_flags import set_xla_flags
+from train.runtime import set_xla_flags
 
 NEEDS: dict[str, dict[str, str]] = {
     "ours": {},

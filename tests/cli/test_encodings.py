@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from tests.runs import MODEL, ROOT, resnet_jax, tiny
-from train.names import accept_every_character
-from train.run.metrics import LeftOut, read_metrics
+from train.console import accept_every_character, warn
+from train.report.metrics_file import read_metrics
+from train.run.metrics import LeftOut
 from train.run.nonfinite import describe
 from train.run.parts import Run
-from train.run.progress import Display, warn
+from train.run.progress import Display
 
 BAD = os.fsdecode(b"b\xe4d.png")  # no UTF-8
 

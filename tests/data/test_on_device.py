@@ -22,7 +22,7 @@ from train.data.philox import first_words
 from train.data.pipeline import BadExample
 from train.data.sources import ArraySource, Splits, open_splits
 from train.distributed.mesh import make_mesh
-from train.distributed.signals import Stop
+from train.distributed.signals import StopSignal
 from train.run.dispatch import MOST, SECONDS, Pace, Together
 from train.run.evaluate import evaluate
 from train.run.fit import fit
@@ -233,7 +233,7 @@ def at_once(tmp_path_factory):
 def stop_after(step, config, workdir):
     """A signal comes during the dispatch that ends with this step."""
     original = Trainer._advance
-    stop = Stop()
+    stop = StopSignal()
 
     def advance(self, dispatches):
         original(self, dispatches)

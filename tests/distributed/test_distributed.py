@@ -21,7 +21,7 @@ from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import open_splits
 from train.distributed.mesh import make_mesh, replicated
 from train.distributed.multi_process import AGAIN
-from train.run.metrics import read_metrics
+from train.report.metrics_file import read_metrics
 from train.run.parts import read_config
 
 # At a kink, such as ReLU's, rounding decides which way a gradient goes.

@@ -16,7 +16,7 @@ from train.__main__ import main
 from train.config import ConfigError
 from train.inference.inference import Answer, Guess
 from train.inference.predictions import image_files, show
-from train.names import csv_cell, csv_path, one_line, utf8
+from train.printable import csv_cell, csv_path, one_line, utf8
 
 NAME = "resnet8_cifar"
 BYTES = os.fsdecode(b"caf\xe9.png")  # no UTF-8

@@ -28,8 +28,7 @@ from train.data.pipeline import (
 )
 from train.data.prefetch import Feed, never
 from train.data.sources import Source, Splits
-from train.distributed.mesh import by_example, replicated
-from train.learn.prepare import Batch
+from train.distributed.mesh import Batch, by_example, replicated
 
 LIMIT = 2 * 2**30
 """Bytes of images on each device, up to which `data.resident` "auto" is on."""

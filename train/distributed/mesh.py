@@ -9,6 +9,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train.config import ConfigError
 
+Batch = dict[str, jax.Array]
+"""A global batch on the devices: image, label, mask, and what `prepare` adds."""
+
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
     """All devices of all processes, in rows of `fsdp` that share one copy of the state.
@@ -72,7 +75,7 @@ def sharded(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(cut, tree)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     """This process's rows of a batch -> the global batch's image, label and mask on the devices."""
     sharding = by_example(mesh)
     on_device = {key: batch[key] for key in ("image", "label", "mask")}

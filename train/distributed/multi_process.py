@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.config import ConfigError, RunError
+from train.console import warn
 from train.distributed.coordination import Board, Hub
 from train.distributed.launchers import Place
 from train.distributed.processes import CommonEnd, Processes
 from train.distributed.tcp_proxy import Relay
-from train.names import utf8
-from train.run.progress import warn
+from train.printable import utf8
 
 CONNECT_SECONDS = 120
 """In which all processes have to be there."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from resnet_jax import Preprocessing
 from train.checkpoint.manager import Checkpoints, Weights
-from train.compilation_cache import use_compilation_cache
 from train.config import DataConfig, MixConfig, RunConfig
+from train.console import warn
 from train.data.images.crops import BadImage, Limits, eval_image
 from train.data.images.crops import limits as image_limits
 from train.data.sources import IMAGE_SUFFIXES
@@ -20,11 +20,11 @@ from train.distributed.mesh import make_mesh, replicated
 from train.learn.prepare import make_prepare
 from train.learn.state import Variables
 from train.learn.tasks import NO_CLASS, top_class
+from train.report.metrics_file import Row
 from train.run.data_changes import open_eval_data
 from train.run.evaluate import judge
-from train.run.metrics import Row
 from train.run.parts import Run
-from train.run.progress import warn
+from train.runtime import use_compilation_cache
 
 
 def read_weights(config: RunConfig, workdir: Path, which: str) -> Weights:

@@ -11,9 +11,9 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from train.distributed.mesh import by_example, by_example_of_each, replicated
+from train.distributed.mesh import Batch, by_example, by_example_of_each, replicated
 from train.learn.optim import ema_decay_at
-from train.learn.prepare import Batch, Prepare
+from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
 from train.learn.tasks import Task, top_class
 

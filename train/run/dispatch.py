@@ -16,8 +16,7 @@ from train.data.on_device import Resident, plans, stacked, upload
 from train.data.pipeline import HostBatch, train_batches
 from train.data.prefetch import Feed
 from train.data.thread_pool import in_threads
-from train.distributed.mesh import by_example_of_each, put_batch, shard
-from train.learn.prepare import Batch
+from train.distributed.mesh import Batch, by_example_of_each, put_batch, shard
 from train.learn.state import TrainState
 from train.learn.step import Step, Sums, TrainSteps, make_step, make_train_steps
 from train.run.parts import Run

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from train.data.order import asked
-from train.names import utf8
+from train.printable import utf8
 from train.run.metrics import LeftOut
 from train.run.parts import Run
 

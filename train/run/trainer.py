@@ -11,16 +11,18 @@ from train import STARTED
 from train.checkpoint.manager import Checkpoints, judged
 from train.checkpoint.reader import Progress
 from train.config import ConfigError, RunError
+from train.console import warn
 from train.data.prefetch import Stopped
 from train.distributed.mesh import replicated
 from train.distributed.processes import CommonEnd, Processes
-from train.distributed.signals import Stop
+from train.distributed.signals import StopSignal
+from train.report.metrics_file import Row
 from train.run import nonfinite
 from train.run.dispatch import Dispatches, dispatches
 from train.run.evaluate import Evaluation, as_row, evaluate, judge
-from train.run.metrics import MetricsLog, NoLog, NonFinite, Row, Window
+from train.run.metrics import MetricsLog, NoLog, NonFinite, Window
 from train.run.parts import Run, write_config
-from train.run.progress import Display, warn
+from train.run.progress import Display
 from train.run.resume import describe_extension, record_segments, resumes
 from train.run.throughput import Clock
 from train.runtime import give_back
@@ -73,7 +75,7 @@ class Trainer:
                 self.display.say(extension)
             record_segments(self.workdir, self.run, step)
 
-    def train(self, stop: Stop) -> None:
+    def train(self, stop: StopSignal) -> None:
         """Steps up to the end of the run."""
         self._asked = stop
         self._clock.start()
