@@ -91,7 +91,7 @@ def measure(args: ProgramArgs) -> Row:
         if args.hlo:
             args.hlo.mkdir(parents=True, exist_ok=True)
             (args.hlo / f"{name}.txt").write_text(text)
-        said = {**said_of(compiled), **count(text, args.config.batch_size // topology.chips)}
+        said = {**compiler_stats(compiled), **count(text, args.config.batch_size // topology.chips)}
         said["modelled_ms"] = round(1e3 * said["hbm_bytes"] / topology.chip.hbm_bandwidth, 2)
         found[name] = said
     return {
@@ -105,7 +105,7 @@ def measure(args: ProgramArgs) -> Row:
     }
 
 
-def said_of(compiled: Any) -> Row:
+def compiler_stats(compiled: Any) -> Row:
     """What the compiler says of an executable: FLOPs, bytes accessed and held, and bytes through
     HBM as its text has them.
     """

@@ -44,7 +44,7 @@ def _only_cpus() -> bool:
     return not entry_points(group="jax_plugins") and find_spec("libtpu") is None
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Returns what is free to the system; milliseconds."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

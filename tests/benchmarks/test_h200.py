@@ -14,6 +14,7 @@ from benchmarks import (
     gpu_parts,
     h200,
     interleaved,
+    profiler,
     step,
     training,
     wheels,

@@ -19,7 +19,7 @@ from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
 from train.data.order import asked
-from train.distributed.mesh import make_mesh, replicated
+from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.signals import StopSignal
 from train.inference.inference import evaluate_run
 from train.report.metrics_file import read_metrics
@@ -320,6 +320,6 @@ def test_a_network_without_batch_norm(tmp_path, monkeypatch):
             fit(config, tmp_path, quiet=True)
     fit(config, tmp_path, quiet=True)  # resumes
     weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint)
-    variables = weights.restore_weights("last", replicated(make_mesh())).variables
+    variables = weights.restore_weights("last", replicated_sharding(make_mesh())).variables
     assert variables["batch_stats"] == {} and variables["params"]["head"]["bias"].shape == (10,)
     assert weights.steps()[-1] == 10

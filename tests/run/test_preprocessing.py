@@ -1,4 +1,4 @@
-"""train/run/preprocessing.py: a run that starts from weights prepares images as the weights expect."""
+"""train/run/preprocessing.py: a run prepares images as its initial weights expect."""
 
 import json
 from dataclasses import replace

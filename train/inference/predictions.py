@@ -101,7 +101,7 @@ def _csv(target: Path | None) -> Iterator[Any]:
         image = csv_path(answer.path)
         rows = [
             [image, rank, csv_cell(name), f"{p:.6f}", ""]
-            for rank, (name, p) in enumerate(answer.guesses, start=1)
+            for rank, (name, p) in enumerate(answer.predictions, start=1)
         ] or [[image, "", "", "", csv_cell(answer.error)]]
         put(rows)
         count += len(rows)
@@ -114,11 +114,11 @@ def _csv(target: Path | None) -> Iterator[Any]:
 
 def print_answers(answers: "Sequence[Answer]") -> None:
     """Images and their most probable classes, one image a row."""
-    count = max(len(answer.guesses) for answer in answers)
+    count = max(len(answer.predictions) for answer in answers)
     table = Table("image", *(f"top-{k}" for k in range(1, 1 + count)))
     table.columns[0].overflow = "fold"
-    for path, guesses, error in answers:
-        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in guesses]
+    for path, predictions, error in answers:
+        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in predictions]
         if error:
             best = ["not read"]
         table.add_row(*map(Text, (one_line(path), *best)))  # a class may be called "[red]"

@@ -161,7 +161,7 @@ def as_row(evaluation: Evaluation) -> Row:
     return row
 
 
-def judge(
+def evaluate_checkpoint(
     run: Run,
     weights: Weights,
     workdir: Path | None = None,

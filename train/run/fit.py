@@ -93,7 +93,9 @@ def fit(
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))
         if not resumes(workdir):
-            _ = run.given  # what is wrong with a file shows before anything is compiled or written
+            _ = (
+                run.pretrained_variables
+            )  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
         try:
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.distributed.mesh import by_example
+from train.distributed.mesh import batch_sharding
 from train.run.parts import Run
 
 
@@ -20,7 +20,7 @@ def abstract_batch(run: Run) -> dict[str, Any]:
         "label": ((count,), np.int32),
         "mask": ((count,), np.float32),
     }
-    where = by_example(run.mesh)
+    where = batch_sharding(run.mesh)
     return {k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()}
 
 

@@ -16,7 +16,7 @@ from train.learn.step import Sums
 from train.report.metrics_file import Row, read_metrics, to_line
 
 
-class LeftOut(NamedTuple):
+class SkippedStep(NamedTuple):
     """A training step whose loss or gradient is not finite."""
 
     step: int
@@ -48,7 +48,7 @@ class Window:
         """`limit`: how many steps of the run may be left out for not being finite."""
         self.totals: dict[str, float] = dict(totals or {})
         self.limit = limit
-        self.left_out = [LeftOut(*entry) for entry in left_out]
+        self.left_out = [SkippedStep(*entry) for entry in left_out]
         """Those that were, from the start of the run."""
         self.finished = 0
         """The last step that is known to be done on the devices."""
@@ -82,7 +82,7 @@ class Window:
             names = sorted(sums, key=lambda name: name != "loss")  # it is what breaks the gradient
             broken = [name for name in names if not math.isfinite(sums[name])]
             if finite and broken:
-                self.left_out.append(LeftOut(step, broken[0], str(float(sums[broken[0]]))))
+                self.left_out.append(SkippedStep(step, broken[0], str(float(sums[broken[0]]))))
                 if len(self.left_out) > self.limit:
                     raise NonFinite(self.left_out[-1])
                 continue
@@ -105,7 +105,7 @@ class Window:
 class NonFinite(RunError):
     """Training produced a value that is not finite."""
 
-    def __init__(self, found: LeftOut) -> None:
+    def __init__(self, found: SkippedStep) -> None:
         super().__init__(f"{found.what} is not finite at step {found.step}")
         self.found = found
 
