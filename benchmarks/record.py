@@ -26,7 +26,7 @@ FLAGS = (
 def environment() -> Row:
     """Host, versions, flags and commit that a figure depends on; no device is touched."""
     # loaders' processes have another Python, without it
-    from train.provenance import PROGRAM, code_version, package_version
+    from train.run.provenance import PROGRAM, code_version, package_version
 
     return {
         "host": f"{os.cpu_count()} cores, {_processor()}",

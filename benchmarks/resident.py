@@ -1,4 +1,4 @@
-"""Training fed by the host and from the devices, in turn, and the rate at which plans are made.
+"""Training fed by the host and from the devices, in turn, and how fast crops are drawn.
 
 usage: resnet-jax bench resident RECIPE [options of the recipe]
 
@@ -16,17 +16,16 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from benchmarks.cases import describe
 from benchmarks.record import command, emit, environment, spread
-from train.arguments import parse, split
-from train.compilation_cache import use_compilation_cache
+from benchmarks.workloads import describe
+from train.cli.arguments import parse, split
 from train.config import RunConfig
-from train.data.resident import plans
-from train.dispatch import Dispatches, dispatches
-from train.progress import warn
+from train.console import warn
+from train.data.on_device import crop_params
 from train.recipes import get_recipe
-from train.run import Run
-from train.xla_flags import set_xla_flags
+from train.run.dispatch import Dispatches, dispatches
+from train.run.parts import Run
+from train.runtime import set_xla_flags, use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def plans_per_second(run: Run, steps: int = 400) -> float:
     """Plans of examples per second of one core, the best of three."""
     config, found = run.config, []
     for turn in range(3):
-        made = plans(
+        made = crop_params(
             len(run.splits.train),
             config.augment,
             seed=config.seed,

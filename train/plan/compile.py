@@ -1,0 +1,93 @@
+"""What XLA's compiler says of a run's training step: memory, FLOPs, collectives. No step is run."""
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import jax
+
+from train.config import ConfigError, MeshConfig, RunError
+from train.distributed.mesh import make_mesh
+from train.plan import hlo
+from train.run.memory import abstract_batch, memory_in, peak_bytes, shard_bytes
+from train.run.parts import Run
+
+
+def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], str]:
+    """Compiles a run's training step for its mesh: (what the compiler says, the program's text).
+
+    A step that needs more than `usable` bytes of a chip is an answer: "fits" is then false, and
+    where the compiler gave up, the text is empty.
+
+    Raises:
+      ConfigError: the network does not take images of `data.image_size`.
+      RunError: the compiler fails for another reason.
+    """
+    since = time.perf_counter()
+    state, batch = _abstract_state(run), abstract_batch(run)
+    parts = {
+        "parameters": shard_bytes(state.params),
+        "statistics": shard_bytes(state.batch_stats),
+        "optimiser": shard_bytes(state.opt_state),
+        "ema": shard_bytes(state.ema),
+        "batch": shard_bytes(batch),
+    }
+    try:
+        lowered = run.train_step.trace(state, batch).lower(lowering_platforms=(platform,))
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise RunError(f"XLA cannot compile this step: {error}") from None
+        peak, limit = memory_in(str(error))
+        memory = {**parts, "peak": peak, "usable": limit or usable}
+        return {"fits": False, "memory": memory, "compiler_says": str(error).splitlines()[0]}, ""
+    found, text = compiled.memory_analysis(), compiled.as_text()
+    # XLA's own counts take the body of a loop once.
+    cost = {} if run.config.scans else compiled.cost_analysis() or {}
+    peak = peak_bytes(found)
+    memory = {
+        **parts,
+        "temporaries": found.temp_size_in_bytes,
+        "other": peak - found.temp_size_in_bytes - sum(parts.values()),
+        "peak": peak,
+        "usable": usable,
+    }
+    traffic = hlo.hbm_bytes(text)
+    return {
+        "fits": peak <= usable,
+        "compile_seconds": round(time.perf_counter() - since, 1),
+        "memory": memory,
+        "flops": cost.get("flops") or _flops_before(run, platform),
+        "flops_of": "the program" if cost.get("flops") else "the program before optimisation",
+        "bytes_accessed": cost.get("bytes accessed"),
+        "hbm_bytes": sum(traffic.values()),
+        "hbm_bytes_by_kind": dict(traffic.most_common(5)),
+        "collectives": {k: asdict(v) for k, v in hlo.collectives(text, run.mesh.size).items()},
+        "custom_calls": dict(hlo.custom_calls(text).most_common(8)),
+        "fusions": hlo.fusions(text),
+    }, text
+
+
+def _abstract_state(run: Run) -> Any:
+    try:
+        return run.abstract_state
+    except ConfigError:
+        raise
+    except ValueError as error:
+        name, size = run.config.model.name, run.config.data.image_size
+        raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
+
+
+def _flops_before(run: Run, platform: str) -> float | None:
+    """FLOPs of one chip's step before optimisation, where the compiler does not count its own.
+
+    XLA counts them on the CPU's client, so the step is lowered once more, for one chip's images and
+    without loops.
+    """
+    share = run.config.batch_size // run.mesh.size
+    plain: Any = {"norm_group_size": None, "scan": False, "mesh": MeshConfig()}
+    config = replace(run.config, batch_size=share, **plain)
+    one = Run(config, mesh=make_mesh(jax.devices("cpu")[:1]), splits=run.splits)
+    traced = one.train_step.trace(one.abstract_state, abstract_batch(one))
+    cost = traced.lower(lowering_platforms=(platform,)).cost_analysis()
+    return cost["flops"] if cost else None
