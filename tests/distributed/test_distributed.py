@@ -212,7 +212,7 @@ from tests.distributed.test_distributed import batches
 from tests.runs import tiny
 from train.config import MeshConfig
 from train.distributed.mesh import make_mesh, put_batch, shard
-from train.distributed.processes import start
+from train.distributed.initialize import start
 with start(MeshConfig(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))):
     mesh = make_mesh()
     for batch in batches(shard(mesh)):

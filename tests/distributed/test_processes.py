@@ -20,9 +20,10 @@ from tests.runs import command, environment
 from train.config import ConfigError, MeshConfig, RunError
 from train.distributed import multi_process
 from train.distributed.coordination import Client, Server, connect
+from train.distributed.initialize import start
 from train.distributed.launchers import ProcessInfo
 from train.distributed.multi_process import MultiProcess
-from train.distributed.processes import Processes, start
+from train.distributed.processes import Processes
 
 
 def free_port() -> int:
@@ -224,13 +225,13 @@ def test_nobody_listens():
 CHILD = """
 import contextlib, os, sys, time
 from train.config import ConfigError, MeshConfig, RunError
-from train.distributed import processes
+from train.distributed.initialize import start
 from train.distributed import multi_process
 multi_process.CONNECT_SECONDS = 4
 multi_process.FOLLOW_SECONDS = multi_process.END_SECONDS = 1.0
 config = MeshConfig(**eval(sys.argv[1]))
 try:
-    with processes.start(config) as p:
+    with start(config) as p:
         {body}
         import jax
         print(p.index, p.count, jax.process_index(), jax.process_count(), len(jax.devices()))
