@@ -13,7 +13,7 @@ from PIL import Image
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
 from train.data.images.crops import eval_image
-from train.data.order import asked
+from train.data.order import example_indices
 from train.data.pipeline import (
     BadExample,
     HostBatch,
@@ -154,14 +154,14 @@ def test_a_batch_may_be_larger_than_the_source():
 def test_the_examples_of_a_step_are_known_without_reading_them(count, size, seed):
     found = batches(noise(count), size, 0, 5, seed=seed, augment=PLAIN)
     for step, batch in enumerate(found):  # an epoch ends in some of these steps
-        indices = asked(count, seed, size, step)
+        indices = example_indices(count, seed, size, step)
         assert indices.dtype == np.int64
         np.testing.assert_array_equal(indices, batch["index"])
 
 
 def test_the_examples_of_a_late_step_are_known():
     [batch] = batches(noise(), 6, 12345, 12346)
-    assert asked(N, 0, 6, 12345).tolist() == batch["index"].tolist()
+    assert example_indices(N, 0, 6, 12345).tolist() == batch["index"].tolist()
 
 
 # --- the same batch from anywhere ----------------------------------------------------------------
