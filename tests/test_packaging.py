@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.runs import ROOT
-from train import __main__ as program
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 FILES = [
@@ -34,14 +33,6 @@ def test_every_data_file_is_installed():
     assert {"py.typed", "networks.json", "imagenet_classes.txt"} <= set(data)
     lost = [name for name in data if not any(fnmatch.fnmatch(name, p) for p in patterns)]
     assert lost == []
-
-
-def test_bench_without_a_checkout(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(program, "__file__", str(tmp_path / "site-packages/train/__main__.py"))
-    assert program.main(["bench", "step"]) == 2
-    out, err = capsys.readouterr()
-    assert not out and len(err.splitlines()) == 1
-    assert err.startswith("error: bench: ") and "need a checkout" in err and "git clone" in err
 
 
 def test_lowest_versions_are_those_of_every_dependency():

@@ -24,7 +24,6 @@ from train.config import ConfigError, ModelConfig, RunConfig
 from train.config.effects import PREDICTION, check_applicable
 from train.config.serialize import with_options
 from train.paths import expand
-from train.run.preprocessing import of_run, options_of, preprocessing
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ def predict(args: list[str]) -> None:
     from train.inference import inference
     from train.inference.predictions import image_files, show
     from train.run.parts import make_model
+    from train.run.preprocessing import of_run
     from train.runtime import use_compilation_cache
 
     config = trained.config
@@ -101,6 +101,8 @@ def _base(name: str) -> RunConfig:
 
     `data.name` is "folder" in both, because `predict` reads image files whatever the run read.
     """
+    from train.run.preprocessing import options_of
+
     if _is_network(name):
         from resnet_jax.weights.pretrained import default_preprocessing
 
@@ -150,6 +152,8 @@ def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _T
     Raises:
       ConfigError: no weights, or those of another network.
     """
+    from train.run.preprocessing import options_of
+
     if "checkpoint" in options:
         raise ConfigError(
             f"--checkpoint {given.checkpoint}: {name!r} is a network and no run; --weights names "
@@ -165,6 +169,8 @@ def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _T
 
 def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
     """The weights of NAME in a file, or those of NAME.TAG, and what is known of them."""
+    from train.run.preprocessing import preprocessing
+
     if tagged := published(name):
         if file is not None:
             raise ConfigError(f"--weights {file}: {name!r} names its weights already")
