@@ -11,7 +11,7 @@ from tests.runs import tiny
 from train.__main__ import main
 from train.config import ConfigError, DataConfig
 from train.config.serialize import to_json
-from train.data.prepare_hint import how_to_prepare
+from train.data.sources.prepare_hint import how_to_prepare
 from train.data.sources import open_splits
 from train.run.data_changes import open_eval_data
 

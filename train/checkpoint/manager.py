@@ -31,7 +31,7 @@ from train.checkpoint.reader import (
 from train.checkpoint.restore import restore as restore_arrays
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.learn.state import TrainState, Variables
-from train.run.lock import who_trains
+from train.checkpoint.lock import who_trains
 
 _REASONS = [  # what the system said, in the middle of TensorStore's 3 kB
     os.strerror(number)

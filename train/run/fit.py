@@ -20,7 +20,7 @@ from train.recipes import all_recipes
 from train.report.metrics_file import Row
 from train.run import out_of_memory
 from train.run.data_changes import check_data, file_digests
-from train.run.lock import RunLock
+from train.checkpoint.lock import RunLock
 from train.run.norm_groups import check_statistics
 from train.run.parts import Run
 from train.run.preprocessing import take_over

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, DataConfig
-from train.data.prepare_hint import NotPrepared
+from train.data.sources.prepare_hint import NotPrepared
 from train.data.retry import as_os_error, is_passing
 from train.data.sources.base import Example, Splits, data_path, listed
 
