@@ -17,10 +17,10 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from tests.runs import environment, tiny
+from train.checkpoint.lock import RunLock, who_trains
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError
 from train.run.fit import fit
-from train.checkpoint.lock import RunLock, who_trains
 
 HOLD = """
 import sys, time

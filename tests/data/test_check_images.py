@@ -127,7 +127,7 @@ def test_it_ends_in_time_and_says_so(photos):
     assert time.monotonic() - since < 5
     checked, _, total = note.removeprefix("checked ").partition(" evaluation images")[0].split()
     assert 2 <= int(checked) < 200 and total == "1,000"
-    assert "in 0.2 s; the others are first read by the first evaluation" in note
+    assert "in 0.2 s; the first evaluation reads the others" in note
     assert check_images(Slow(), photos, stopped=lambda: True) == ""
 
 

@@ -9,8 +9,8 @@ from scipy import stats
 
 from train.config import AugmentConfig, DataConfig
 from train.data.images.crops import pad_offsets, sample_crop
-from train.data.on_device import _plan
-from train.data.pipeline import generator
+from train.data.on_device import _crop_params
+from train.data.philox import generator
 from train.data.sources import open_splits
 
 PAD = AugmentConfig(crop="pad", pad=4)
@@ -20,7 +20,7 @@ COUNT, EPOCHS = 20_000, 12
 def drawn(seed: int = 0, augment: AugmentConfig = PAD) -> np.ndarray:
     """int32 [epochs, examples, 3]: top, left, mirrored."""
     epochs, indices = np.divmod(np.arange(COUNT * EPOCHS), COUNT)
-    return _plan(epochs, indices, augment, seed)[:, 1:].reshape(EPOCHS, COUNT, 3)
+    return _crop_params(epochs, indices, augment, seed)[:, 1:].reshape(EPOCHS, COUNT, 3)
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:

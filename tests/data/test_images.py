@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from train.config import AugmentConfig
-from train.data.images import crops
-from train.data.images.crops import BadImage, decode, train_image
-from train.data.images.decode import read_jpeg_header
+from train.data.images import jpeg
+from train.data.images.crops import train_image
+from train.data.images.decode import BadImage, decode, read_jpeg_header
 
 LIMIT = 10_000_000
 PHOTOS = Path(os.environ.get("RESNET_JAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -360,13 +360,13 @@ def test_the_crop_does_not_depend_on_scaled_decoding(monkeypatch):
     data = encode(smooth(960, 1280), "JPEG", quality=95)
     augment = AugmentConfig(crop="random_resized", area=(0.25, 1.0), flip=False)
     sizes = []
-    decode_jpeg = crops.jpeg.decode_crop
+    decode_jpeg = jpeg.decode_crop
 
     def spy(data, header, factor, box):
         sizes.append(header.size(factor)[0])
         return decode_jpeg(data, header, factor, box)
 
-    monkeypatch.setattr(crops.jpeg, "decode_crop", spy)
+    monkeypatch.setattr(jpeg, "decode_crop", spy)
     full = decode(data, max_pixels=LIMIT)
     sizes.clear()
     for seed in range(20):

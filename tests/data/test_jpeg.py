@@ -9,6 +9,7 @@ from PIL import Image
 
 from train.config import AugmentConfig
 from train.data.images import crops, jpeg, turbojpeg
+from train.data.images.decode import BadImage, decode
 
 END = b"\xff\xd9"
 
@@ -130,8 +131,8 @@ def test_a_file_cut_short_is_found_whatever_is_asked_for(kept):
     cut = data[: int(kept * len(data))]
     with pytest.raises(jpeg.Unusual, match="Premature end"):  # and Pillow says the same
         jpeg.decode(cut, header_of(cut), 1, 10)
-    with pytest.raises(crops.BadImage):
-        crops.decode(cut, max_pixels=10**6)
+    with pytest.raises(BadImage):
+        decode(cut, max_pixels=10**6)
     ended = cut + END  # which hides it from all but those who need the missing rows
     expected = whole(data, 1)
     found = jpeg.decode(ended, header_of(ended), 1, 20)
@@ -150,7 +151,7 @@ def test_random_damage_is_a_bad_image_or_a_crop():
         try:
             args = damaged.tobytes(), 24, AugmentConfig(), rng
             sizes.add(crops.random_crop(*args, max_pixels=10**5).shape[2])
-        except crops.BadImage:
+        except BadImage:
             sizes.add(0)
     assert sizes == {0, 3}
 
@@ -176,7 +177,7 @@ def test_a_crop_needs_no_rows_below_it(monkeypatch, with_library):
             np.testing.assert_array_equal(crop(), expected)
             above += 1
         elif top + height > 210:
-            with pytest.raises(crops.BadImage):
+            with pytest.raises(BadImage):
                 crop()
             below += 1
     assert above >= 5 and below >= 25

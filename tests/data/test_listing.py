@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.examples import names, picture
 from train.config import DataConfig
-from train.data.images.crops import decode
+from train.data.images.decode import decode
 from train.data.sources import IMAGE_SUFFIXES, image_files, open_splits
 from train.data.sources.listing import Skipped, subfolders
 

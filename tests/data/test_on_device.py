@@ -17,9 +17,9 @@ from tests.runs import tiny
 from train.config import AugmentConfig, ConfigError, DataConfig, RunError
 from train.data import on_device as module
 from train.data.on_device import crop_params, lives_on_devices, stacked, upload
-from train.data.order import asked
+from train.data.order import example_indices
 from train.data.philox import first_words
-from train.data.pipeline import BadExample
+from train.data.readers import BadExample
 from train.data.sources import ArraySource, Splits, open_splits
 from train.distributed.mesh import make_mesh
 from train.distributed.signals import StopSignal
@@ -49,8 +49,8 @@ def assert_same_batches(source, size, start, stop, devices, **options):
         for key in ("image", "label", "mask"):
             assert there[key].dtype == batch[key].dtype
             np.testing.assert_array_equal(there[key], batch[key], err_msg=key)
-        np.testing.assert_array_equal(here["plan"][:, 0], batch["index"])
-        np.testing.assert_array_equal(here["bad"], batch["bad"])
+        np.testing.assert_array_equal(here["crops"][:, 0], batch["index"])
+        np.testing.assert_array_equal(here["unreadable"], batch["unreadable"])
 
 
 # --- the draw ------------------------------------------------------------------------------------
@@ -109,16 +109,16 @@ def test_each_device_cuts_its_own_rows(devices):
     [host] = crop_params(len(noise()), PAD, seed=0, batch_size=16, start=0, stop=1)
     batch = found.put(host)
     assert {s.data.shape for s in batch["image"].addressable_shards} == {(2, 4, 4, 3)}
-    text = found._jitted.lower(found.images, found.labels, host["plan"]).compile().as_text()
+    text = found._jitted.lower(found.images, found.labels, host["crops"]).compile().as_text()
     assert not any(name in text for name in ("all-gather", "all-reduce", "all-to-all"))
 
 
 def test_plans_of_several_steps_are_one():
     host = list(crop_params(20, PAD, seed=0, batch_size=6, start=3, stop=6))
     one = stacked(host, 5)
-    assert one["plan"].shape == (5, 6, 4) and not one["plan"][3:].any()
-    np.testing.assert_array_equal(one["plan"][1], host[1]["plan"])
-    assert one["bad"].shape == one["retried"].shape == (18,)
+    assert one["crops"].shape == (5, 6, 4) and not one["crops"][3:].any()
+    np.testing.assert_array_equal(one["crops"][1], host[1]["crops"])
+    assert one["unreadable"].shape == one["retried"].shape == (18,)
 
 
 # --- whether it does -----------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_what_is_not_finite_is_named_inside_a_dispatch(tmp_path):
     assert found[0] == found[1]
     step, examples = found[0]["step"], [each["index"] for each in found[0]["examples"]]
     assert 2 < step < 25  # the first two dispatches have a step each
-    assert examples == asked(1438, 0, 32, step - 1).tolist()
+    assert examples == example_indices(1438, 0, 32, step - 1).tolist()
 
 
 def test_a_window_takes_the_sums_of_several_steps():

@@ -15,7 +15,7 @@ from scipy import stats
 from tests.data.test_pipeline import DATA, PLAIN, assert_same, batches, column, noise
 from tests.runs import tiny
 from train.config.serialize import to_json
-from train.data.on_device import plans
+from train.data.on_device import crop_params
 from train.data.order import example_indices, example_indices_between
 from train.run.parts import read_config
 from train.run.resume import resumed_config
@@ -215,8 +215,8 @@ def test_every_reader_keeps_to_the_version(order):
     found = batches(noise(), 6, 0, 8, data=data, augment=PLAIN, seed=4)
     expected = draw(20, [(4, epoch) for epoch in range(3)], order).ravel()[:48]
     np.testing.assert_array_equal(column(found, "index"), expected)
-    made = plans(20, PLAIN, seed=4, batch_size=6, start=0, stop=8, order=order)
-    np.testing.assert_array_equal(np.concatenate([each["plan"][:, 0] for each in made]), expected)
+    made = crop_params(20, PLAIN, seed=4, batch_size=6, start=0, stop=8, order=order)
+    np.testing.assert_array_equal(np.concatenate([each["crops"][:, 0] for each in made]), expected)
     steps = [example_indices(20, 4, 6, step, order=order) for step in range(8)]
     np.testing.assert_array_equal(np.concatenate(steps), expected)
 

@@ -12,14 +12,11 @@ import pytest
 from PIL import Image
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
+from train.data.batch import HostBatch
 from train.data.images.crops import eval_image
-from train.data.order import asked
-from train.data.pipeline import (
-    BadExample,
-    HostBatch,
-    eval_batches,
-    train_batches,
-)
+from train.data.order import example_indices
+from train.data.pipeline import eval_batches, train_batches
+from train.data.readers import BadExample
 from train.data.sources import ArraySource, Example, FolderSource, Source, open_splits
 
 N = 20
@@ -79,12 +76,12 @@ def test_batch_holds_what_it_says(depth):
             "label": ((6,), "int32"),
             "mask": ((6,), "float32"),
             "index": ((6,), "int32"),
-            "bad": ((6,), "int32"),
+            "unreadable": ((6,), "int32"),
             "retried": ((6,), "int32"),
         }
         np.testing.assert_array_equal(batch["image"], source.images[batch["index"]])
         np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
-        assert (batch["mask"] == 1).all() and (batch["bad"] == -1).all()
+        assert (batch["mask"] == 1).all() and (batch["unreadable"] == -1).all()
         assert not batch["retried"].any()
 
 
@@ -154,14 +151,14 @@ def test_a_batch_may_be_larger_than_the_source():
 def test_the_examples_of_a_step_are_known_without_reading_them(count, size, seed):
     found = batches(noise(count), size, 0, 5, seed=seed, augment=PLAIN)
     for step, batch in enumerate(found):  # an epoch ends in some of these steps
-        indices = asked(count, seed, size, step)
+        indices = example_indices(count, seed, size, step)
         assert indices.dtype == np.int64
         np.testing.assert_array_equal(indices, batch["index"])
 
 
 def test_the_examples_of_a_late_step_are_known():
     [batch] = batches(noise(), 6, 12345, 12346)
-    assert asked(N, 0, 6, 12345).tolist() == batch["index"].tolist()
+    assert example_indices(N, 0, 6, 12345).tolist() == batch["index"].tolist()
 
 
 # --- the same batch from anywhere ----------------------------------------------------------------
@@ -249,7 +246,7 @@ def test_bad_image_is_replaced_in_training_by_the_next_one(tmp_path):
     asked, used = column(whole, "index"), column(found, "index")
     stand_in = {2: 4, 3: 4, 7: 0}  # 3 is as bad as 2; after the last comes the first
     assert used.tolist() == [stand_in.get(i, i) for i in asked.tolist()]
-    assert column(found, "bad").tolist() == [i if i in BAD else -1 for i in asked.tolist()]
+    assert column(found, "unreadable").tolist() == [i if i in BAD else -1 for i in asked.tolist()]
     assert column(found, "label").tolist() == used.tolist()
     assert (column(found, "mask") == 1).all()
     good = ~np.isin(asked, list(BAD))
@@ -274,7 +271,7 @@ def test_bad_image_is_masked_in_evaluation(tmp_path):
     source = photos(tmp_path, BAD)
     found = evaluated(source, 3, SKIP)
     assert column(found, "index").tolist() == [0, 1, -1, -1, 4, 5, 6, -1, -1]
-    assert column(found, "bad").tolist() == [-1, -1, 2, 3, -1, -1, -1, 7, -1]
+    assert column(found, "unreadable").tolist() == [-1, -1, 2, 3, -1, -1, -1, 7, -1]
     assert column(found, "mask").tolist() == [1, 1, 0, 0, 1, 1, 1, 0, 0]
     assert column(found, "label").tolist() == [0, 1, 0, 0, 4, 5, 6, 0, 0]
     for i, image in zip(column(found, "index"), column(found, "image"), strict=True):
@@ -296,8 +293,8 @@ def test_a_file_that_is_gone_is_a_bad_image(tmp_path, gone):
     for stream in (lambda: batches(source, 8, 0, 1), lambda: evaluated(source, 3)):
         with pytest.raises(BadExample, match=rf"^{gone}\.png: "):
             stream()
-    assert gone in column(batches(source, 8, 0, 1, data=SKIP), "bad")
-    assert column(evaluated(source, 8, SKIP), "bad").tolist() == [
+    assert gone in column(batches(source, 8, 0, 1, data=SKIP), "unreadable")
+    assert column(evaluated(source, 8, SKIP), "unreadable").tolist() == [
         gone if i == gone else -1 for i in range(8)
     ]
 

@@ -5,11 +5,9 @@ import pytest
 
 from tests.data.test_pipeline import DATA, N, assert_same, batches, column, evaluated, noise
 from train.config import ConfigError, EvalConfig
+from train.data.batch import HostBatch
 from train.data.images.crops import eval_image
-from train.data.pipeline import (
-    HostBatch,
-    eval_batches,
-)
+from train.data.pipeline import eval_batches
 
 # --- evaluation ----------------------------------------------------------------------------------
 
@@ -24,7 +22,7 @@ def test_evaluation_sees_every_example_once(size):
     assert column(found, "index").tolist() == [*range(N), *[-1] * padding]
     assert column(found, "mask").tolist() == [1.0] * N + [0.0] * padding
     assert column(found, "label").tolist() == [*(source.labels), *[0] * padding]
-    assert (column(found, "bad") == -1).all()
+    assert (column(found, "unreadable") == -1).all()
     np.testing.assert_array_equal(column(found, "image")[:N], source.images)
     assert not column(found, "image")[N:].any()
 

@@ -19,8 +19,10 @@ from tests.data.test_pipeline import DATA, PAD, N, assert_same, batches, noise
 from tests.runs import environment
 from train.config import RunError
 from train.data import prefetch, thread_pool
-from train.data.pipeline import BadExample, HostBatch, train_batches
+from train.data.batch import HostBatch
+from train.data.pipeline import train_batches
 from train.data.prefetch import Feed, Stopped
+from train.data.readers import BadExample
 from train.data.sources import Example
 from train.data.thread_pool import in_threads
 
@@ -66,7 +68,7 @@ def hanging() -> Iterator[Hanging]:
 @pytest.fixture
 def impatient(monkeypatch) -> None:
     for module in (prefetch, thread_pool):
-        monkeypatch.setattr(module, "PATIENCE", 0.3)
+        monkeypatch.setattr(module, "JOIN_SECONDS", 0.3)
 
 
 # --- the same batches ----------------------------------------------------------------------------
@@ -240,7 +242,7 @@ from train.data import prefetch
 from train.data import thread_pool
 
 if __name__ == "__main__":
-    prefetch.PATIENCE = thread_pool.PATIENCE = 0.5
+    prefetch.JOIN_SECONDS = thread_pool.PATIENCE = 0.5
     asleep, data = Path(sys.argv[2]), replace(DATA, threads=2, workers=int(sys.argv[1]))
     with feeding(stream(Asleep(asleep), data=data), stopped=lambda _: asleep.exists()) as found:
         try:

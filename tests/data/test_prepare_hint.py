@@ -11,8 +11,8 @@ from tests.runs import tiny
 from train.__main__ import main
 from train.config import ConfigError, DataConfig
 from train.config.serialize import to_json
-from train.data.sources.prepare_hint import how_to_prepare
 from train.data.sources import open_splits
+from train.data.sources.prepare_hint import how_to_prepare
 from train.run.data_changes import open_eval_data
 
 
@@ -61,7 +61,7 @@ def test_a_name_that_nobody_knows_is_guessed(tmp_path):
     assert "did you mean my_birds?" in how_to_prepare("my_bird", tmp_path)
     assert how_to_prepare("zzzz", tmp_path) == (
         "data.name 'zzzz': choose digits, folder, npz, synthetic or a TFDS data set "
-        f"({tmp_path} holds my_birds; --data.dir names another place)"
+        f"({tmp_path} holds my_birds; --data.dir DIR reads another folder)"
     )
 
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from tests.data.test_images import noise, smooth
-from train.data.images import crops
-from train.data.images.crops import eval_image, resize_crop
+from train.data.images import resize
+from train.data.images.crops import eval_image
+from train.data.images.resize import resize_crop
 
 METHODS = ("bilinear", "bicubic")
 
@@ -48,7 +49,7 @@ def test_long_images_are_resized_as_a_whole(shape, size, crop_fraction, method):
 @pytest.mark.parametrize("shape", [(3, 1000), (1000, 3), (1, 700), (100, 20_000), (9000, 30)])
 def test_strips_of_which_only_the_centre_is_resized(shape, method, monkeypatch):
     """As those are that would take gigabytes as a whole."""
-    monkeypatch.setattr(crops, "_MOST_RESIZED", 0)
+    monkeypatch.setattr(resize, "_MAX_RESIZED", 0)
     for size in (33, 64):
         pixels = noise(*shape)
         found = eval_image(pixels, size, 0.875, max_pixels=10**7, interpolation=method)

@@ -8,7 +8,7 @@ import pytest
 
 from train.config import RunError
 from train.data import retry
-from train.data.retry import as_os_error, is_passing, read_again
+from train.data.retry import as_os_error, is_temporary, read_again
 
 
 @pytest.fixture
@@ -80,9 +80,9 @@ def test_what_stays_is_raised_at_once(waits, name):
 
 
 def test_errors_without_a_number():
-    assert is_passing(TimeoutError()) and is_passing(ConnectionError("reset by peer"))
-    assert not is_passing(OSError("image file is truncated"))
-    assert not is_passing(ValueError("Input/output error"))
+    assert is_temporary(TimeoutError()) and is_temporary(ConnectionError("reset by peer"))
+    assert not is_temporary(OSError("image file is truncated"))
+    assert not is_temporary(ValueError("Input/output error"))
 
 
 def test_words_of_the_system_are_understood():
@@ -90,4 +90,4 @@ def test_words_of_the_system_are_understood():
     assert as_os_error(text).errno == errno.EIO and text in str(as_os_error(text))
     assert isinstance(as_os_error("open() failed: Connection timed out"), TimeoutError)
     other = as_os_error("Corrupted Riegeli/records file: chunk header hash mismatch")
-    assert other.errno is None and not is_passing(other)
+    assert other.errno is None and not is_temporary(other)

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from train.checkpoint.digests import digests, named
 from train.checkpoint.directory import Folder
+from train.checkpoint.lock import who_trains
 from train.checkpoint.paths import ArraysSave, make_writer
 from train.checkpoint.reader import (
     CorruptCheckpoint,
@@ -31,7 +32,6 @@ from train.checkpoint.reader import (
 from train.checkpoint.restore import restore as restore_arrays
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.learn.state import TrainState, Variables
-from train.checkpoint.lock import who_trains
 
 _REASONS = [  # what the system said, in the middle of TensorStore's 3 kB
     os.strerror(number)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from train.checkpoint.lock import RunLock
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config.effects import unused_by_folder
 from train.config.serialize import to_json
@@ -20,7 +21,6 @@ from train.recipes import all_recipes
 from train.report.metrics_file import Row
 from train.run import out_of_memory
 from train.run.data_changes import check_data, file_digests
-from train.checkpoint.lock import RunLock
 from train.run.norm_groups import check_statistics
 from train.run.parts import Run
 from train.run.preprocessing import take_over

@@ -143,7 +143,7 @@ class Trainer:
         self.state, sums = dispatches.run(self.state, work)
         self.window.add(self.step + 1, sums, work.steps)
         self.step += work.steps
-        self.bad.update(int(i) for i in work.host["bad"] if i >= 0)
+        self.bad.update(int(i) for i in work.host["unreadable"] if i >= 0)
         self.retried += int(work.host["retried"].sum())
         self._clock.steps += work.steps
         if first:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from train.data.retry import is_passing
+from train.data.retry import is_temporary
 from train.printable import utf8
 
 IMAGE_SUFFIXES = (
@@ -83,7 +83,7 @@ def image_files(folder: Path, skipped: Skipped | None = None, *, version: int = 
       version: `data.listing`. 1 reads fewer extensions, and hidden files and folders.
 
     Raises:
-      OSError: a folder cannot be listed for a passing reason, such as a network error.
+      OSError: a folder cannot be listed temporarily, such as after a network error.
     """
     skipped = Skipped() if skipped is None else skipped
     if version == 1:
@@ -156,7 +156,7 @@ def _entries(folder: str, skipped: Skipped) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        if is_passing(error):
+        if is_temporary(error):
             raise
         skipped.add(f"folder that cannot be listed ({error.strerror})", folder)
         return []
@@ -186,7 +186,7 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
     try:
         return entry.is_dir() if kind == "dir" else entry.is_file()
     except OSError as error:
-        if is_passing(error):
+        if is_temporary(error):
             raise
         return False
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.config import ConfigError, DataConfig
-from train.data.retry import is_passing
+from train.data.retry import is_temporary
 from train.data.sources.base import ArraySource, Splits, class_counts, data_path, listed
 from train.runtime import available_memory
 
@@ -32,7 +32,7 @@ def open_npz(config: DataConfig) -> Splits:
     Raises:
       ConfigError: no such file; arrays that are missing, of the wrong shape or type, or larger than
         the memory; labels that are no class.
-      OSError: the file cannot be read for a passing reason.
+      OSError: the file cannot be read temporarily.
     """
     path = data_path(config)
     if path.is_dir():
@@ -45,7 +45,7 @@ def open_npz(config: DataConfig) -> Splits:
     try:
         arrays = _load(path)
     except _UNREADABLE as error:
-        if isinstance(error, ConfigError) or is_passing(error):
+        if isinstance(error, ConfigError) or is_temporary(error):
             raise
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None
     images = {split: _images(path, f"x_{split}", arrays) for split in ("train", "test")}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, DataConfig
-from train.data.sources.prepare_hint import NotPrepared
-from train.data.retry import as_os_error, is_passing
+from train.data.retry import as_os_error, is_temporary
 from train.data.sources.base import Example, Splits, data_path, listed
+from train.data.sources.prepare_hint import NotPrepared
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _builder(config: DataConfig) -> Any:
     try:
         builder = tfds.builder(config.name, data_dir=data_dir)
     except Exception as error:  # TFDS has a class for every way a name can be wrong
-        if is_passing(error):
+        if is_temporary(error):
             raise
         raise ConfigError(f"data.name {config.name!r} in {data_dir}: {error}") from None
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
