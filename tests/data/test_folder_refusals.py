@@ -37,7 +37,7 @@ def test_a_folder_that_looks_like_a_split_is_called_so(tmp_path):
 def test_images_beside_masks_are_no_classes(tmp_path):
     config = tree(tmp_path, *(f"{kind}/{name}" for kind in ("images", "masks") for name in "ab"))
     message = refusal(config)
-    assert "'images', 'masks' hold no images of their own" in message
+    assert "'images', 'masks' hold no images" in message
     assert "each holds the folders 'a', 'b'" in message
     start = message.index(f"--data.dir {tmp_path / 'images'};")
     splits = follow(config, message[start:].split(";")[0])

@@ -57,7 +57,7 @@ def test_what_is_no_image_is_counted_and_named(tmp_path):
         "broken link: 2 (cat/broken.jpg, cat/circle.jpg); "
         "linked folder: 1 (cat/loop); "
         "*.txt: 1 (cat/notes.txt); "
-        "no regular file: 1 (cat/pipe.jpg); "
+        "not a regular file: 1 (cat/pipe.jpg); "
         "*.heic: 2 (cat/raw.heic, cat/raw2.HEIC)"
     )
 

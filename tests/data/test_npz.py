@@ -231,7 +231,7 @@ def test_names_may_be_bytes_of_utf8(npz, kind):
 
 def test_names_that_are_no_text_are_refused(npz):
     names = np.array([b"caf\xe9", b"tea", b"x"])
-    assert "class_names holds bytes that are no UTF-8 text" in quickly(npz(class_names=names))
+    assert "class_names holds bytes that are not UTF-8 text" in quickly(npz(class_names=names))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_arrays_larger_than_the_memory_are_refused_from_their_headers(tmp_path, 
     assert Path(config.dir).stat().st_size < 20_000
     monkeypatch.setattr(train.data.sources.npz, "available_memory", lambda: 5 * 10**6)
     message = quickly(config)
-    assert "its arrays take 6.0 MB of memory, and 5.0 MB are available" in message
+    assert "its arrays need 6.0 MB of memory, and 5.0 MB are available" in message
     assert "--data.name folder" in message
     monkeypatch.setattr(train.data.sources.npz, "available_memory", lambda: None)
     assert open_splits(config).train.images.shape == (6, 1000, 1000, 1)
