@@ -13,8 +13,9 @@ from train.console import safe_output, warn
 from train.data.check import check_images
 from train.data.pipeline import check_decoder
 from train.data.workers import kill_workers
+from train.distributed.initialize import start
 from train.distributed.mesh import check_batch_size
-from train.distributed.processes import Processes, start
+from train.distributed.processes import Processes
 from train.distributed.signals import StopSignal
 from train.paths import expand, resolve_workdir
 from train.recipes import all_recipes
