@@ -106,7 +106,7 @@ def test_every_file_damaged_in_turn(two, tmp_path):
                 where = str(file.relative_to("2"))
                 which = r"params[./]head[./]kernel" if "process_0" in where else re.escape(where)
                 assert re.search(rf"\((state[:,] (array )?)?{which}[: ]", note), note
-                aside = f"set aside as {folder / '2.corrupt'}, which may be deleted"
+                aside = f"quarantined as {folder / '2.corrupt'}, which may be deleted"
                 assert note.endswith(f"); {aside}; step 1 is used"), note
                 assert opened(folder).steps() == [1] and (folder / "2.corrupt").is_dir(), what
             else:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import Preprocessing
-from train.checkpoint.manager import Checkpoints, Weights
+from train.checkpoint.manager import Checkpoints
+from train.checkpoint.run_weights import Weights
 from train.config import DataConfig, MixConfig, RunConfig
 from train.console import warn
 from train.data.images.crops import Limits, eval_image

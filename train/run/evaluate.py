@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.checkpoint.manager import Weights
+from train.checkpoint.run_weights import Weights
 from train.console import warn
 from train.data.batch import HostBatch
 from train.data.pipeline import eval_batches

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from train import STARTED
-from train.checkpoint.manager import Checkpoints, eval_weights
+from train.checkpoint.manager import Checkpoints
 from train.checkpoint.reader import Progress
+from train.checkpoint.run_weights import eval_weights
 from train.config import ConfigError, RunError
 from train.console import warn
 from train.data.prefetch import Stopped
