@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 Variables = dict[str, Any]
 
 _SUFFIXES = {"safetensors", "npz", "pth", "pt", "th", "bin"}
-_HEADS = (
-    "fc.bias",
-    "head.fc.bias",
-    "params/head/bias",
-)  # the names of torch, of timm for v2, and ours
+# The names of torch, of timm for v2, and ours.
+_HEADS = ("fc.bias", "head.fc.bias", "params/head/bias")
 
 # The stage and the block: "layer1.0.", timm's "stages.0.blocks.0." for v2, our "stage1/block1/".
 _BLOCK = re.compile(r"(?:layer|stages?\.?)(\d+)[./](?:blocks?\.?)?(\d+)[./]")
@@ -114,7 +111,7 @@ def load_published(name: str, tag: str, **options: Any) -> "tuple[Variables, Pre
 
 
 def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables:
-    """The variables that a run starts from; without a head if `init.head` is "reset".
+    """The variables that a run starts from; it has to replace the head if `init.head` is "reset".
 
     Raises:
       ConfigError: see `load`; or `init.head` is "keep" and the number of classes differs.
