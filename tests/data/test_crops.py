@@ -16,7 +16,7 @@ from train.data.images.resize import resize_crop
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
-    """An image which says where each pixel is: y and x in 0..255, and 77."""
+    """An image whose channels are the coordinates of each pixel: y and x in 0..255, and 77."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, np.full_like(x, 77)], axis=-1).astype(np.uint8)
 
@@ -74,7 +74,7 @@ def pillow_resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shrink", [1.05, 1.3, 1.6, 2.0, 2.2])
 def test_a_crop_is_resized_as_pillow_does_and_does_not_alias(shrink):
-    """Noise is the worst case: what aliases stays as loud as it was."""
+    """Noise is the worst case: aliasing does not reduce it."""
     pixels = noise(round(100 * shrink), round(100 * shrink))
     expected = pillow_resize(pixels, 100).astype(float)
     found = resize_crop(pixels, 100).astype(float)

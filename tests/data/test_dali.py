@@ -1,4 +1,4 @@
-"""train/data/images/dali.py: the same crops as ours, and what becomes of files that are none."""
+"""train/data/images/dali.py: the same crops as ours, and unreadable files."""
 
 import io
 import sys
@@ -42,7 +42,7 @@ def batches(files, decoder, augment=AugmentConfig(area=(0.5, 1.0)), **options): 
 
 
 def smooth(height: int, width: int) -> bytes:
-    """A JPEG of slow waves: what resizing does to noise is nobody's."""
+    """A JPEG of low frequencies, which all resizing filters preserve."""
     down, across = np.mgrid[:height, :width]
     waves = [np.sin(down / 31 + k) + np.cos(across / 23 - k) for k in range(3)]
     picture, file = Image.fromarray((60 * np.stack(waves, -1) + 128).astype(np.uint8)), io.BytesIO()

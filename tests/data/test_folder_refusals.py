@@ -1,4 +1,4 @@
-"""Folders whose layout is unclear are refused with the fix, and never trained on unnoticed."""
+"""Folders with an unclear layout are refused, with the fix in the message."""
 
 import unicodedata
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_splits_in_each_class_are_no_part_of_it(tmp_path):
 
 
 def test_one_common_folder_is_part_of_the_class(tmp_path):
-    """As in Tiny ImageNet."""
+    """The layout of Tiny ImageNet."""
     splits = open_splits(
         more(tree(tmp_path, "cat/images", "dog/images"), "cat/images", "dog/images")
     )

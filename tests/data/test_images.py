@@ -1,4 +1,4 @@
-"""train/data/images/crops.py: every kind of file against pixels known independently."""
+"""train/data/images/decode.py: files of every kind, compared with independently known pixels."""
 
 import contextlib
 import io
@@ -262,7 +262,7 @@ def test_truncated_jpeg(kept, options):
 
 
 def test_truncated_jpeg_with_an_end_marker():
-    """Pillow alone would read this one, its lower half grey."""
+    """Pillow alone would read this file, with a grey lower half."""
     data = encode(noise(64, 64), "JPEG")
     with pytest.raises(BadImage, match=r"truncated or damaged JPEG: .*premature end"):
         decode(data[: len(data) // 2] + b"\xff\xd9", max_pixels=LIMIT)

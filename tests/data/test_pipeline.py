@@ -26,14 +26,14 @@ PLAIN = AugmentConfig(crop="none", flip=False)
 
 
 def noise(count: int = N, size: int = 4, depth: int = 3, classes: int = 5) -> ArraySource:
-    """Images of which no two, and no two views, are alike; labels 0, 1, ..., 0, 1, ..."""
+    """Different images, whose views all differ too; labels 0, 1, ..., 0, 1, ..."""
     pixels = np.random.default_rng(0).integers(1, 256, (count, size, size, depth), np.uint8)
     names = [f"class {i}" for i in range(classes)]
     return ArraySource(pixels, np.arange(count) % classes, names, "test")
 
 
 def batches(source: Source, size: int, start: int, stop: int, **options) -> list[HostBatch]:
-    """Training batches; the defaults are those of the tests."""
+    """Training batches, with defaults for these tests."""
     options = {"data": DATA, "augment": PAD, "seed": 0, **options}
     return list(train_batches(source, batch_size=size, start=start, stop=stop, **options))
 
@@ -57,7 +57,7 @@ def assert_same(found: list[HostBatch], expected: list[HostBatch]) -> None:
 
 
 def order(seed: int, epoch: int, count: int = N) -> list[int]:
-    """The order of an epoch, read from the stream."""
+    """The order of an epoch, taken from its batch."""
     [batch] = batches(noise(count), count, epoch, epoch + 1, seed=seed, augment=PLAIN)
     return batch["index"].tolist()
 
@@ -207,7 +207,7 @@ def png(value: int) -> bytes:
 
 
 def photos(root: Path, bad: dict[int, bytes], count: int = 8) -> FolderSource:
-    """root/0.png, ...: those in `bad` hold other bytes. Labels are the numbers."""
+    """Files root/0.png, ...; those in `bad` have other content. Labels are the numbers."""
     files = [root / f"{i}.png" for i in range(count)]
     for i, file in enumerate(files):
         file.write_bytes(bad.get(i, png(i)))
@@ -243,18 +243,21 @@ def test_bad_image_is_replaced_in_training_by_the_next_one(tmp_path):
     (tmp_path / "bad").mkdir()
     whole = batches(photos(tmp_path / "good", {}), 5, 0, 6, data=SKIP)
     found = batches(photos(tmp_path / "bad", BAD), 5, 0, 6, data=SKIP)
-    asked, used = column(whole, "index"), column(found, "index")
-    stand_in = {2: 4, 3: 4, 7: 0}  # 3 is as bad as 2; after the last comes the first
-    assert used.tolist() == [stand_in.get(i, i) for i in asked.tolist()]
-    assert column(found, "unreadable").tolist() == [i if i in BAD else -1 for i in asked.tolist()]
+    requested, used = column(whole, "index"), column(found, "index")
+    replacement = {2: 4, 3: 4, 7: 0}  # 3 is unreadable too; after the last comes the first
+    assert used.tolist() == [replacement.get(i, i) for i in requested.tolist()]
+    assert column(found, "unreadable").tolist() == [
+        i if i in BAD else -1 for i in requested.tolist()
+    ]
     assert column(found, "label").tolist() == used.tolist()
     assert (column(found, "mask") == 1).all()
-    good = ~np.isin(asked, list(BAD))
+    good = ~np.isin(requested, list(BAD))
     np.testing.assert_array_equal(column(found, "image")[good], column(whole, "image")[good])
-    # the stand-in's view is what (seed, epoch, its own index) gives
-    epochs = np.arange(len(asked)) // 8
+    # the replacement's view is a function of (seed, epoch, its own index)
+    epochs = np.arange(len(requested)) // 8
     own = {
-        (int(e), int(i)): x for e, i, x in zip(epochs, asked, column(whole, "image"), strict=True)
+        (int(e), int(i)): x
+        for e, i, x in zip(epochs, requested, column(whole, "image"), strict=True)
     }
     for epoch, index, image in zip(epochs, used, column(found, "image"), strict=True):
         if (int(epoch), int(index)) in own:
@@ -316,7 +319,7 @@ def test_training_without_a_readable_image_is_refused(tmp_path):
 
 @dataclass(frozen=True)
 class Mislabelled:
-    """A source whose example 3 has a label of its own."""
+    """A source whose example 3 has a given label."""
 
     label: int
     class_names: Sequence[str] = ("ape", "bee", "cat")

@@ -1,4 +1,4 @@
-"""train/data/pipeline.py: evaluation sees every example once; rows of processes."""
+"""train/data/pipeline.py: evaluation reads every example once, in one or more processes."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_a_split_that_nothing_divides_is_evaluated_evenly(processes):
 
 
 def joined(parts: list[list[HostBatch]]) -> list[HostBatch]:
-    """The global batches, of which each process has its rows."""
+    """Joins the rows of all processes to the global batches."""
     return [
         {key: np.concatenate([batch[key] for batch in rows]) for key in rows[0]}
         for rows in zip(*parts, strict=True)

@@ -1,4 +1,4 @@
-"""train/data/prefetch.py: the same batches, read ahead, and what happens when none comes."""
+"""train/data/prefetch.py: the same batches, prefetched; stalls, stops and the end of threads."""
 
 import dataclasses
 import gc
@@ -40,7 +40,7 @@ def feeding(found: Iterator[HostBatch], put: Callable = labels, **options) -> Fe
 
 
 class Hanging:
-    """A source that stops reading at example 7, until it is let go."""
+    """A source that hangs at example 7 until it is released."""
 
     channels = 3
 
@@ -116,7 +116,7 @@ def test_what_put_raises_passes_through():
 
 
 class OnDevice:
-    """What a test's `put` makes; counts how many are there."""
+    """The result of a test's `put`; counts the instances in memory."""
 
     there: weakref.WeakSet
     most = 0
@@ -136,7 +136,7 @@ def test_the_next_batch_is_put_beside_the_step_and_no_other():
             patience = time.monotonic() + 10
             while len(OnDevice.there) < 2 and time.monotonic() < patience:
                 time.sleep(0.001)
-            time.sleep(0.01)  # in which a third one would come
+            time.sleep(0.01)  # enough for a third one
             assert len(OnDevice.there) == 2
 
     last = batches(noise(), 6, 7, 8)[0]["index"][0]
@@ -255,7 +255,7 @@ if __name__ == "__main__":
 
 
 class Asleep(Hanging):
-    """One that can be sent to another process, and writes a file when it falls asleep."""
+    """A hanging source that can be pickled; it writes a file when it starts to hang."""
 
     def __init__(self, asleep: Path) -> None:
         self.good, self.asleep = noise(), asleep

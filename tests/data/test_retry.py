@@ -1,4 +1,4 @@
-"""train/data/retry.py: what is tried again, when, and for how long."""
+"""train/data/retry.py: the errors that are retried, the waiting times, and the limit."""
 
 import errno
 import os
@@ -13,14 +13,14 @@ from train.data.retry import as_os_error, is_temporary, read_again
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
-    """The waits, which are not waited for."""
+    """The requested waiting times, without waiting."""
     seconds: list[float] = []
     monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=seconds.append))
     return seconds
 
 
 class Failing:
-    """Raises so many errors, then reads 17."""
+    """A read that raises `error` the first `times` times, then returns 17."""
 
     def __init__(self, error: Exception, times: int) -> None:
         self.error, self.times, self.reads = error, times, 0

@@ -157,7 +157,7 @@ def test_a_tfds_set_without_a_label_is_refused(shared_data, tmp_path):
 
 @pytest.fixture
 def cifar10(shared_data, tmp_path) -> Path:
-    """A copy's file of test records."""
+    """The file of test records of a copy."""
     shutil.copytree(shared_data / "tfds/cifar10", tmp_path / "cifar10")
     return tmp_path / "cifar10/3.0.2/cifar10-test.array_record-00000-of-00001"
 
