@@ -23,8 +23,9 @@ from tests.examples import picture
 from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, RunConfig, RunError
-from train.data.pipeline import EvalReader, eval_batches, train_batches
+from train.data.pipeline import eval_batches, train_batches
 from train.data.prefetch import Feed, never
+from train.data.readers import EvalReader
 from train.data.sources import ArraySource, Example, open_splits
 from train.distributed.launchers import detect_process
 from train.distributed.mesh import put_batch

@@ -1,4 +1,4 @@
-"""Checkpoints: what survives, and what a disk without room does."""
+"""Checkpoints: saving, restoring, which are kept, and full disks."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ def test_empty_folder(state, tmp_path):
 
 
 def test_best_is_known_to_another_process(state, tmp_path):
-    """The figures are on disk: a resumed run neither forgets nor deletes the best one."""
+    """The metrics are on the disk, so a resumed run keeps the best checkpoint."""
     first = Checkpoints(tmp_path, CheckpointConfig(keep=1))
     for step, top1 in ((1, 0.2), (2, 0.8), (3, 0.5)):
         first.save(step, state, {}, {"top1": top1})
@@ -82,7 +82,7 @@ def test_weights_are_those_that_a_run_is_judged_by(state, tmp_path):
 
 
 def test_a_checkpoint_is_what_the_state_was(state, tmp_path):
-    """Writing goes on while the next steps overwrite the donated buffers."""
+    """A checkpoint is written while the next steps overwrite the donated buffers."""
     checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep=5))
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     now = jax.tree.map(jnp.zeros_like, state)
@@ -97,7 +97,7 @@ def test_a_checkpoint_is_what_the_state_was(state, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path):
-    """A file system of 3 MB of its own."""
+    """A separate file system of 3 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]

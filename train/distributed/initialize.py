@@ -1,4 +1,4 @@
-"""How a run's processes begin and end: `start`, for one process or many."""
+"""Starts a run's processes: connects this process to the others, or makes it a single one."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from train.config import MeshConfig
 from train.distributed import multi_process
 from train.distributed.launchers import detect_process
+from train.distributed.multi_process import MultiProcess
 from train.distributed.processes import CoordinatedExit, Processes
 
 
@@ -13,31 +14,34 @@ from train.distributed.processes import CoordinatedExit, Processes
 def start(
     config: MeshConfig, stopped: Callable[[], str | None] = lambda: None
 ) -> Iterator[Processes]:
-    """Joins the run's other processes, before any other use of JAX, and ends with them.
+    """Connects to the run's other processes. It must run before any other use of JAX.
 
-    Who they are say `mesh.coordinator`, `mesh.processes` and `mesh.process_id`, or else SLURM, Open
-    MPI, Kubernetes or a TPU slice. Leaving the `with` waits for the others. An exception that
-    leaves it, or `Processes.reporting` inside, ends all of them: each says which process failed,
-    and why, and exits with 2 if it was bad input and 1 if not. So does the end of a process that
-    was killed, or whose machine is gone, within 20 s.
+    `mesh.coordinator`, `mesh.processes` and `mesh.process_id` define the processes; without them,
+    SLURM, Open MPI, Kubernetes or a TPU slice does. Leaving the `with` waits for the other
+    processes.
+
+    All processes end together. If an exception leaves the `with`, or `Processes.reporting` inside
+    it, every process prints which one failed and why, and exits with code 2 for bad input and 1
+    otherwise. The same happens within 20 s after a process was killed or its machine failed.
 
     Args:
-      stopped: the name of a signal that this process got, which ends its waiting for the others.
+      stopped: the name of a signal that this process received, which ends waiting for the others;
+        else None.
 
     Raises:
-      ConfigError: the processes do not say the same of each other.
-      RunError: they have not all come within two minutes, or before a signal.
+      ConfigError: the processes disagree about their number or their indices.
+      RunError: not all processes connected within two minutes, or before a signal.
     """
-    place = detect_process(config, multi_process.CONNECT_SECONDS)
-    if place is None:
+    info = detect_process(config, multi_process.CONNECT_SECONDS)
+    if info is None:
         yield Processes()
         return
-    processes = multi_process.MultiProcess(place, stopped)
+    processes = MultiProcess(info, stopped)
     try:
         with processes.reporting():
             processes.join()
             yield processes
     except CoordinatedExit as error:
         processes.finish()
-        raise CoordinatedExit(f"process {place.index}: {error}") if place.index else error from None
+        raise CoordinatedExit(f"process {info.index}: {error}") if info.index else error from None
     processes.finish()

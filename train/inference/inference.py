@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import Preprocessing
-from train.checkpoint.manager import Checkpoints, Weights
+from train.checkpoint.manager import Checkpoints
+from train.checkpoint.run_weights import Weights
 from train.config import DataConfig, MixConfig, RunConfig
 from train.console import warn
-from train.data.images.crops import BadImage, Limits, eval_image
+from train.data.images.crops import Limits, eval_image
 from train.data.images.crops import limits as image_limits
+from train.data.images.decode import BadImage
 from train.data.sources import IMAGE_SUFFIXES
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.prepare import make_prepare

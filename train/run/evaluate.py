@@ -11,10 +11,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.checkpoint.manager import Weights
+from train.checkpoint.run_weights import Weights
 from train.console import warn
-from train.data.pipeline import EvalReader, HostBatch, eval_batches
+from train.data.batch import HostBatch
+from train.data.pipeline import eval_batches
 from train.data.prefetch import Feed, Stopped, never
+from train.data.readers import EvalReader
 from train.distributed.mesh import Batch, put_batch, round_up, shard
 from train.learn.state import Variables
 from train.report.classification import Predictions
@@ -79,7 +81,7 @@ def evaluate(
         for step, (batch, on_device) in enumerate(feed):
             if stopped(0.0):
                 raise Stopped
-            bad.append(batch["bad"])
+            bad.append(batch["unreadable"])
             for i, (name, variables) in enumerate(weights.items()):
                 sums, examples = run.eval_step(variables, on_device)
                 windows[name].add(step, sums)

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from train import STARTED
-from train.checkpoint.manager import Checkpoints, eval_weights
+from train.checkpoint.manager import Checkpoints
 from train.checkpoint.reader import Progress
+from train.checkpoint.run_weights import eval_weights
 from train.config import ConfigError, RunError
 from train.console import warn
 from train.data.prefetch import Stopped
@@ -143,7 +144,7 @@ class Trainer:
         self.state, sums = dispatches.run(self.state, work)
         self.window.add(self.step + 1, sums, work.steps)
         self.step += work.steps
-        self.bad.update(int(i) for i in work.host["bad"] if i >= 0)
+        self.bad.update(int(i) for i in work.host["unreadable"] if i >= 0)
         self.retried += int(work.host["retried"].sum())
         self._clock.steps += work.steps
         if first:
