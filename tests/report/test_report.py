@@ -6,13 +6,15 @@ import html.parser
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from train.report.classification import Predictions
+from train.learn.tasks import Classify
+from train.report.base import Examples
 from train.report.page import Subject, write_report
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -92,20 +94,21 @@ def said(
     prediction: Sequence[int],
     loss: Sequence[float] | None = None,
     name: list[str] | None = None,
-) -> Predictions:
+) -> Examples:
+    """Examples of classes that `report` names."""
     n = len(label)
-    return Predictions(
-        np.array(label, np.int32),
-        np.array(prediction, np.int32),
-        np.full(n, 0.5, np.float32),
-        np.array([0.1] * n if loss is None else loss, np.float32),
-        name or [f"test[{i}]" for i in range(n)],
-    )
+    values = {
+        "label": np.array(label, np.int32),
+        "prediction": np.array(prediction, np.int32),
+        "confidence": np.full(n, 0.5, np.float32),
+        "loss": np.array([0.1] * n if loss is None else loss, np.float32),
+    }
+    return Examples(values, name or [f"test[{i}]" for i in range(n)], [], grey)
 
 
 def report(
     workdir: Path,
-    predictions: Predictions,
+    examples: Examples,
     names: Sequence[str],
     metrics: str | list[dict] | None = None,
     config: dict | None = None,
@@ -118,7 +121,8 @@ def report(
         (workdir / "metrics.jsonl").write_text(metrics, "utf-8")
     if config is not None:
         (workdir / "config.json").write_text(json.dumps(config), "utf-8")
-    path = write_report(workdir, predictions, names, picture, subject=subject, written=WRITTEN)
+    examples = replace(examples, class_names=names, picture=picture)
+    path = write_report(workdir, Classify(), examples, subject=subject, written=WRITTEN)
     assert path == workdir / "report" / "index.html"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]  # no temporary file is left
     return Page(path)
@@ -318,12 +322,14 @@ def test_a_failed_report_leaves_the_old_one(tmp_path):
         raise OSError("the image is gone")
 
     with pytest.raises(OSError, match="gone"):
-        write_report(tmp_path, said([0], [1]), ["a", "b"], picture)
+        report(tmp_path, said([0], [1]), ["a", "b"], picture=picture)
     assert (tmp_path / "report" / "index.html").read_text("utf-8") == old
 
 
 def test_predictions_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"prediction in 0\.\.2, but there are 2 classes"):
-        write_report(tmp_path, said([0, 1], [0, 2]), ["a", "b"], grey)
-    with pytest.raises(ValueError, match="differ in length"):
-        write_report(tmp_path, said([0, 1], [0]), ["a", "b"], grey)
+        report(tmp_path, said([0, 1], [0, 2]), ["a", "b"])
+    with pytest.raises(ValueError, match=r"differ in length: \{'label': 2, 'prediction': 1"):
+        report(tmp_path, said([0, 1], [0]), ["a", "b"])
+    with pytest.raises(ValueError, match=r"differ in length: .*'name': 1"):
+        report(tmp_path, said([0, 1], [0, 1], name=["one"]), ["a", "b"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.report.test_report import ANIMALS, LABEL, PREDICTION, evaluation, report, said, training
-from train.report.classification import class_scores, macro
+from train.report.classification import Predictions, class_scores, macro
 from train.report.page import Subject
 
 
@@ -49,8 +49,8 @@ def test_summary_numbers(tmp_path):
     headings = [text for where, text in page.texts if where.endswith(("h1", "title"))]
     assert headings == ["digits: resnet20 on mnist, 2026-11-28"] * 2
     assert (
-        "The figures, the confusion matrix and the mistakes on this page are of the best "
-        "checkpoint (step 3,000) on the test split (8 images), unless a card says otherwise."
+        "The results on this page are those of the best checkpoint (step 3,000) on the test split "
+        "(8 images), unless a card says otherwise."
     ) in page.text
 
 
@@ -127,7 +127,7 @@ def test_scores_are_scikit_learns():
     label = rng.integers(0, 7, 300)
     prediction = np.where(rng.random(300) < 0.5, label, rng.integers(0, 9, 300))
     prediction[prediction == 3] = 4  # a class that is never predicted
-    scores = class_scores(said(label, prediction), 9)
+    scores = class_scores(Predictions(label, prediction, np.zeros(300), np.zeros(300)), 9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         precision, recall, f1, _ = precision_recall_fscore_support(

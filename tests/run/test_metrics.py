@@ -125,8 +125,9 @@ def test_the_loss_is_named_before_what_follows_from_it():
     nan, inf = jnp.float32(math.nan), jnp.float32(-math.inf)
     window.add(3, {**dict.fromkeys(("count", "grad_norm"), nan), "loss": inf})
     window.fetch()
-    assert window.left_out == [(3, "loss", "-inf")]
-    assert Window(left_out=[[2, "loss"]]).left_out == [(2, "loss", "not finite")]  # an old one
+    assert window.skipped_steps == [(3, "loss", "-inf")]
+    old = Window(skipped_steps=[[2, "loss"]])
+    assert old.skipped_steps == [(2, "loss", "not finite")]  # of an old checkpoint
 
 
 def test_a_loss_that_is_not_finite_may_be_let_pass():

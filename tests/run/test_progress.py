@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 import train.run.progress
+from train.learn.tasks import Classify
 from train.run.eta import Remaining
 from train.run.metrics import Window
 from train.run.progress import Display, describe
@@ -18,15 +19,15 @@ LINE = "epoch 1.50  loss 0.2500  top-1 50.00 %  lr 0.1  1,234 images/s  input wa
 
 
 def test_lines():
-    assert describe(TRAIN) == LINE
+    assert describe(TRAIN, Classify()) == LINE
     expected = (
         "epoch 1.50  eval loss 0.5000  top-1 75.00 %  EMA top-1 80.00 %  on 359 images  skipped 2"
     )
-    assert describe({**EVAL, "ema_top1": 0.8, "skipped": 2}) == expected
+    assert describe({**EVAL, "ema_top1": 0.8, "skipped": 2}, Classify()) == expected
 
 
 def test_without_a_terminal(capsys):
-    display = Display(100)
+    display = Display(100, Classify())
     display.begin("compiling the first step", 0)
     display.advance(50)
     display.row(TRAIN)
@@ -42,7 +43,7 @@ def test_without_a_terminal(capsys):
 
 
 def test_quiet(capsys):
-    display = Display(100, quiet=True)
+    display = Display(100, Classify(), quiet=True)
     display.row(EVAL)
     display.close()
     assert capsys.readouterr().out == ""
@@ -61,7 +62,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def test_in_a_terminal(screen):
-    display = Display(100)
+    display = Display(100, Classify())
     display.say("first")
     assert "ETA" not in screen.getvalue()
     display.begin("compiling the first step", 0)
@@ -75,7 +76,7 @@ def test_in_a_terminal(screen):
 
 def test_compiling_is_not_said_any_more_once_it_is_done(screen):
     """Nor does a finished run say it, or one whose steps were all done."""
-    display = Display(100)
+    display = Display(100, Classify())
     assert "compiling" not in screen.getvalue()
     display.begin("compiling the first step", 0)
     display._live.refresh()

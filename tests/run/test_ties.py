@@ -15,7 +15,8 @@ from train.inference.inference import classify
 from train.learn.prepare import make_prepare
 from train.learn.step import make_eval_step
 from train.learn.tasks import NO_CLASS, Classify, top_class
-from train.report.page import Predictions, write_report
+from train.report.base import Examples
+from train.report.page import write_report
 
 NAN, INF = np.nan, np.inf
 
@@ -85,9 +86,8 @@ def test_the_report_counts_what_top1_counts(tmp_path):
     page = Page(
         write_report(
             tmp_path,
-            Predictions(label=label, name=names, **examples),
-            ["red", "green", "blue"],
-            lambda i: images(kinds)[i],
+            Classify(),
+            Examples(examples, names, ["red", "green", "blue"], lambda i: images(kinds)[i]),
         )
     )
     assert page.rows("matrix") == [
@@ -104,9 +104,10 @@ def test_the_report_counts_what_top1_counts(tmp_path):
 
 
 def test_without_ties_the_report_has_no_such_column(tmp_path):
-    one = np.zeros(2, np.int32)
-    predictions = Predictions(one, np.int32([0, 1]), np.ones(2), np.ones(2), ["a", "b"])
-    page = Page(write_report(tmp_path, predictions, ["red", "green"], lambda i: images([0])[0]))
+    values = {"label": np.int32([0, 0]), "prediction": np.int32([0, 1])}
+    values |= {"confidence": np.ones(2), "loss": np.ones(2)}
+    examples = Examples(values, ["a", "b"], ["red", "green"], lambda i: images([0])[0])
+    page = Page(write_report(tmp_path, Classify(), examples))
     assert page.rows("matrix") == [["red", "1", "1"], ["green", "0", "0"]]
     assert "no class" not in page.source.lower()
 
@@ -120,7 +121,7 @@ def test_predict_says_where_no_class_is_ahead(tmp_path, capsys):
         files.append(tmp_path / f"{kind}.png")
         Image.fromarray(images([kind])[0]).save(files[-1])
     answers = list(classify(Says(), {}, ["red", "green", "blue"], view, files))
-    assert answers[0].guesses[0].name == "green"
+    assert answers[0].predictions[0].name == "green"
     warned = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1].strip() for line in warned] == [str(path) for path in files[1:]]
     assert all(

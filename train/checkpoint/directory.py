@@ -1,13 +1,13 @@
 """The folder of a run's checkpoints: which there are, which is the best, which may go."""
 
 import errno
-import math
 import os
 import shutil
 from pathlib import Path
 
 from train.checkpoint.reader import CorruptCheckpoint, Record, read_record
 from train.config import CheckpointConfig
+from train.learn.tasks import Task
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _GOING = ".deleted"
@@ -19,9 +19,10 @@ class Folder:
     What goes is renamed first: no part of a checkpoint ever stands under its name.
     """
 
-    def __init__(self, path: Path, config: CheckpointConfig) -> None:
+    def __init__(self, path: Path, config: CheckpointConfig, task: Task) -> None:
         # TensorStore takes no "..", and a relative path would follow the working directory.
         self.path, self._config = path.resolve(), config
+        self._ranking = task.ranking(config.best)
 
     def prepare(self) -> None:
         """Makes the folder and clears away what a kill has left. Raises `OSError`."""
@@ -58,12 +59,12 @@ class Folder:
 
     def best(self, records: dict[int, Record | CorruptCheckpoint]) -> int | None:
         """The best by `checkpoint.best`, the newer of equals; None: none was evaluated."""
-        scores = {}
-        for step, record in records.items():
-            if isinstance(record, Record) and record.metrics is not None:
-                figure = record.metrics[self._config.best]
-                score = -figure if self._config.best == "loss" else figure
-                scores[step] = -math.inf if math.isnan(score) else score
+        metric = self._ranking
+        scores = {
+            step: metric.score(record.metrics[metric.name])
+            for step, record in records.items()
+            if isinstance(record, Record) and record.metrics is not None
+        }
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def sync_unfinished(self) -> None:

@@ -31,6 +31,7 @@ from train.checkpoint.reader import (
 from train.checkpoint.restore import restore as restore_arrays
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.learn.state import TrainState, Variables
+from train.learn.tasks import Task
 from train.run.lock import who_trains
 
 _REASONS = [  # what the system said, in the middle of TensorStore's 3 kB
@@ -76,12 +77,12 @@ class Checkpoints:
     same methods in the same order, on one folder that all of them see.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, task: Task) -> None:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every file it touches,
         # and on a full disk asyncio repeats the error for every array
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         self.folder = folder
-        self._folder = Folder(folder, config)
+        self._folder = Folder(folder, config, task)
         self._threads = ThreadPoolExecutor(1, "checkpoints")
         self._finishing: Future[None] | None = None
         self._trusted = False
