@@ -1,4 +1,4 @@
-"""The training and the evaluation step: plain functions of plain parts. Fork them here."""
+"""The training and the evaluation step: plain functions, made to be forked."""
 
 from collections.abc import Callable
 from functools import partial

@@ -19,7 +19,7 @@ import numpy as np
 
 from train.learn.tasks import Metric, Task
 from train.printable import utf8
-from train.report.base import Examples
+from train.report.base import Examples, Part
 from train.report.curves import column, curves, finite
 from train.report.markup import metric_text, number, share, text
 from train.report.metrics_file import Row, parse_metrics
@@ -60,11 +60,23 @@ def write_report(
         ValueError: the values of the examples differ in length, or the section refuses them.
     """
     _check(examples)
+    written = written or datetime.datetime.now().astimezone()
+    page = _page(workdir, task, examples, subject, written)
+    target = workdir / "report" / "index.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".html.tmp")
+    partial.write_text(utf8(page), encoding="utf-8")
+    os.replace(partial, target)
+    return target
+
+
+def _page(
+    workdir: Path, task: Task, examples: Examples, subject: Subject, written: datetime.datetime
+) -> str:
     config_file = workdir / "config.json"
     config = json.loads(config_file.read_text("utf-8")) if config_file.exists() else {}
     rows, unreadable = parse_metrics(workdir / "metrics.jsonl")
     train, evals = ([r for r in rows if r["split"] == split] for split in ("train", "eval"))
-    written = written or datetime.datetime.now().astimezone()
     split = _split(config, examples)
     part = section(task)(examples, _of_checkpoint(evals, subject))
     of = f"best checkpoint, {_checkpoint(subject)}; {split}"
@@ -75,7 +87,7 @@ def write_report(
         *_costs(config, train, evals),
     ]
     frame = resources.files(__package__).joinpath("report.html").read_text("utf-8")
-    page = string.Template(frame).substitute(
+    return string.Template(frame).substitute(
         title=text(f"{_title(config) or workdir.resolve().name}, {written:%Y-%m-%d}"),
         subject=text(_about(examples, subject, split)),
         cards=_cards(cards),
@@ -83,20 +95,18 @@ def write_report(
         curves=curves(train, evals, task),
         about_loss=text(_about_loss(config)) if train else "",
         unreadable=f"<p>Unreadable lines skipped: {unreadable}.</p>" if unreadable else "",
-        task="\n".join(
-            f"<section>\n<h2>{text(heading)}</h2>\n{content}\n</section>"
-            for heading, content in part.sections
+        task=_sections(part),
+        config=text(
+            json.dumps(config, indent=2, ensure_ascii=False) if config else "No config.json."
         ),
-        config=text(json.dumps(config, indent=2, ensure_ascii=False))
-        if config
-        else "No config.json.",
     )
-    target = workdir / "report" / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".html.tmp")
-    partial.write_text(utf8(page), encoding="utf-8")
-    os.replace(partial, target)
-    return target
+
+
+def _sections(part: Part) -> str:
+    return "\n".join(
+        f"<section>\n<h2>{text(heading)}</h2>\n{content}\n</section>"
+        for heading, content in part.sections
+    )
 
 
 def _check(examples: Examples) -> None:
