@@ -17,7 +17,7 @@ from tests.runs import tiny
 from train.config import AugmentConfig, ConfigError, DataConfig, RunError
 from train.data import on_device as module
 from train.data.on_device import crop_params, lives_on_devices, stacked, upload
-from train.data.order import asked
+from train.data.order import example_indices
 from train.data.philox import first_words
 from train.data.pipeline import BadExample
 from train.data.sources import ArraySource, Splits, open_splits
@@ -295,7 +295,7 @@ def test_what_is_not_finite_is_named_inside_a_dispatch(tmp_path):
     assert found[0] == found[1]
     step, examples = found[0]["step"], [each["index"] for each in found[0]["examples"]]
     assert 2 < step < 25  # the first two dispatches have a step each
-    assert examples == asked(1438, 0, 32, step - 1).tolist()
+    assert examples == example_indices(1438, 0, 32, step - 1).tolist()
 
 
 def test_a_window_takes_the_sums_of_several_steps():

@@ -84,16 +84,19 @@ def make_step(
         grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema_decay:
-            decay = ema_decay_at(ema_decay, state.step)
-            now = {"params": params, "batch_stats": batch_stats}
-            ema = optax.incremental_update(now, ema, 1 - decay)
+        variables = {"params": params, "batch_stats": batch_stats}
+        ema = _update_ema(state, variables, ema_decay) if ema_decay else state.ema
         sums["grad_norm"] = optax.tree.norm(grads)
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         return (_skip_nonfinite(state, new, sums) if skip_nonfinite else new), sums
 
     return step
+
+
+def _update_ema(state: TrainState, variables: Variables, ema_decay: float) -> Variables:
+    """The moving average after the step, which produced `variables`."""
+    decay = ema_decay_at(ema_decay, state.step)
+    return optax.incremental_update(variables, state.ema, 1 - decay)
 
 
 def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> TrainState:
