@@ -338,8 +338,8 @@ def test_evaluations_after_the_first_read_nothing(tmp_path):
     run = Run(run_of("on"), splits=Splits(splits.train, Watched(**vars(splits.eval))))
     weights = {"raw": run.new_state().variables}
     kept = []
-    first = evaluate(run, weights, kept=kept, predictions=True)
+    first = evaluate(run, weights, cache=kept, per_example=True)
     assert asked == list(range(359)) and len(kept) == 3
-    again = evaluate(run, weights, kept=kept, predictions=True)
+    again = evaluate(run, weights, cache=kept, per_example=True)
     assert len(asked) == 359
-    assert again.metrics == first.metrics and again.indices == first.indices
+    assert again.metrics == first.metrics and again.examples.names == first.examples.names

@@ -104,7 +104,7 @@ def fit(
             raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
         if processes.is_writer and lock.take():  # the directory is new, perhaps another process's
             check_workdir(workdir, config, extend=extend)
-        display = Display(run.total_steps, quiet or not processes.is_writer)
+        display = Display(run.total_steps, run.task, quiet or not processes.is_writer)
         stack.callback(display.close)
         if notice:
             display.say(notice)

@@ -1,4 +1,4 @@
-"""anomaly.json: which steps were not finite, and what was in their batches."""
+"""anomaly.json: the steps that were not finite, and the examples in their batches."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from train.run.parts import Run
 
 
 def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
-    """A step that is not finite.
+    """The entry of a step that is not finite.
 
     Returns:
       `step` (from 1), `what` ("loss", "grad_norm"), `value` ("nan", "inf", "-inf"),
-      `learning_rate` (as `rate` has it), and `examples`, the `index` and `name` in the training
-      split of each one in the global batch, in its order.
+      `learning_rate` (see `rate`), and `examples`: the `index` and `name` in the training split of
+      each example of the global batch, in the order of the batch.
     """
     config, source = run.config, run.splits.train
     order = config.data.order
@@ -32,12 +32,12 @@ def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
 
 
 def rate(run: Run, step: int) -> float:
-    """The learning rate of a step: `optim.lr` scaled by the batch size, warmed up and scheduled."""
+    """The learning rate of a step (from 1): scaled by the batch size, warmed up and scheduled."""
     return float(run.schedule(step - 1))
 
 
 def write(workdir: Path, run: Run, steps: list[SkippedStep]) -> Path:
-    """Writes anomaly.json: the last of `steps`, and under `before` those before it.
+    """Writes anomaly.json: the last of `steps`, and the earlier ones under `before`.
 
     Raises:
       OSError: it cannot be written.
@@ -51,7 +51,7 @@ def write(workdir: Path, run: Run, steps: list[SkippedStep]) -> Path:
 
 
 def _text(entry: dict[str, Any]) -> str:
-    """JSON with one line for each field, and one for each element of a list."""
+    """JSON with one line per field and per element of a list."""
 
     def value(x: Any) -> str:
         if isinstance(x, list) and x:
@@ -63,17 +63,17 @@ def _text(entry: dict[str, Any]) -> str:
 
 
 def explain(workdir: Path, run: Run, found: SkippedStep, limit: int) -> tuple[str, str]:
-    """What a run that ends by such a step says: its value and learning rate, and what may help.
+    """Why a step ends the run, and what may help, as two parts of a message.
 
     Args:
-      limit: how many such steps were left out before.
+      limit: the number of such steps that were skipped before.
     """
     optim = run.config.optim
     now = f"learning rate {rate(run, found.step):.4g}: --optim.lr {optim.lr:g} scaled to the batch"
-    before = f", after {limit} such steps were left out" if limit else ""
+    before = f", after {limit} such steps were skipped" if limit else ""
     return (
         f"({now}, warmed up and scheduled; {found.what}: {found.value}){before}",
         f"{workdir / 'anomaly.json'} names the examples of its batch. A lower --optim.lr, a longer "
-        "--optim.warmup or --optim.clip may help, in a new --workdir; --skip_nonfinite N, in this "
-        "one too, leaves out up to N such steps",
+        "--optim.warmup or --optim.clip may help, in a new --workdir; --skip_nonfinite N, also in "
+        "this one, skips up to N such steps",
     )

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from train.config import ConfigError, RunConfig, to_steps
 from train.config.serialize import from_json, to_json, unknown_fields, with_versions
 from train.data import file_list
 from train.data.sources import Splits, open_splits
 from train.run.provenance import code_version, command_line, versions
+
+if TYPE_CHECKING:
+    from train.learn.tasks import Task
 
 _EXTRAS = (
     "versions",
@@ -164,6 +167,12 @@ class Run:
         return make_model(self.config, len(self.splits.train.class_names))
 
     @cached_property
+    def task(self) -> "Task":
+        from train.learn.tasks import make_task
+
+        return make_task(self.config)
+
+    @cached_property
     def schedule(self) -> Callable[[int], Any]:
         from train.learn.optim import make_schedule
 
@@ -194,12 +203,10 @@ class Run:
     @property
     def step_parts(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of `make_step`."""
-        from train.learn.tasks import Classify
-
         config = self.config
         options = {"seed": config.seed, "ema_decay": config.ema_decay}
         options["skip_nonfinite"] = config.skip_nonfinite > 0
-        return (self.model, Classify(), self.tx, self.prepare, self.mesh), options
+        return (self.model, self.task, self.tx, self.prepare, self.mesh), options
 
     @cached_property
     def resident(self) -> bool:
@@ -267,9 +274,8 @@ class Run:
     @cached_property
     def eval_step(self) -> Any:
         from train.learn.step import make_eval_step
-        from train.learn.tasks import Classify
 
-        return make_eval_step(self.model, Classify(), self.prepare, self.mesh)
+        return make_eval_step(self.model, self.task, self.prepare, self.mesh)
 
     @cached_property
     def pretrained_variables(self) -> Any:

@@ -36,7 +36,7 @@ class Trainer:
 
     def __init__(self, run: Run, workdir: Path, display: Display, processes: Processes) -> None:
         self.run, self.workdir, self.display, self.processes = run, workdir, display, processes
-        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint, run.task)
         found = resumes(workdir)
         processes.barrier()  # before any of them writes what another one looks for
         self.state = run.new_state(resumes=found)
@@ -49,7 +49,7 @@ class Trainer:
             self.window = Window(
                 restored.progress["window"],
                 limit=run.config.skip_nonfinite,
-                left_out=restored.progress.get("left_out", ()),
+                skipped_steps=restored.progress.get("left_out", ()),
             )
             self.bad = set(restored.progress["bad"])
             for note in restored.notes:
@@ -60,10 +60,10 @@ class Trainer:
                 self.state = run.new_state()
             parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
             if processes.is_writer:
-                (workdir / "nonfinite.json").unlink(missing_ok=True)  # an earlier start's
+                (workdir / "anomaly.json").unlink(missing_ok=True)  # an earlier start's
                 write_config(workdir, run, parameters)
         self.log = MetricsLog(workdir, self.step) if processes.is_writer else NoLog(workdir)
-        self._saved, self._told = self.step, len(self.window.left_out)
+        self._saved, self._told = self.step, len(self.window.skipped_steps)
         self._clock = Clock()
 
     def _say_where(self, step: int) -> None:
@@ -202,8 +202,8 @@ class Trainer:
             row["skipped"] = len(self.bad)
         if self.retried:
             row["retried"] = self.retried
-        if self.window.left_out:
-            row["nonfinite"] = len(self.window.left_out)
+        if self.window.skipped_steps:
+            row["nonfinite"] = len(self.window.skipped_steps)
         self.log.write(row)
         self.display.row(row)
 
@@ -212,23 +212,23 @@ class Trainer:
         self.bad.update(*self.processes.gather(sorted(self.bad)))
 
     def _report_skipped(self) -> None:
-        """Says which steps were left out since the last time, and keeps it in nonfinite.json."""
-        left_out = self.window.left_out
-        if len(left_out) == self._told:
+        """Says which steps were left out since the last time, and keeps it in anomaly.json."""
+        skipped = self.window.skipped_steps
+        if len(skipped) == self._told:
             return
-        for step, what, value in left_out[self._told :]:
+        for step, what, value in skipped[self._told :]:
             self.display.say(
                 f"{what} is not finite at step {step} ({value}): the step is left out, one of at "
-                f"most {self.window.limit} (nonfinite.json)"
+                f"most {self.window.limit} (anomaly.json)"
             )
-        self._told = len(left_out)
+        self._told = len(skipped)
         self._write_anomaly()
 
     def _write_anomaly(self) -> None:
         if not self.processes.is_writer:
             return
         with contextlib.suppress(OSError):  # a full disk will be spoken of by what must be written
-            nonfinite.write(self.workdir, self.run, self.window.left_out)
+            nonfinite.write(self.workdir, self.run, self.window.skipped_steps)
 
     def _evaluate(self) -> Evaluation:
         since = time.perf_counter()
@@ -238,7 +238,7 @@ class Trainer:
         if self.state.ema:
             weights["ema"] = self.state.ema
         evaluation = evaluate(
-            self.run, weights, report=self._warn, stopped=self._stopped, kept=self._kept
+            self.run, weights, report=self._warn, stopped=self._stopped, cache=self._kept
         )
         seconds = time.perf_counter() - since
         self._clock.pause(seconds)
@@ -258,8 +258,8 @@ class Trainer:
         window = self.window.fetch()
         self._report_skipped()
         self._sync_unreadable()
-        left_out = self.window.left_out
-        progress: Progress = {"window": window, "bad": sorted(self.bad), "left_out": left_out}
+        skipped = self.window.skipped_steps
+        progress: Progress = {"window": window, "bad": sorted(self.bad), "left_out": skipped}
         metrics = None
         if evaluation:
             metrics = evaluation.metrics[eval_weights(self.state)[0]]
@@ -287,10 +287,11 @@ class Trainer:
         row = evaluate_checkpoint(
             self.run, best, self.workdir, self.processes.is_writer, self._kept
         )
+        metric = self.run.task.headline
         which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
         self.display.say(
-            f"best checkpoint: {which}, top-1 accuracy {100 * row['top1']:.2f} % and loss "
-            f"{row['loss']:.4f} on {row['examples']:,} evaluation images"
+            f"best checkpoint: {which}, {metric.full_name} {metric.text(row[metric.name])} and "
+            f"loss {row['loss']:.4f} on {row['examples']:,} evaluation images"
         )
         self.display.say(f"report: {self.workdir / 'report' / 'index.html'}")
         return row
