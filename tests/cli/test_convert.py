@@ -19,8 +19,9 @@ from tests.runs import ROOT, tiny
 from train.__main__ import main
 from train.data.images.crops import eval_image
 from train.inference.inference import read_weights
+from train.learn.model import make_model
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import make_model, read_config
 from train.run.preprocessing import of_run, preprocessing
 
 IMAGENET = "test_resnet"  # small, and of 1000 classes

@@ -13,7 +13,8 @@ from tests.runs import tiny
 from train.config import ConfigError, DataConfig, RunConfig
 from train.distributed.processes import Processes
 from train.run.data_changes import check_data, file_digests, open_eval_data
-from train.run.parts import Run, read_config, write_config
+from train.run.directory import read_config, write_config
+from train.run.parts import Run
 
 
 @pytest.fixture

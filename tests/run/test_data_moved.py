@@ -10,7 +10,7 @@ import pytest
 from tests.examples import picture
 from tests.run.test_data_changes import begin, evaluated, forget, held_out
 from train.config import RunConfig
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 
 @pytest.fixture

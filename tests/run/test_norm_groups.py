@@ -9,9 +9,10 @@ from resnet_jax import create_model
 from tests.runs import tiny
 from train.config import ConfigError, DataConfig, ModelConfig
 from train.distributed.mesh import make_mesh
-from train.run.fit import ema_note, fit
+from train.run.fit import fit
 from train.run.norm_groups import check_statistics, values_by_layer
 from train.run.parts import Run
+from train.run.start_screen import ema_note
 
 DATA = DataConfig(name="synthetic", classes=4, examples=64, image_size=8, threads=0)
 

@@ -15,8 +15,8 @@ from train.config import ConfigError, DataConfig, EvalConfig, InitConfig, RunCon
 from train.config.serialize import to_json
 from train.inference.inference import evaluate_run
 from train.recipes import get_recipe
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import read_config
 from train.run.preprocessing import of_run, take_over
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.26, 0.27)

@@ -14,8 +14,9 @@ from tests.run.test_fit import content
 from tests.runs import tiny
 from train.config import CheckpointConfig, ConfigError, DataConfig, OptimConfig, RunConfig
 from train.report.metrics_file import read_metrics
+from train.run.directory import read_class_names, read_config, write_config
 from train.run.fit import fit
-from train.run.parts import Run, read_class_names, read_config, write_config
+from train.run.parts import Run
 from train.run.resume import check_duration, check_workdir, describe_extension, record_segments
 
 SHORT = tiny(duration="20st", checkpoint=CheckpointConfig(every=""), ema_decay=0.9)

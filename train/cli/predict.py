@@ -78,7 +78,7 @@ def predict(args: list[str]) -> None:
     from train.data.images.crops import limits
     from train.inference import inference
     from train.inference.predictions import image_files, show
-    from train.run.parts import make_model
+    from train.learn.model import make_model
     from train.runtime import use_compilation_cache
 
     config = trained.config
@@ -108,7 +108,7 @@ def _base(name: str) -> RunConfig:
         config = RunConfig(precision="fp32", scan=False, model=ModelConfig(name=network))
         config = with_options(config, options_of(default_preprocessing(network)))
     elif expand(name).exists():
-        from train.run.parts import read_config
+        from train.run.directory import read_config
 
         config = read_config(expand(name))
     else:
@@ -131,7 +131,7 @@ def _warn(warnings: list[str]) -> None:
 def _read_run(name: str, given: PredictArgs, options: Collection[str]) -> _Trained:
     """The run in the directory `name`. Raises `ConfigError`."""
     from train.inference.inference import read_weights
-    from train.run.parts import read_class_names
+    from train.run.directory import read_class_names
 
     if "weights" in options:
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,18 @@ def _sum(values: dict[str, jax.Array], mask: jax.Array) -> Sums:
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 TrainSteps = Callable[..., tuple[TrainState, Sums]]
+EvalStep = Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]
 Cut = Callable[[jax.Array, jax.Array, jax.Array], Batch]
+
+
+class JittedStep(Protocol):
+    """A `Step` that can also be compiled without data, as functions of `jax.jit` can."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, Sums]: ...
+
+    def trace(self, *shapes: Any) -> jax.stages.Traced: ...
+
+    def lower(self, *shapes: Any) -> jax.stages.Lowered: ...
 
 
 def make_step(
@@ -106,7 +117,7 @@ def make_train_step(
     *,
     sharding: TrainState | None = None,
     **options: Any,
-) -> Step:
+) -> JittedStep:
     """`make_step`, which takes the same arguments, jitted over the mesh, its state donated.
 
     Args:
@@ -165,9 +176,7 @@ def make_train_steps(
     )
 
 
-def make_eval_step(
-    model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh
-) -> Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]:
+def make_eval_step(model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh) -> EvalStep:
     """One evaluation step, jitted over the mesh.
 
     Returns:

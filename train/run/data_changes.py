@@ -11,7 +11,8 @@ from train.data import file_list
 from train.data.prepare_hint import NotPrepared
 from train.data.sources import Splits, open_splits
 from train.data.sources.base import data_path, nfc
-from train.run.parts import Run, read_record
+from train.run.directory import read_record
+from train.run.parts import Run
 
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
 

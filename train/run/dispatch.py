@@ -18,7 +18,7 @@ from train.data.prefetch import Feed
 from train.data.thread_pool import in_threads
 from train.distributed.mesh import Batch, put_batch, shard, steps_sharding
 from train.learn.state import TrainState
-from train.learn.step import Step, Sums, TrainSteps, make_step, make_train_steps
+from train.learn.step import Step, Sums, TrainSteps, make_train_steps
 from train.run.parts import Run
 
 MOST = 100
@@ -67,9 +67,8 @@ def dispatches(
 
 
 def _train_steps(run: Run, resident: Resident) -> TrainSteps:
-    parts, options = run.step_parts
-    step = make_step(*parts, **options)
-    return make_train_steps(step, resident.gather_crops, run.mesh, sharding=run.state_sharding)
+    sharding = run.state_sharding
+    return make_train_steps(run.step, resident.gather_crops, run.mesh, sharding=sharding)
 
 
 def loops_are_fast(mesh: Mesh) -> bool:

@@ -16,7 +16,7 @@ from train.checkpoint.weights import as_config_error, published, read_card, weig
 from train.config import ConfigError, RunConfig
 from train.config.serialize import flatten, to_json, with_options
 from train.recipes import all_recipes
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 PREPROCESSING = {
     "data.image_size": "size",

@@ -1,16 +1,16 @@
 """What a run's directory holds when a training starts there: nothing, this run, or another one."""
 
-import json
-import os
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig
 from train.config.serialize import differences, flatten, keep_versions, to_json
-from train.run.parts import Run, provenance, read_config, read_record
-from train.run.provenance import code_version, versions
+from train.run.directory import read_config, read_record, write_record
+from train.run.parts import Run
+from train.run.provenance import code_version, provenance, versions
 
 EXTENDABLE = ("duration", "log_every", "eval.", "checkpoint.")
 """Options that `--extend` may change: how long, and what is measured and kept on the way."""
@@ -49,13 +49,19 @@ def is_empty(workdir: Path) -> bool:
 
 
 def resumed_config(workdir: Path, config: RunConfig, given: Collection[str] = ()) -> RunConfig:
-    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with.
+    """`config` with what the run in `workdir` recorded when it began.
 
-    Those that are `given` by name stay as they are, and make it another run if they differ.
+    These are the versions of rules (shuffle, held-out share), except those in `given`, which
+    stay, and make it another run if they differ; and the number that `norm_group_size` "device"
+    was then.
     """
     if is_empty(workdir) or not (workdir / "config.json").is_file():
         return config
-    return keep_versions(read_config(workdir), config, given)
+    began = read_config(workdir)
+    config = keep_versions(began, config, given)
+    if config.norm_group_size == "device" and config.batch_size == began.batch_size:
+        config = replace(config, norm_group_size=began.norm_group_size or "device")
+    return config
 
 
 def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> str | None:
@@ -186,8 +192,7 @@ def record_segments(workdir: Path, run: Run, step: int) -> None:
     The options in it are those of now. Where some were changed by `--extend`, "segments" says from
     which step on each value held, and what that part of the run was computed on.
     """
-    path = workdir / "config.json"
-    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    content = read_record(workdir)
     segments = before = content.get("segments", [])
     began = read_config(workdir)
     names = [line.partition(":")[0] for line in differences(began, run.config)]
@@ -205,10 +210,7 @@ def record_segments(workdir: Path, run: Run, step: int) -> None:
         for name in names:
             section, _, leaf = name.rpartition(".")
             (content[section] if section else content)[leaf] = new[name]
-        content["segments"] = segments
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_record(workdir, {**content, "segments": segments})
 
 
 def _merged(segments: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:

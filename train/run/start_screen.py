@@ -10,6 +10,7 @@ import jax
 from train.config import RunConfig
 from train.config.effects import changes, shown
 from train.data.sources import Source, class_counts
+from train.learn.optim import ema_decay_at, ema_warmup
 from train.run.parts import Run
 
 LISTED_CLASSES = 10
@@ -131,6 +132,18 @@ def _devices(run: Run) -> str:
     count = jax.process_count()
     processes = f" of {count} processes" if count > 1 else ""
     return f"{len(devices)} x {first.device_kind}{cores}{processes}, {run.config.precision}"
+
+
+def ema_note(run: Run) -> str | None:
+    """A line for a run that ends before its `ema_decay` is reached; else None."""
+    decay, steps = run.config.ema_decay, run.total_steps
+    if not decay or ema_warmup(decay) < steps:
+        return None
+    return (
+        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
+        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
+        "last tenth"
+    )
 
 
 def accelerator_warnings() -> list[str]:
