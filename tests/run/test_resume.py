@@ -122,7 +122,7 @@ def test_what_extend_may_change(tmp_path):
         changed(checkpoint=CheckpointConfig(keep=9)),
     ):
         assert check_workdir(workdir, config, extend=True) is None
-        with pytest.raises(ConfigError, match=r"(?s)another run.* To go on .*, add --extend\. "):
+        with pytest.raises(ConfigError, match=r"(?s)another run.* To continue .*, add --extend\. "):
             check_workdir(workdir, config)
     assert check_workdir(workdir, SHORT, extend=True) is None
 
@@ -139,7 +139,9 @@ def test_what_extend_may_not_change(tmp_path):
 
 
 def test_nothing_to_extend(tmp_path):
-    with pytest.raises(ConfigError, match=r"--extend: '.*/none' has no checkpoint to go on from"):
+    with pytest.raises(
+        ConfigError, match=r"--extend: '.*/none' has no checkpoint to continue from"
+    ):
         check_workdir(tmp_path / "none", SHORT, extend=True)
 
 
@@ -189,7 +191,7 @@ def test_what_extending_means_for_the_learning_rate(tmp_path):
     said = str(describe_extension(workdir, Run(changed(duration="40st")), 20))
     assert said == (
         "extended from step 20 on: duration: '20st' -> '40st'. The learning rate follows the "
-        "schedule of 40st: 0.1 at the next step, where that of 20st has 0"
+        "schedule of 40st: 0.1 at the next step, and 0 in that of 20st"
     )
     longer = changed(eval=replace(SHORT.eval, crop_fraction=0.5))
     said = str(describe_extension(workdir, Run(longer), 20))

@@ -136,7 +136,7 @@ def test_another_version_is_named(tmp_path, monkeypatch):
     record(workdir, commit=40 * "a", versions={"resnet-jax": here})
     assert describe_other_version(workdir) == (
         f"this run was trained so far by resnet-jax {here} (commit aaaaaaaaaa); this is {here} "
-        "(commit bbbbbbbbbb+): its batches are the same, results may differ in rounding"
+        "(commit bbbbbbbbbb+): the batches are the same, but results may differ by rounding"
     )
     record(workdir, commit=None, versions={"resnet-jax": "0.0.1"})
     assert "by resnet-jax 0.0.1 (commit unknown); this is" in str(describe_other_version(workdir))

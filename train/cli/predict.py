@@ -14,7 +14,7 @@ from train.checkpoint.weights import (
     Variables,
     load,
     load_published,
-    published,
+    parse_timm_name,
     read_card,
     weights_file,
 )
@@ -24,7 +24,7 @@ from train.config import ConfigError, ModelConfig, RunConfig
 from train.config.effects import PREDICTION, check_applicable
 from train.config.serialize import with_options
 from train.paths import expand
-from train.run.preprocessing import of_run, options_of, preprocessing
+from train.run.preprocessing import find_preprocessing, of_run, options_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def predict(args: list[str]) -> None:
 
 
 def _is_network(name: str) -> bool:
-    return name in ZOO or published(name) is not None
+    return name in ZOO or parse_timm_name(name) is not None
 
 
 def _base(name: str) -> RunConfig:
@@ -165,7 +165,7 @@ def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _T
 
 def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
     """The weights of NAME in a file, or those of NAME.TAG, and what is known of them."""
-    if tagged := published(name):
+    if tagged := parse_timm_name(name):
         if file is not None:
             raise ConfigError(f"--weights {file}: {name!r} names its weights already")
         if not (Path(name) / "model.safetensors").is_file():
@@ -178,7 +178,7 @@ def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
             f"--weights FILE, or the tag of some that timm publishes, as in resnet50.a1_in1k"
         )
     file = weights_file(file)
-    card = read_card(file) or Card(ModelConfig(name=name), preprocessing(file, name), [])
+    card = read_card(file) or Card(ModelConfig(name=name), find_preprocessing(file, name), [])
     if card.model.name != name:
         raise ConfigError(f"{file}: the weights of a {card.model.name}, says the .json beside it")
     return load(str(file), card.model), card

@@ -71,7 +71,7 @@ def read_record(workdir: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must be an object of options, not {str(content)[:40]!r}")
+        raise ConfigError(f"{path}: needs an object of options, not {str(content)[:40]!r}")
     if "architecture" in content:
         raise ConfigError(
             f"{str(workdir)!r} is a folder of timm weights, not a run directory: name the file in "

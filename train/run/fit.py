@@ -17,7 +17,7 @@ from train.run import out_of_memory
 from train.run.checks import check_eval_images, check_run
 from train.run.lock import RunLock
 from train.run.parts import Run
-from train.run.preprocessing import take_over
+from train.run.preprocessing import adopt_preprocessing
 from train.run.progress import Display
 from train.run.resume import (
     check_workdir,
@@ -105,7 +105,7 @@ def _prepare_config(
       ConfigError: `workdir` holds another run.
     """
     config = resumed_config(workdir, config, given)
-    config, expected = take_over(config, workdir, resumes=resumes(workdir), given=given)
+    config, expected = adopt_preprocessing(config, workdir, resumes=resumes(workdir), given=given)
     replaced = check_workdir(workdir, config, extend=extend)
     return config, _Lines([replaced] if replaced else [], expected)
 
