@@ -116,7 +116,7 @@ def test_nothing_is_written_beside_them(tmp_path):
     config = starting(str(tmp_path / "resnet50.pth"), get_recipe("digits"))
     after, lines = adopt_preprocessing(config, tmp_path, resumes=False)
     assert after == config
-    assert lines[0].endswith("(usual for their name; nothing is written beside them)")
+    assert lines[0].endswith("(usual for their name; no file beside them records it)")
     assert lines[1].startswith("this run uses  mean 0.305, std 0.376")
 
 
@@ -134,10 +134,10 @@ def test_what_cannot_be_read_is_an_error_unless_all_is_given(tmp_path):
         adopt_preprocessing(config, tmp_path / "new", resumes=False)
     options = "--data.mean, --data.std, --eval.crop_fraction, --eval.interpolation"
     assert "config.json: not the config.json of timm's weights" in str(caught.value)
-    assert str(caught.value).endswith(f"To start without reading it, give {options}")
+    assert str(caught.value).endswith(f"To start without reading it, set {options}")
     given = {"data.mean", "data.std", "eval.crop_fraction", "eval.interpolation"}
     after, lines = adopt_preprocessing(config, tmp_path / "new", resumes=False, given=given)
-    assert after == config and lines[0].endswith("all as given")
+    assert after == config and lines[0].endswith("all set by the user")
 
 
 # A run to its end, a resume, an evaluation

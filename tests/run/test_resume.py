@@ -139,9 +139,7 @@ def test_what_extend_may_not_change(tmp_path):
 
 
 def test_nothing_to_extend(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"--extend: '.*/none' has no checkpoint to continue from"
-    ):
+    with pytest.raises(ConfigError, match=r"--extend: '.*/none' has no checkpoint to continue"):
         check_workdir(tmp_path / "none", SHORT, extend=True)
 
 
