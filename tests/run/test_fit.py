@@ -18,7 +18,7 @@ import train.run.trainer
 from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
-from train.data.order import asked
+from train.data.order import example_indices
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.signals import StopSignal
 from train.inference.inference import evaluate_run
@@ -241,7 +241,7 @@ def test_a_bad_image_ends_the_run_and_loses_nothing(tmp_path):
     workdir = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"train/blue/05.png: not an image.*skip") as caught:
         fit(config, workdir, quiet=True)
-    assert 5 in asked(48, 0, 8, step=1)  # the second batch of seed 0 has it
+    assert 5 in example_indices(48, 0, 8, step=1)  # the second batch of seed 0 has it
     assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["1"]
     assert "What was trained is saved, up to step 1" in str(caught.value)
 

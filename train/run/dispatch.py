@@ -45,22 +45,35 @@ def dispatches(
       BadExample, Stopped: see `upload`.
     """
     config, source = run.config, run.splits.train
-    order: Any = {"seed": config.seed, "batch_size": config.batch_size}
-    order |= {"start": start, "stop": run.total_steps}
-    options: Any = {"report": report, "stopped": stopped}
 
     def single_steps(batches: Iterator[HostBatch], put: Callable[[HostBatch], Batch]) -> SingleStep:
-        feed = Feed(batches, put, config.data, first=start + 1, **options)
+        feed = Feed(batches, put, config.data, first=start + 1, report=report, stopped=stopped)
         return SingleStep(feed, run.train_step)
 
     if not run.resident:
-        where = shard(run.mesh)
-        batches = train_batches(source, config.data, config.augment, shard=where, **order)
+        batches = train_batches(
+            source,
+            config.data,
+            config.augment,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start=start,
+            stop=run.total_steps,
+            shard=shard(run.mesh),
+        )
         return single_steps(batches, partial(put_batch, mesh=run.mesh))
-    resident = upload(source, config.data, config.augment, run.mesh, **options)
+    resident = upload(source, config.data, config.augment, run.mesh, report=report, stopped=stopped)
     say(f"the {len(source)} training images are on the devices")
-    order |= {"order": config.data.order, "replacement": resident.replacement}
-    found = crop_params(len(source), config.augment, **order)
+    found = crop_params(
+        len(source),
+        config.augment,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        start=start,
+        stop=run.total_steps,
+        order=config.data.order,
+        replacement=resident.replacement,
+    )
     if loops_are_fast(run.mesh):
         return MultiStep(found, run.total_steps - start, resident, _train_steps(run, resident))
     return single_steps(found, resident.put)

@@ -12,7 +12,7 @@ from train.distributed.mesh import batch_sharding
 from train.run.parts import Run
 
 
-def abstract_batch(run: Run) -> dict[str, Any]:
+def abstract_batch(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a global batch as the pipeline delivers it, with their sharding."""
     count, size = run.config.batch_size, run.config.data.image_size
     shapes = {

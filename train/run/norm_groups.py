@@ -32,7 +32,7 @@ def values_by_layer(model: nn.Module, batch_size: int, image_size: int) -> dict[
             found["/".join(norm.path)] = values_per_channel(args[0].shape, norm.group_size)
         return call(*args, **kwargs)
 
-    def step(key: jax.Array, images: jax.Array) -> Any:
+    def step(key: jax.Array, images: jax.Array) -> object:
         variables = model.init(key, images[:1], train=False)
         apply = functools.partial(model.apply, variables, mutable=["batch_stats"])
         return apply(images, train=True, rngs={"dropout": key})

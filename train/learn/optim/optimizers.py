@@ -24,11 +24,15 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
         as in a network without `scan`.
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         def layer(update: jax.Array, param: jax.Array) -> jax.Array:
             return transform.update(update, state, param)[0]
 
-        def leaf(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+        def leaf(
+            path: tuple[jax.tree_util.DictKey, ...], update: jax.Array, param: jax.Array
+        ) -> jax.Array:
             stacked = any(key.key == STACKED for key in path)
             return (jax.vmap(layer) if stacked else layer)(update, param)
 
@@ -64,7 +68,14 @@ def scale_by_schedule(schedule: optax.Schedule) -> optax.GradientTransformationE
     """
     inner = optax.scale_by_learning_rate(schedule)
 
-    def update(updates: Any, state: Any, params: Any = None, *, step: Any = None, **_: Any) -> Any:
+    def update(
+        updates: optax.Updates,
+        state: optax.ScaleByScheduleState,
+        params: optax.Params | None = None,
+        *,
+        step: jax.Array | None = None,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         at = state if step is None else state._replace(count=step)
         updates, _ = inner.update(updates, at, params)
         return updates, state._replace(count=optax.safe_increment(state.count))
