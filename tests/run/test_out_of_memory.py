@@ -81,7 +81,7 @@ def test_an_evaluation_names_its_own_option(run, monkeypatch):
         raise jax.errors.JaxRuntimeError(SAID)
 
     monkeypatch.setitem(vars(run), "eval_step", fails)
-    with pytest.raises(RunError, match=r"out of memory: .* --eval.batch_size 64; "):
+    with pytest.raises(RunError, match=r"out of memory: .* --eval.batch_size 64, "):
         evaluate(run, {"raw": run.new_state().variables})
 
 

@@ -64,7 +64,7 @@ def test_a_report_is_that_of_a_run_that_ended(tmp_path):
 @pytest.mark.parametrize("text", ["{", '{"seed": 0, "later": 1}', "[]"])
 def test_a_config_that_cannot_be_read_keeps_nobody_out(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    assert "are replaced" in str(check_workdir(tmp_path, SHORT))
+    assert "the new options replace them" in str(check_workdir(tmp_path, SHORT))
 
 
 def test_the_corrected_command_trains(tmp_path, capsys):
@@ -73,7 +73,10 @@ def test_the_corrected_command_trains(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "split": "train", "loss": 1.0}\n')
     (tmp_path / "anomaly.json").write_text("{}")
     fit(changed(duration="2st"), tmp_path)
-    assert "options of a run without a checkpoint: they are replaced" in capsys.readouterr().out
+    assert (
+        "options of a run without a checkpoint; the new options replace them"
+        in capsys.readouterr().out
+    )
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [2, 2]
     assert read_config(tmp_path) == changed(duration="2st")
     assert len(read_class_names(tmp_path)) == 10 and not (tmp_path / "anomaly.json").exists()

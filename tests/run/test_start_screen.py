@@ -18,9 +18,9 @@ from train.config import (
     RunConfig,
 )
 from train.data.sources import ArraySource, FolderSource, Splits
+from train.run.directory import newest_checkpoint
 from train.run.fit import fit
 from train.run.parts import Run
-from train.run.resume import newest_checkpoint
 from train.run.start_screen import describe_run, unused_accelerator
 
 

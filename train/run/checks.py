@@ -17,9 +17,10 @@ from train.learn.model import make_model
 from train.learn.optim import make_schedule
 from train.recipes import all_recipes
 from train.run.data_changes import check_data, file_digests
+from train.run.directory import is_empty, newest_checkpoint, resumes
 from train.run.norm_groups import check_statistics
 from train.run.parts import Run
-from train.run.resume import check_duration, is_empty, newest_checkpoint, resumes
+from train.run.resume import check_duration
 from train.run.sizes import check_memory, small_images
 
 

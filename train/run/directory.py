@@ -1,4 +1,4 @@
-"""config.json in the directory of a run: its options, and what else reproduces it."""
+"""The directory of a run: its checkpoints, and config.json with all that reproduces it."""
 
 import json
 import os
@@ -25,6 +25,28 @@ _EXTRAS = (
     "segments",
 )
 """Entries of config.json that are not options."""
+
+
+def newest_checkpoint(workdir: Path) -> int | None:
+    """The step of the newest folder that looks like a checkpoint; None: no such folder."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+def resumes(workdir: Path) -> bool:
+    """Whether a folder looks like a checkpoint."""
+    return newest_checkpoint(workdir) is not None
+
+
+def is_empty(workdir: Path) -> bool:
+    """Whether a directory holds no result: no checkpoint, not even a damaged one, and no report.
+
+    A failed start (no memory, a bad option) leaves config.json, and a run that was killed early
+    leaves some rows of metrics. A report without checkpoints is from a finished run.
+    """
+    damaged = any((workdir / "checkpoints").glob("*.corrupt*"))
+    return not (resumes(workdir) or damaged or (workdir / "report" / "index.html").exists())
 
 
 def read_config(workdir: Path) -> RunConfig:

@@ -15,17 +15,12 @@ from train.paths import expand, resolve_workdir
 from train.report.metrics_file import Row
 from train.run import out_of_memory
 from train.run.checks import check_eval_images, check_run
+from train.run.directory import newest_checkpoint, resumes
 from train.run.lock import RunLock
 from train.run.parts import Run
 from train.run.preprocessing import adopt_preprocessing
 from train.run.progress import Display
-from train.run.resume import (
-    check_workdir,
-    describe_other_version,
-    newest_checkpoint,
-    resumed_config,
-    resumes,
-)
+from train.run.resume import check_workdir, describe_other_version, resumed_config
 from train.run.start_screen import accelerator_warnings, describe_run, ema_note
 from train.run.trainer import Trainer
 from train.runtime import use_compilation_cache

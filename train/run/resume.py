@@ -8,7 +8,14 @@ from typing import Any
 
 from train.config import ConfigError, RunConfig
 from train.config.serialize import differences, flatten, keep_versions, to_json
-from train.run.directory import read_config, read_record, write_record
+from train.run.directory import (
+    is_empty,
+    newest_checkpoint,
+    read_config,
+    read_record,
+    resumes,
+    write_record,
+)
 from train.run.parts import Run
 from train.run.provenance import code_version, provenance, versions
 
@@ -24,28 +31,6 @@ _RUN_FILES = {
 
 _HARMLESS = (".tmp", ".log", ".out", ".err")
 """Suffixes of unfinished files of a run, and of logs that a batch system writes."""
-
-
-def newest_checkpoint(workdir: Path) -> int | None:
-    """The step of the newest folder that looks like a checkpoint; None: no such folder."""
-    folder = workdir / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdecimal()), default=None)
-
-
-def resumes(workdir: Path) -> bool:
-    """Whether a folder looks like a checkpoint."""
-    return newest_checkpoint(workdir) is not None
-
-
-def is_empty(workdir: Path) -> bool:
-    """Whether a directory holds no result: no checkpoint, not even a damaged one, and no report.
-
-    A failed start (no memory, a bad option) leaves config.json, and a run that was killed early
-    leaves some rows of metrics. A report without checkpoints is from a finished run.
-    """
-    damaged = any((workdir / "checkpoints").glob("*.corrupt*"))
-    return not (resumes(workdir) or damaged or (workdir / "report" / "index.html").exists())
 
 
 def resumed_config(workdir: Path, config: RunConfig, given: Collection[str] = ()) -> RunConfig:

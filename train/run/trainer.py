@@ -16,14 +16,14 @@ from train.distributed.mesh import Batch, replicated_sharding
 from train.distributed.processes import CoordinatedExit, Processes
 from train.distributed.signals import StopSignal
 from train.report.metrics_file import Row
-from train.run.directory import write_config
+from train.run.directory import resumes, write_config
 from train.run.dispatch import Dispatches, dispatches
 from train.run.evaluate import Evaluation, evaluate, evaluate_checkpoint
 from train.run.metrics import NonFinite
 from train.run.parts import Run
 from train.run.periods import Periods
 from train.run.progress import Display
-from train.run.resume import describe_extension, record_segments, resumes
+from train.run.resume import describe_extension, record_segments
 from train.run.training_log import TrainingLog
 from train.runtime import trim_heap
 
