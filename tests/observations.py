@@ -29,12 +29,13 @@ from train.data.readers import EvalReader
 from train.data.sources import ArraySource, Example, open_splits
 from train.distributed.launchers import detect_process
 from train.distributed.mesh import put_batch
+from train.learn.model import make_model
 from train.learn.optim import make_optimizer, make_schedule
 from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
 from train.run.dispatch import dispatches
 from train.run.fit import fit
-from train.run.parts import Run, make_model
+from train.run.parts import Run
 
 
 def digest(tree: Any) -> str:

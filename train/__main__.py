@@ -85,7 +85,7 @@ def train(args: list[str]) -> None:
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
     from train.recipes import get_recipe
-    from train.run.parts import read_config
+    from train.run.directory import read_config
 
     if not names:  # --help alone
         return Path(), get_recipe("digits")

@@ -23,7 +23,7 @@ from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.multi_process import AGAIN
 from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 # At a kink, such as ReLU's, rounding decides which way a gradient goes.
 OPTIONS = (*TINY, "--model.activation", "silu", "--ema_decay", "0", "--optim.schedule", "constant")

@@ -24,8 +24,9 @@ from train.distributed.signals import StopSignal
 from train.inference.inference import evaluate_run
 from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import Run, read_config
+from train.run.parts import Run
 
 TIMES = ("seconds", "images_per_sec", "input_wait")
 

@@ -16,8 +16,8 @@ from train.config import CheckpointConfig, ConfigError, RunError
 from train.learn.state import TrainState
 from train.learn.tasks import Classify
 from train.paths import expand, resolve_workdir
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import read_config
 
 GOOD = [
     "exp[1]",

@@ -1,6 +1,7 @@
-"""On the device: uint8 images and labels -> normalised images and targets."""
+"""On the device: uint8 images and labels -> inputs of the network and targets of the loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,11 @@ import jax.numpy as jnp
 from train.config import MixConfig
 from train.distributed.mesh import Batch
 
-Prepare = Callable[..., Batch]
+
+class Prepare(Protocol):
+    """What `make_prepare` returns."""
+
+    def __call__(self, batch: Batch, *, train: bool) -> Batch: ...
 
 
 def make_prepare(

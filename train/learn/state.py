@@ -1,4 +1,4 @@
-"""`TrainState`: the arrays that training changes and that a checkpoint contains."""
+"""`TrainState`: the arrays of a training, and of its checkpoints."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,22 +14,25 @@ from jax.sharding import Mesh
 from train.distributed.mesh import fsdp_sharding, replicated_sharding
 
 Variables = dict[str, Any]
+"""Nested dicts of arrays, as `model.init` returns them."""
 
 _NEW_HEAD = 1
-"""Folded into the random key of a new head."""
+"""Folded into the key of a new head."""
 
 
 @flax.struct.dataclass
 class TrainState:
     """Only arrays: no random key, no function. The rest is rebuilt from the run's config.
 
-    `ema` holds the averaged {"params", "batch_stats"}; {} without averaging.
+    Attributes:
+      step: number of steps done, int32.
+      ema: averages of {"params", "batch_stats"}; {} without averaging.
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    params: Variables
+    batch_stats: Variables
+    opt_state: optax.OptState
     ema: Variables
 
     @property
@@ -46,20 +49,22 @@ def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
     return _init(model, image_size, jax.random.key(seed), lambda variables: variables)
 
 
-def init_head(model: nn.Module, image_size: int, seed: int) -> Any:
-    """The parameters of a new head for a trained backbone, which depend only on the seed.
+def init_head(model: nn.Module, image_size: int, seed: int) -> Variables:
+    """A new head for a trained backbone: a function of the seed, as `init_variables`.
 
-    The key differs from that of `init_variables`. With the same key and seed, a backbone that was
-    trained from `init_variables` would get the head that its own training started from.
+    Its key differs from that of `init_variables`. Otherwise a backbone that was trained with the
+    same seed would get the same head again.
     """
     key = jax.random.fold_in(jax.random.key(seed), _NEW_HEAD)
     return _init(model, image_size, key, lambda variables: variables["params"]["head"])
 
 
-def _init(model: nn.Module, image_size: int, key: jax.Array, part: Callable[[Any], Any]) -> Any:
-    """A part of new variables; the other parts are not computed."""
+def _init(
+    model: nn.Module, image_size: int, key: jax.Array, part: Callable[[Variables], Variables]
+) -> Variables:
+    """A part of fresh variables; no other part is computed."""
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> Variables:
         variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
         return part({"batch_stats": {}, **variables})
 
@@ -76,11 +81,13 @@ def first_state(variables: Variables, tx: optax.GradientTransformation, *, ema: 
 
 
 def state_sharding(state: TrainState, mesh: Mesh, *, params: bool = False) -> TrainState:
-    """The sharding of a state, or of its shapes, on the mesh.
+    """The sharding of each array of a state, which may be a state of shapes.
 
-    The optimiser's state and the EMA are sharded over the mesh's `fsdp` axis (ZeRO,
-    arXiv:1910.02054); with `params` the parameters are too. The rest is replicated: BatchNorm's
-    statistics and the step.
+    The optimiser's state and the EMA are sharded over the `fsdp` axis of the mesh (ZeRO,
+    arXiv:1910.02054). BatchNorm's statistics and the step are replicated.
+
+    Args:
+      params: shard the parameters too; else they are replicated.
     """
     sharding = jax.tree.map(lambda _: replicated_sharding(mesh), state)
     sharded = {"opt_state", "ema"} | ({"params"} if params else set())
@@ -95,7 +102,7 @@ def create_state(
     ema: bool,
     shard_params: bool = False,
 ) -> TrainState:
-    """The state before the first step, created with the sharding of `state_sharding`."""
+    """The state before the first step, created with the shardings of `state_sharding`."""
     start = partial(first_state, tx=tx, ema=ema)
     shapes = jax.eval_shape(start, variables)
     sharding = state_sharding(shapes, mesh, params=shard_params)

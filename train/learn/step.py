@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,18 @@ def _sum(losses: jax.Array, metrics: dict[str, jax.Array], mask: jax.Array) -> S
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 TrainSteps = Callable[..., tuple[TrainState, Sums]]
+EvalStep = Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]
 Cut = Callable[[jax.Array, jax.Array, jax.Array], Batch]
+
+
+class JittedStep(Protocol):
+    """A `Step` that can also be compiled without data, as functions of `jax.jit` can."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, Sums]: ...
+
+    def trace(self, *shapes: Any) -> jax.stages.Traced: ...
+
+    def lower(self, *shapes: Any) -> jax.stages.Lowered: ...
 
 
 def make_step(
@@ -115,8 +126,8 @@ def make_train_step(
     *,
     sharding: TrainState | None = None,
     **options: Any,
-) -> Step:
-    """`make_step`, with the same arguments, jitted over the mesh. The state is donated.
+) -> JittedStep:
+    """`make_step`, which takes the same arguments, jitted over the mesh, its state donated.
 
     Args:
       sharding: of the state, from `state_sharding`; None: replicated on every device.
@@ -175,9 +186,7 @@ def make_train_steps(
     )
 
 
-def make_eval_step(
-    model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh
-) -> Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]:
+def make_eval_step(model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh) -> EvalStep:
     """One evaluation step, jitted over the mesh.
 
     Returns:

@@ -1,23 +1,58 @@
-"""anomaly.json: the steps that were not finite, and the examples in their batches."""
+"""Steps that are not finite: what is reported about them, and anomaly.json."""
 
+import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from train.data.order import example_indices
 from train.printable import utf8
-from train.run.metrics import SkippedStep
+from train.run.metrics import SkippedStep, Window
 from train.run.parts import Run
 
 
+class SkipLog:
+    """Reports the skipped steps of a window, and writes them to anomaly.json."""
+
+    def __init__(self, run: Run, workdir: Path, window: Window, *, is_writer: bool) -> None:
+        """Steps that are already in `window`, from a checkpoint, count as reported."""
+        self._run, self._workdir, self._window = run, workdir, window
+        self._is_writer = is_writer
+        self._reported = len(window.skipped_steps)
+
+    def report(self, say: Callable[[str], None]) -> None:
+        """Reports the steps that were skipped since the last call, one line each."""
+        skipped = self._window.skipped_steps
+        if len(skipped) == self._reported:
+            return
+        for step, what, value in skipped[self._reported :]:
+            say(
+                f"{what} is not finite at step {step} ({value}): the step is skipped, one of at "
+                f"most {self._window.limit} (anomaly.json)"
+            )
+        self._reported = len(skipped)
+        self._write()
+
+    def explain(self, found: SkippedStep) -> tuple[str, str]:
+        """(reason, advice) for a run that ends with the step `found`; writes anomaly.json."""
+        self._write()
+        return explain(self._workdir, self._run, found, self._window.limit)
+
+    def _write(self) -> None:
+        if self._is_writer:
+            with contextlib.suppress(OSError):  # the metrics and checkpoints report a full disk
+                write(self._workdir, self._run, self._window.skipped_steps)
+
+
 def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
-    """The entry of a step that is not finite.
+    """One entry of anomaly.json.
 
     Returns:
       `step` (from 1), `what` ("loss", "grad_norm"), `value` ("nan", "inf", "-inf"),
       `learning_rate` (see `rate`), and `examples`: the `index` and `name` in the training split of
-      each example of the global batch, in the order of the batch.
+      each example in the global batch, in order.
     """
     config, source = run.config, run.splits.train
     order = config.data.order
@@ -37,7 +72,7 @@ def rate(run: Run, step: int) -> float:
 
 
 def write(workdir: Path, run: Run, steps: list[SkippedStep]) -> Path:
-    """Writes anomaly.json: the last of `steps`, and the earlier ones under `before`.
+    """Writes anomaly.json: the last of `steps`, and under `before` the earlier ones.
 
     Raises:
       OSError: it cannot be written.
@@ -63,17 +98,17 @@ def _text(entry: dict[str, Any]) -> str:
 
 
 def explain(workdir: Path, run: Run, found: SkippedStep, limit: int) -> tuple[str, str]:
-    """Why a step ends the run, and what may help, as two parts of a message.
+    """(reason, advice) for a run that ends with the step `found`.
 
     Args:
-      limit: the number of such steps that were skipped before.
+      limit: the number of steps that were skipped before it.
     """
     optim = run.config.optim
     now = f"learning rate {rate(run, found.step):.4g}: --optim.lr {optim.lr:g} scaled to the batch"
-    before = f", after {limit} such steps were skipped" if limit else ""
+    before = f", after {limit} skipped steps" if limit else ""
     return (
         f"({now}, warmed up and scheduled; {found.what}: {found.value}){before}",
         f"{workdir / 'anomaly.json'} names the examples of its batch. A lower --optim.lr, a longer "
         "--optim.warmup or --optim.clip may help, in a new --workdir; --skip_nonfinite N, also in "
-        "this one, skips up to N such steps",
+        "this --workdir, skips up to N such steps",
     )
