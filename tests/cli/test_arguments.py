@@ -10,10 +10,11 @@ import pytest
 import tyro
 
 from tests.runs import ROOT, command, environment
-from train.__main__ import TrainArgs, main
+from train.__main__ import main
 from train.cli.arguments import parse, suggestions
 from train.cli.habits import HABITS
 from train.cli.options import COMMON, options
+from train.cli.train import TrainArgs
 from train.config import ConfigError, RunConfig
 from train.config.serialize import flatten, to_json
 from train.recipes import get_recipe
@@ -94,7 +95,7 @@ SENTENCES = {
     ("--mixup", "0.2"): "mixup and cutmix are not supported yet; label smoothing is: --mix.label",
     ("--mix.mixup", "0.2"): "mixup and cutmix are not supported yet",
     ("--cutmix=1",): "mixup and cutmix are not supported yet",
-    ("--num-classes", "2"): "the classes are counted from the data; leave this option out",
+    ("--num-classes", "2"): "the classes are counted from the data; remove this option",
     ("--gpus", "1"): "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 ",
 }
 
@@ -128,7 +129,7 @@ def test_nothing_near_is_said_without_a_guess():
     assert refusal("--zzzz") == (
         "unknown option --zzzz: `resnet-jax train --help-all` lists all options"
     )
-    assert refusal("--seed", "1", "leftover").startswith("'leftover' belongs to no option")
+    assert refusal("--seed", "1", "leftover").startswith("'leftover' is not the value of an option")
 
 
 def test_options_are_those_of_the_config():

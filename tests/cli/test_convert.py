@@ -18,7 +18,7 @@ from resnet_jax import create_model, load_weights, save_weights
 from tests.runs import ROOT, tiny
 from train.__main__ import main
 from train.data.images.crops import eval_image
-from train.inference.inference import read_weights
+from train.inference.evaluate import read_weights
 from train.learn.model import make_model
 from train.run.directory import read_config
 from train.run.fit import fit
@@ -342,15 +342,21 @@ ERRORS = {
     "no such tag": (["predict", "resnet50.x1", "0.png"], "timm/resnet50.x1 cannot be fetched"),
     "weights twice": (
         ["predict", "resnet50.x1", "0.png", "--weights", "{cifar}"],
-        "--weights .*: 'resnet50.x1' names its weights already",
+        "--weights .*: 'resnet50.x1' already names its weights",
     ),
     "one name": (["convert", "{cifar}"], "convert takes two names, not 1"),
     "no name": (["convert"], "SRC.* is missing"),
     "no model": (["convert", "{cifar}", "y.npz"], "--model is missing"),
     "unknown model": (["convert", "{cifar}", "y.npz", "--model", "resnet51"], "unknown model"),
-    "itself": (["convert", "{cifar}", "{cifar}", "--model", CIFAR], "is the file that is read"),
+    "itself": (
+        ["convert", "{cifar}", "{cifar}", "--model", CIFAR],
+        "SRC and DST are the same file",
+    ),
     "suffix": (["convert", "{cifar}", "y.pth", "--model", CIFAR], "y.pth: choose from .*npz"),
-    "no folder": (["convert", "{cifar}", "no/y.npz", "--model", CIFAR], "no directory no"),
+    "no folder": (
+        ["convert", "{cifar}", "no/y.npz", "--model", CIFAR],
+        "directory no does not exist",
+    ),
     "a folder": (["convert", "{cifar}", "dir.npz", "--model", CIFAR], "dir.npz: Is a directory"),
     "convert misfit": (
         ["convert", "{cifar}", "y.npz", "--model", IMAGENET],

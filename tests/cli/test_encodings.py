@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.runs import MODEL, ROOT, resnet_jax, tiny
-from train.console import accept_every_character, warn
+from train.console import escape_unencodable, warn
 from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
 from train.run.metrics import SkippedStep
@@ -98,7 +98,7 @@ class _Named:
 def test_streams_that_cannot_be_reconfigured(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.stderr", object())
-    accept_every_character()
+    escape_unencodable()
 
 
 def unspecified(tree: ast.AST) -> list[int]:

@@ -85,12 +85,12 @@ def test_the_old_spellings_name_the_new_ones(old, now, weights, run, image, caps
 def test_options_that_belong_to_the_other_kind(weights, run, image, capsys):
     for args, message in {
         (run, "--weights", weights): (
-            f"error: --weights {weights}: {str(run)!r} is a run and has its own weights; "
-            "--checkpoint chooses which\n"
+            f"error: --weights {weights}: {str(run)!r} is a run, which has its own weights; "
+            "choose them with --checkpoint\n"
         ),
         (NAME, "--weights", weights, "--checkpoint", "last"): (
-            f"error: --checkpoint last: {NAME!r} is a network and no run; --weights names the file "
-            "of its weights\n"
+            f"error: --checkpoint last: {NAME!r} is a network, not a run; name the file of "
+            "its weights with --weights\n"
         ),
         (NAME, "--weights", weights, "--optim.lr", "1"): (
             "error: predict cannot change optim.lr: 0.1 -> 1.0; it can change data.*, eval.*, "

@@ -11,7 +11,7 @@ from resnet_jax.zoo import ZOO, image_size
 from tests.runs import ROOT, environment
 from train.__main__ import main
 from train.cli.tables import count
-from train.inference.inference import Answer, Prediction
+from train.inference.predict import Answer, Prediction
 from train.inference.predictions import print_answers
 from train.recipes import all_recipes, modules
 

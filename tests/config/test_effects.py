@@ -251,7 +251,7 @@ def test_what_is_no_recipe_is_explained(tmp_path, capsys):
 
 def test_a_recipe_in_two_places_is_refused(fitted, capsys):
     assert main(["train", "digits", "--seed", "1", "folder"]) == 2
-    assert "error: 'folder' belongs to no option" in capsys.readouterr().err and not fitted
+    assert "error: 'folder' is not the value of an option" in capsys.readouterr().err and not fitted
 
 
 def test_eval_complains_about_what_it_cannot_use(tmp_path, capsys):

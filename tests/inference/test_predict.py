@@ -14,7 +14,7 @@ from tests.resnet_jax.test_convert import random_variables
 from tests.runs import resnet_jax
 from train.__main__ import main
 from train.config import ConfigError
-from train.inference.inference import Answer, Prediction
+from train.inference.predict import Answer, Prediction
 from train.inference.predictions import image_files, show
 from train.printable import csv_cell, csv_path, one_line, utf8
 
@@ -114,10 +114,8 @@ def test_nothing_that_can_be_read(weights, tmp_path, capsys):
 def test_a_table_that_cannot_be_written_is_an_error_before_anything_is_computed(
     weights, tmp_path, capsys, monkeypatch
 ):
-    import train.inference.inference
-
     monkeypatch.setattr(
-        train.inference.inference, "_read", lambda *_: pytest.fail("an image was read")
+        "train.inference.predict._read", lambda *_: pytest.fail("an image was read")
     )
     image = picture(tmp_path / "a.png")
     assert predict(weights, image, "--csv", tmp_path / "no" / "table.csv") == 2

@@ -46,7 +46,7 @@ def test_without_a_home_directory_it_is_off(home, monkeypatch, capsys):
     use_compilation_cache(None)
     assert not jax.config.jax_enable_compilation_cache
     err = capsys.readouterr().err
-    assert err.startswith("warning: compiled programs are not kept for the next start (")
+    assert err.startswith("warning: compiled programs cannot be cached for the next start (")
     assert "the home directory is not known (HOME is not set)" in err and err.count("\n") == 1
 
 
