@@ -76,9 +76,8 @@ class SafeStream:
                 self._discard()
 
     def _discard(self) -> None:
-        with contextlib.suppress(
-            OSError, ValueError, AttributeError
-        ):  # AttributeError: no descriptor
+        # AttributeError: the stream has no descriptor
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             target = self._stream.fileno()
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, target, inheritable=target < 3)

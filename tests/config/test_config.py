@@ -269,6 +269,6 @@ def test_all_that_differs_is_named():
 
 def test_an_option_that_the_network_lacks():
     """A recipe may have set it for another one: the message says how to take it back."""
-    with pytest.raises(ConfigError, match=r"'zero_gamma' of model 'lenet5': .*'None' drops"):
+    with pytest.raises(ConfigError, match=r"'zero_gamma' of model 'lenet5': .*; set it to None"):
         ModelConfig(name="lenet5", zero_gamma=False)
     assert ModelConfig(name="lenet5", zero_gamma=None).changes == {}

@@ -13,14 +13,13 @@ from train.__main__ import main
 from train.cli.choose_recipe import choose, take_recipe
 from train.cli.options import options
 from train.config import ConfigError, RunConfig
+from train.config.conditions import ALWAYS, CONDITIONS
 from train.config.effects import (
-    ALWAYS,
-    CONDITIONS,
     PREDICTION,
     accepted_by_eval,
     check_applicable,
     check_effects,
-    in_vain,
+    without_effect,
 )
 from train.config.serialize import flatten, to_json
 from train.recipes import all_recipes
@@ -82,12 +81,12 @@ def test_a_useless_option_is_named_and_a_useful_one_is_not(name):
     value = CHANGES[name][0]
     is_mistake = next(c.is_mistake for c in CONDITIONS if name in c.options)
     base = together(tiny(), useless)
-    mistakes, warnings = in_vain(changed(base, name, value), base)
+    mistakes, warnings = without_effect(changed(base, name, value), base)
     said, others = (mistakes, warnings) if is_mistake else (warnings, mistakes)
     assert len(said) == 1 and not others
     assert said[0].startswith(f"--{name} ") and " has no effect with " in said[0]
     base = together(tiny(), useful)
-    assert in_vain(changed(base, name, value), base) == ([], [])
+    assert without_effect(changed(base, name, value), base) == ([], [])
 
 
 def observations(name: str):

@@ -159,7 +159,7 @@ def test_report(photos):
         "imagenet-resnet50: resnet50, bf16, batch 2560 on v5e:16x16 "
         "(256 chips, 64 hosts, 10 images a chip)"
     )
-    assert "computed by XLA's compiler (jax 1, libtpu 2), of one chip and one step" in lines
+    assert "computed by XLA's compiler (jax 1, libtpu 2), for one chip and one step" in lines
     assert "  memory          1.00 GiB of 8.00 GiB (12%): fits" in lines
     assert "  FLOPs           1.97 TFLOP, 197 GFLOP an image (of the program)" in lines
     assert "  step        20.00 ms  128,000 images/s, 500 a chip" in lines
@@ -167,7 +167,7 @@ def test_report(photos):
         "  epochs      359.7 /h  of 1,281,167 examples; the run's 45,042 steps: 15.0 min" in lines
     )
     assert "  input       2,000 /s  images for each host: 4 of its 112 CPUs at 500 JPEGs/s" in text
-    assert lines[-1] == "binds: HBM bandwidth"
+    assert lines[-1] == "bottleneck: HBM bandwidth"
 
 
 def test_what_does_not_fit(photos):
@@ -241,7 +241,7 @@ def test_images_per_core():
         (["digits", "--topology", "v5e:3x3"], "topology 'v5e:3x3': choose from v5e:1x1, v5e:2x2"),
         (
             ["digits", "--topology", "v5e:4x4", "--batch_size", "100"],
-            "batch_size 100: does not divide over the 16 chips of v5e:4x4; choose a multiple of "
+            "batch_size 100: not divisible by the 16 chips of v5e:4x4; choose a multiple of "
             "16, such as 96",
         ),
         (
@@ -261,7 +261,10 @@ def test_images_per_core():
             "--data.classes 37 has no effect with data.name folder: it belongs to synthetic data "
             "(--data.name synthetic)",
         ),
-        (["digits", "--topology", "h200", "--json", "/no/such/x"], "there is no folder /no/such"),
+        (
+            ["digits", "--topology", "h200", "--json", "/no/such/x"],
+            "folder /no/such does not exist",
+        ),
         (["digits", "--topology", "h200", "--images_per_core", "0"], "must be positive"),
     ],
 )

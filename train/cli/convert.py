@@ -22,11 +22,8 @@ class ConvertArgs:
 def convert(args: list[str]) -> None:
     """Writes the weights of a file or a run to a file with torch's parameter names or ours."""
     names, options = arguments.split(args, "SRC, a file of weights or a run directory,")
-    usage = "convert SRC DST"
-    start = ConvertArgs()
-    given = arguments.parse(
-        usage, "Converts weights between file formats.", ConvertArgs, start, options
-    )
+    usage, about = "convert SRC DST", "Converts weights between file formats."
+    given: ConvertArgs = arguments.parse(usage, about, ConvertArgs, ConvertArgs(), options)
     if len(names) != 2:
         raise ConfigError(f"convert takes two names, not {len(names)}: resnet-jax {usage}")
     source, target = map(expand, names)

@@ -1,4 +1,4 @@
-"""The options of learning: `optim.*` and `mix.*`."""
+"""The options of the optimiser, `optim.*`, and of targets and mixing, `mix.*`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,10 +8,10 @@ from train.config.base import check, check_duration, check_types, is_finite
 
 @dataclass(frozen=True)
 class MixConfig:
-    """What is done to targets and images on the device."""
+    """Changes to targets and images on the device."""
 
     label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes (Szegedy 2016, section 7)."""
+    """Share of the target that is spread evenly over all classes (Szegedy 2016, section 7)."""
 
     def __post_init__(self) -> None:
         check_types(self, "mix.")
@@ -28,31 +28,32 @@ class OptimConfig:
     lr: float = 0.1
     """Peak learning rate for a batch of `lr_batch` examples."""
     lr_batch: int = 256
-    """The rate used is lr * batch_size / lr_batch (linear scaling, Goyal 2017); 0: lr as it is."""
+    """The peak rate is lr * batch_size / lr_batch (linear scaling, Goyal 2017); 0: it is lr."""
     momentum: float = 0.9
     """SGD's momentum; Adam's beta 1."""
     nesterov: bool = False
-    """Nesterov's momentum (Adam: NAdam)."""
+    """Nesterov momentum (with Adam: NAdam)."""
     beta2: float = 0.999
-    """Adam's second-moment decay."""
+    """Adam's beta 2, the decay of the second moment."""
     epsilon: float = 1e-8
-    """Adam's, added to the root of the second moment."""
+    """Adam's epsilon, added to the square root of the second moment."""
     weight_decay: float = 1e-4
-    """Weight decay."""
+    """Coefficient of the weight decay; see `decay`."""
     decay: Literal["l2", "decoupled"] = "l2"
-    """Added to the gradient, or applied beside the update, scaled by the learning rate (AdamW)."""
+    """l2: the decay is added to the gradient; decoupled: to the update, times the learning rate
+    (AdamW)."""
     decay_mask: Literal["kernels", "all"] = "kernels"
-    """What decays: kernels only (no BatchNorm, no bias), or everything."""
+    """Parameters with weight decay: kernels only (no norm, no bias), or all."""
     clip: float = 0.0
-    """Largest global norm of the gradient; 0: no clipping."""
+    """Clip the gradient to this global norm; 0: no clipping."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """Shape of the learning rate behind the warmup."""
+    """Shape of the learning rate after the warmup."""
     warmup: str = "0st"
-    """Linear warmup from 0: "5ep", "400st" or "5%" of the run."""
+    """Duration of the linear warmup from 0: "5ep", "400st" or "5%" of the run."""
     milestones: tuple[str, ...] = ("50%", "75%")
-    """Where the step schedule multiplies the rate by `gamma`: as warmup, counted from the start."""
+    """When the step schedule multiplies the rate by `gamma`, counted from the start of the run."""
     gamma: float = 0.1
-    """The step schedule's factor."""
+    """Factor of the step schedule at each milestone."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")
