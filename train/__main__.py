@@ -82,7 +82,7 @@ def _unknown_command(name: str) -> ConfigError:
 
 def _skip_closed_loops(unraisable: Any) -> None:
     """An unraisablehook. On a full disk, TensorStore reports "Event loop is closed" once for each
-    array that it could not write; the first error has said so already.
+    array that it could not write; the error of the first one is enough.
     """
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

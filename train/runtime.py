@@ -38,7 +38,7 @@ def set_malloc() -> None:
 
 
 def _only_cpus() -> bool:
-    """Whether JAX will run on CPUs only, judged without starting it."""
+    """Whether JAX will run on CPUs only, as far as can be seen without starting it."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"
     return not entry_points(group="jax_plugins") and find_spec("libtpu") is None

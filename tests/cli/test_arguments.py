@@ -1,4 +1,4 @@
-"""How commands read their arguments: help, one spelling, and one kind of message."""
+"""Arguments of commands: help, both spellings of options, and messages about mistakes."""
 
 import subprocess
 import sys
@@ -59,7 +59,7 @@ REFUSED = {
     ("--model.depths", "a"): "--model.depths 'a': needs one or more integers",
     ("--model.shortcut", "D"): "--model.shortcut 'D': needs A or B or C or none",
     ("--norm_group_size", "x"): "--norm_group_size 'x': needs an integer or device or None",
-    # What the config itself refuses is its own message, whole, however long.
+    # Errors of the config itself: the whole message, however long.
     ("--optim.lr", "-1"): "optim.lr -1.0: must be positive",
     ("--batch_size", "0"): "batch_size 0: must be at least 1",
     ("--duration", 100 * "9"): f"duration {100 * '9'!r} is not a duration: write '90ep', '500st'",
@@ -67,7 +67,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("args", REFUSED)
-def test_a_bad_value_is_one_line_that_says_what_is_needed(args):
+def test_messages_about_invalid_values(args):
     assert refusal(*args) == REFUSED[args]
 
 
@@ -83,7 +83,7 @@ UNKNOWN = {
     ("--output-dir", "x"): "--workdir x",
     ("--weight-decay", "1e-4"): "--optim.weight_decay 1e-4",
     ("--image-size", "160"): "--data.image_size 160",
-    ("--crop-fraction", "1"): "--eval.crop_fraction 1",  # the only option that ends so
+    ("--crop-fraction", "1"): "--eval.crop_fraction 1",  # the only option with that ending
     ("--optim.lrr", "1"): "--optim.lr 1, ",
     ("--durration", "5ep"): "--duration 5ep?",
     ("--input-size", "3", "64", "64"): "--data.image_size 64?",
@@ -109,14 +109,14 @@ def test_an_unknown_option_suggests_ours(args):
 
 
 @pytest.mark.parametrize("args", SENTENCES)
-def test_what_has_no_option_here_is_answered_by_a_sentence(args):
+def test_options_without_counterpart_are_explained(args):
     message = refusal(*args)
     flag = args[0].partition("=")[0]
     assert message.startswith(f"unknown option {flag}: {SENTENCES[args]}")
     assert "did you mean" not in message
 
 
-def test_every_habit_leads_to_an_option_that_exists():
+def test_suggested_options_exist():
     names = {option.name for option in KNOWN}
     for habit, target in HABITS.items():
         assert habit not in names
@@ -125,7 +125,7 @@ def test_every_habit_leads_to_an_option_that_exists():
         assert "VALUE" not in suggestions(f"--{habit}", "7", sorted(names))
 
 
-def test_nothing_near_is_said_without_a_guess():
+def test_unknown_words_without_a_similar_option():
     assert refusal("--zzzz") == (
         "unknown option --zzzz: `resnet-jax train --help-all` lists all options"
     )
@@ -237,7 +237,7 @@ COMMAND_LINES = {
 
 
 @pytest.mark.parametrize("args", COMMAND_LINES)
-def test_every_command_says_its_mistakes_alike(args, capsys):
+def test_messages_of_all_commands(args, capsys):
     assert main(args) == 2
     out, err = capsys.readouterr()
     assert err.startswith(COMMAND_LINES[args]) and not out

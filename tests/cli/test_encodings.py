@@ -45,7 +45,7 @@ def photos(tmp_path) -> Path:
 
 
 def test_a_run_on_a_strict_terminal(photos, tmp_path, monkeypatch):
-    """It names the file that it left out, and writes its report."""
+    """The skipped file is reported, and the report is written."""
     monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
     monkeypatch.setenv("LC_ALL", "C")
     workdir = tmp_path / "run"
@@ -65,10 +65,10 @@ def test_a_run_on_a_strict_terminal(photos, tmp_path, monkeypatch):
 
 def test_what_a_person_sees_has_escapes(capsys):
     display = Display(1, Classify())
-    display.say(f"left out {BAD}")
+    display.say(f"skipped {BAD}")
     warn(BAD)
     out, err = capsys.readouterr()
-    assert out.endswith("left out b\\xe4d.png\n") and err == "warning: b\\xe4d.png\n"
+    assert out.endswith("skipped b\\xe4d.png\n") and err == "warning: b\\xe4d.png\n"
 
 
 def test_anomaly_names_examples_in_utf8():

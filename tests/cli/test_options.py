@@ -201,7 +201,7 @@ def in_folder(config: RunConfig, root: Path, *, bad: bool) -> RunConfig:
     return replace(config, data=replace(config.data, name="folder", dir=str(root)))
 
 
-def test_best_is_by_loss_if_asked(tmp_path):
+def test_best_by_loss(tmp_path):
     kept = {}
     for best in ("top1", "loss"):
         (tmp_path / best).mkdir()

@@ -185,7 +185,7 @@ def test_recipe_survives_the_round_trip(name):
     tree = json.loads(json.dumps(to_json(config)))
     assert from_json(tree) == config
     assert to_json(from_json(tree)) == tree
-    # what the spec says is not repeated
+    # values equal to the spec are not repeated
     assert tree["model"] == {"name": config.model.name, **config.model.changes}
 
 
@@ -268,7 +268,7 @@ def test_all_that_differs_is_named():
 
 
 def test_an_option_that_the_network_lacks():
-    """A recipe may have set it for another one: the message says how to take it back."""
+    """The recipe may have set it for another network: the message says how to drop it."""
     with pytest.raises(ConfigError, match=r"'zero_gamma' of model 'lenet5': .*; set it to None"):
         ModelConfig(name="lenet5", zero_gamma=False)
     assert ModelConfig(name="lenet5", zero_gamma=None).changes == {}

@@ -51,14 +51,14 @@ def test_help_loads_no_jax(args):
 
 
 @pytest.mark.parametrize(
-    "args, said",
+    "args, message",
     [
         (["train", "digitz"], "'digitz'"),
         (["train", "digits", "--optim.lr", "-1"], "optim.lr -1.0: must be positive"),
     ],
 )
-def test_a_mistake_is_told_without_jax(args, said):
+def test_mistakes_are_reported_without_jax(args, message):
     done, imported = python("-m", "train", *args)
     assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
     assert imported & HEAVY == set()

@@ -103,7 +103,7 @@ def test_nothing_that_can_be_read(weights, tmp_path, capsys):
     assert predict(weights, tmp_path / "empty") == 2
     out, err = capsys.readouterr()
     assert re.fullmatch(r"error: .*empty: a folder without images \(\.jpg, .*\n", err)
-    assert out.count("\n") == 1  # no empty table behind the preprocessing
+    assert out.count("\n") == 1  # no empty table after the preprocessing
     assert predict(weights, tmp_path / "empty", tmp_path / "x.png") == 2
     assert capsys.readouterr().err.splitlines()[1:] == [
         f"error: {tmp_path / 'x.png'}: No such file or directory",

@@ -81,7 +81,7 @@ def test_fsdp_gathers_the_parameters_and_nothing_else(devices):
 
 
 def test_the_batch_is_the_pipelines(run):
-    """`abstract_batch` says what the step is really given."""
+    """`abstract_batch` has the shapes and types of a real batch."""
     config = run.config
     options = {"seed": 0, "batch_size": config.batch_size, "start": 0, "stop": 1}
     real = next(train_batches(run.splits.train, config.data, config.augment, **options))
@@ -171,7 +171,7 @@ def test_report(photos):
 
 
 def test_what_does_not_fit(photos):
-    """The compiler gave up: what it needs, and the batch that would do, by the same arithmetic."""
+    """The compiler ran out of memory: the report has the memory it needs, and a batch that fits."""
     message = (
         "RESOURCE_EXHAUSTED: E1000: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (31.50G) exceeds available HBM (15.75G). HLO module: jit_step."
@@ -207,7 +207,7 @@ def test_images_that_the_network_does_not_take(devices):
         compile_step(Run(config, mesh=make_mesh(devices)), "cpu", usable=2**30)
 
 
-def test_data_that_are_not_here():
+def test_data_that_are_not_on_disk():
     known = data_facts(DataConfig(name="imagenet2012:5.1.0", dir="/nowhere"))
     assert (len(known.train), len(known.eval)) == (1_281_167, 50_000)
     assert len(known.train.class_names) == 1000

@@ -10,10 +10,7 @@ def test_the_longest_is_the_bottleneck():
     assert Roofline(0.04, 0.03, 0.01, 0.02).bottleneck == "compute"
     assert Roofline(0.02, 0.03, 0.05, 0.0).bottleneck == "network"
     slow = Roofline(0.02, 0.03, 0.01, 0.08)
-    assert (slow.step, slow.bottleneck) == (
-        0.03,
-        "input",
-    )  # `step` is the chip's time only
+    assert (slow.step, slow.bottleneck) == (0.03, "input")  # the step is the time of the chip only
 
 
 NOW = Footprint(parameters=10, gradients=10, shared=40, rest=100)

@@ -76,7 +76,7 @@ def parse(
                 return_unknown_args=True,
             )
     except SystemExit as stopped:
-        raise _explained(stopped, written.getvalue(), known, args) from None
+        raise _config_error(stopped, written.getvalue(), known, args) from None
     if unknown:
         raise ConfigError(_unknown(unknown, known, command))
     return given
@@ -109,17 +109,17 @@ def _help(name: str, shown: list[Option], common: Sequence[str], everything: boo
     )
 
 
-def named(args: Sequence[str]) -> set[str]:
+def option_names(args: Sequence[str]) -> set[str]:
     """The names of the options in `args`, with underscores.
 
-    >>> sorted(named(["--data.mean", "0.5", "--eval.crop-fraction=1", "folder"]))
+    >>> sorted(option_names(["--data.mean", "0.5", "--eval.crop-fraction=1", "folder"]))
     ['data.mean', 'eval.crop_fraction']
     """
     flags = [arg[2:].partition("=")[0] for arg in args if arg.startswith("--")]
     return {flag.replace("-", "_") for flag in flags}
 
 
-def _explained(
+def _config_error(
     stopped: SystemExit, written: str, known: list[Option], args: Sequence[str]
 ) -> BaseException:
     """tyro's error as a `ConfigError`; an exit without an error is returned as it is.

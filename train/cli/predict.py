@@ -18,7 +18,7 @@ from train.checkpoint.weights import (
     read_card,
     weights_file,
 )
-from train.cli.arguments import named, parse, split
+from train.cli.arguments import option_names, parse, split
 from train.cli.usage import PREDICT_HELP
 from train.config import ConfigError, ModelConfig, RunConfig
 from train.config.effects import PREDICTION, check_applicable
@@ -72,7 +72,7 @@ def predict(args: list[str]) -> None:
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR|NAME IMAGE...")
     read = _read_network if _is_network(names[0]) else _read_run
-    trained = read(names[0], given, named(options))
+    trained = read(names[0], given, option_names(options))
     class_names = _class_names(given.classes, trained.classes, trained.class_names)
 
     from train.cli.tables import print_preprocessing

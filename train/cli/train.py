@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from train.cli.arguments import named, parse
+from train.cli.arguments import option_names, parse
 from train.cli.choose_recipe import choose, find_stored
 from train.cli.usage import TRAIN_HELP
 from train.config import RunConfig
@@ -54,4 +54,4 @@ def train(args: list[str]) -> None:
         from train.run.fit import fit  # takes a second, in which an interrupt would crash JAX
 
         extend = bool(given.extend)
-        fit(given.config, given.workdir, stop=stop, extend=extend, given=named(options))
+        fit(given.config, given.workdir, stop=stop, extend=extend, given=option_names(options))

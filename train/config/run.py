@@ -79,7 +79,7 @@ class MeshConfig:
         }
         alone = self.processes == 1 and not given["coordinator"] and not given["process_id"]
         if any(given.values()) and not all(given.values()) and not alone:
-            missing = ", ".join(f"mesh.{name}" for name, there in given.items() if not there)
+            missing = ", ".join(f"mesh.{name}" for name, is_given in given.items() if not is_given)
             raise ConfigError(
                 f"{missing} not set: coordinator, processes and process_id must be set together"
             )
