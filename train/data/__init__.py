@@ -4,6 +4,7 @@ Modules:
   sources: data sets, as anything with `len()` and `[i]`.
   images: decoding, cropping and resizing.
   pipeline: batches of training and evaluation examples.
+  readers, batch: single examples, read and cropped, and the arrays of a batch.
   order: the order of the training examples.
   philox: random numbers for many examples at once.
   prefetch: background prefetch, with stall warnings.

@@ -2,6 +2,8 @@
 
 Modules:
   page: `report/index.html`.
+  sections, base: the sections of the tasks, and their interface.
+  markup: numbers, tables and pictures as text and HTML.
   curves: learning curves, as SVG.
   classification: confusions, and precision, recall and F1 of each class.
   metrics_file: the rows of metrics.jsonl.
