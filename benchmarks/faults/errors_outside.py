@@ -51,7 +51,9 @@ def brackets(desk: Desk) -> Outcome:
 
 def backslash(desk: Desk) -> Outcome:
     run = Said(desk, "back\\slash").end()
-    matches(run, 2, r"^error: workdir .*: checkpoints cannot be kept there: .* has a backslash")
+    matches(
+        run, 2, r"^error: workdir .*: checkpoints cannot be stored there: .* contains a backslash"
+    )
     expect(not run.path.exists(), "it was made")
     return run.outcome("a directory in which checkpoints cannot be kept", "nothing was written")
 

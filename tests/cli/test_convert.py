@@ -246,7 +246,7 @@ def test_what_leaves_a_run_is_predicted_as_the_run_predicts(run, tmp_path, capsy
     assert f"the weights of a {CIFAR}" in capsys.readouterr().err
     (tmp_path / "again.json").write_text('{"model": {"name": "resnet51"}}')
     assert main(["predict", CIFAR, str(image), "--weights", str(second)]) == 2
-    assert "again.json: not what convert writes" in capsys.readouterr().err
+    assert "again.json: not a file that convert writes" in capsys.readouterr().err
 
 
 def test_a_folder_as_the_hub_leaves_it(folder, tmp_path, capsys, monkeypatch):
@@ -363,7 +363,7 @@ ERRORS = {
         f"cifar.npz: not the weights of {IMAGENET}",
     ),
     "no run": (["convert", "dir.npz", "y.npz"], "'dir.npz' is not a run directory"),
-    "run of another": (["convert", "{run}", "y.npz", "--model", IMAGENET], "is a resnet8_cifar"),
+    "run of another": (["convert", "{run}", "y.npz", "--model", IMAGENET], "is of a resnet8_cifar"),
     "no checkpoint": (["convert", "{run}", "y.npz", "--checkpoint", "7"], "checkpoint '7': choose"),
 }
 
