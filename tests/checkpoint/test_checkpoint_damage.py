@@ -22,6 +22,7 @@ from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.state import TrainState
+from train.learn.tasks import Classify
 from train.run.fit import fit
 
 
@@ -37,7 +38,7 @@ def small_state(seed: int, classes: int = 10) -> TrainState:
 
 
 def opened(folder: Path, **changes: object) -> Checkpoints:
-    return Checkpoints(folder, CheckpointConfig(**changes))
+    return Checkpoints(folder, CheckpointConfig(**changes), Classify())
 
 
 def same(a: object, b: object) -> bool:

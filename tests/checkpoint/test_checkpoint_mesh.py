@@ -15,6 +15,7 @@ from train.checkpoint.digests import digests
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig
 from train.learn.state import TrainState
+from train.learn.tasks import Classify
 
 
 def host_state() -> TrainState:
@@ -62,7 +63,7 @@ def check(found: TrainState, like: TrainState) -> None:
 
 
 def opened(folder: Path) -> Checkpoints:
-    return Checkpoints(folder, CheckpointConfig())
+    return Checkpoints(folder, CheckpointConfig(), Classify())
 
 
 def test_from_eight_devices_to_fewer_and_back(devices, tmp_path):

@@ -21,6 +21,7 @@ from train.checkpoint.reader import open_checkpoint, read_record, to_json, verif
 from train.checkpoint.restore import held_range, restore
 from train.config import CheckpointConfig, RunError
 from train.learn.state import TrainState
+from train.learn.tasks import Classify
 
 MIB = 2**20
 ARRAYS, SHAPE = 12, (1024, 2048)  # of 8 MiB each
@@ -59,7 +60,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, devices) -> tuple[Path, Trai
     sharding = NamedSharding(mesh_of(devices, 1), PartitionSpec())
     state = jax.device_put(state, sharding)
     folder = tmp_path_factory.mktemp("small")
-    checkpoints = Checkpoints(folder, CheckpointConfig())
+    checkpoints = Checkpoints(folder, CheckpointConfig(), Classify())
     checkpoints.save(3, state, {}, None)
     checkpoints.close()
     return folder, state
@@ -84,7 +85,7 @@ def test_a_range_is_read_as_it_was_saved(small):
 def test_every_array_is_read_however_little_may_be_held(small, ahead, monkeypatch):
     folder, state = small
     monkeypatch.setattr(reader, "READ_AHEAD", ahead)
-    found = Checkpoints(folder, CheckpointConfig()).restore(state).state
+    found = Checkpoints(folder, CheckpointConfig(), Classify()).restore(state).state
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), found, state))
 
 
@@ -95,7 +96,7 @@ def test_evaluation_reads_the_weights_alone(small, tmp_path, devices):
     record = read_record(copy / "3")
     record.digests["opt_state/trace/a"] = "float32[64,8] 00000000"
     (copy / "3" / "progress" / "metadata").write_text(json.dumps(to_json(3, record)))
-    checkpoints = Checkpoints(copy, CheckpointConfig())
+    checkpoints = Checkpoints(copy, CheckpointConfig(), Classify())
     sharding = NamedSharding(mesh_of(devices[:2], 2), PartitionSpec())
     found = checkpoints.restore_weights("last", sharding)
     assert found.name == "ema" and set(found.variables) == {"params", "batch_stats"}
@@ -164,7 +165,7 @@ def main(folder: str, port: str, process: str) -> None:
     jax.distributed.initialize(f"localhost:{port}", 2, int(process))
     reader.READ_AHEAD = 8 * MIB
     state = large_state(mesh_of(jax.devices(), 4), 1)
-    checkpoints = Checkpoints(Path(folder), CheckpointConfig())
+    checkpoints = Checkpoints(Path(folder), CheckpointConfig(), Classify())
     before = restart_peak()
     checkpoints.save(1, state, {}, None)
     checkpoints.wait()

@@ -20,6 +20,7 @@ from tests.runs import environment, tiny
 from train.checkpoint.lock import RunLock, who_trains
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError
+from train.learn.tasks import Classify
 from train.run.fit import fit
 
 HOLD = """
@@ -84,7 +85,7 @@ def test_asking_keeps_the_own_lock(tmp_path):
 
 
 def test_a_run_in_training_without_a_checkpoint(tmp_path, other):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig())
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(), Classify())
     said = (
         rf"no checkpoint in it yet. The run is in training \(pid {other.pid} on .*first evaluation"
     )

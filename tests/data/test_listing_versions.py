@@ -13,7 +13,8 @@ from train.config.serialize import keep_versions, to_json, with_versions
 from train.data.sources import Splits, image_files, open_splits
 from train.data.sources.listing import Skipped, subfolders
 from train.run.data_changes import check_data, open_eval_data
-from train.run.parts import Run, read_config, write_config
+from train.run.directory import read_config, write_config
+from train.run.parts import Run
 
 
 @pytest.fixture

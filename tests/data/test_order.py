@@ -17,7 +17,7 @@ from tests.runs import tiny
 from train.config.serialize import to_json
 from train.data.on_device import crop_params
 from train.data.order import example_indices, example_indices_between
-from train.run.parts import read_config
+from train.run.directory import read_config
 from train.run.resume import resumed_config
 
 BATCH = 32

@@ -14,7 +14,8 @@ from train.config import ConfigError, DataConfig
 from train.config.serialize import keep_versions
 from train.data.sources import open_splits
 from train.run.data_changes import open_eval_data
-from train.run.parts import Run, read_config, write_config
+from train.run.directory import read_config, write_config
+from train.run.parts import Run
 
 ROOT = Path(__file__).parents[2]
 IMAGE = {

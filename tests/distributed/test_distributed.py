@@ -21,8 +21,9 @@ from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import open_splits
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.multi_process import AGAIN
+from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 # At a kink, such as ReLU's, rounding decides which way a gradient goes.
 OPTIONS = (*TINY, "--model.activation", "silu", "--ema_decay", "0", "--optim.schedule", "constant")
@@ -113,7 +114,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def variables_at(workdir: Path, step: int) -> list[np.ndarray]:
-    checkpoints = Checkpoints(workdir / "checkpoints", read_config(workdir).checkpoint)
+    checkpoints = Checkpoints(workdir / "checkpoints", read_config(workdir).checkpoint, Classify())
     weights = checkpoints.restore_weights(
         str(step), replicated_sharding(make_mesh(jax.devices()[:1]))
     )

@@ -1,13 +1,13 @@
 """The folder of a run's checkpoints: lists them, finds the best one, deletes old ones."""
 
 import errno
-import math
 import os
 import shutil
 from pathlib import Path
 
 from train.checkpoint.reader import CorruptCheckpoint, Record, read_record
 from train.config import CheckpointConfig
+from train.learn.tasks import Task
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DELETED = ".deleted"
@@ -20,9 +20,10 @@ class Folder:
     it is renamed again. So a subfolder named by a step always has a complete checkpoint.
     """
 
-    def __init__(self, path: Path, config: CheckpointConfig) -> None:
+    def __init__(self, path: Path, config: CheckpointConfig, task: Task) -> None:
         # TensorStore refuses "..", and a relative path depends on the working directory.
         self.path, self._config = path.resolve(), config
+        self._ranking = task.ranking(config.best)
         self.shown = path
         """The path as it was given, for messages."""
 
@@ -64,12 +65,12 @@ class Folder:
 
         Of equally good ones, the newest is the best.
         """
-        scores = {}
-        for step, record in records.items():
-            if isinstance(record, Record) and record.metrics is not None:
-                figure = record.metrics[self._config.best]
-                score = -figure if self._config.best == "loss" else figure
-                scores[step] = -math.inf if math.isnan(score) else score
+        metric = self._ranking
+        scores = {
+            step: metric.score(record.metrics[metric.name])
+            for step, record in records.items()
+            if isinstance(record, Record) and record.metrics is not None
+        }
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def sync_unfinished(self) -> None:

@@ -30,6 +30,7 @@ from train.checkpoint.restore import restore as restore_arrays
 from train.checkpoint.run_weights import Weights, restore_weights
 from train.config import CheckpointConfig, RunError
 from train.learn.state import TrainState
+from train.learn.tasks import Task
 
 _REASONS = [  # system errors that TensorStore quotes inside 3 kB of text
     os.strerror(number)
@@ -62,12 +63,12 @@ class Checkpoints:
     the same methods in the same order, on one shared folder.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, task: Task) -> None:
         # Orbax logs every file, and on a full disk asyncio repeats the error for every array.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         self.folder = folder
-        self._folder = Folder(folder, config)
+        self._folder = Folder(folder, config, task)
         self._threads = ThreadPoolExecutor(1, "checkpoints")
         self._finishing: Future[None] | None = None
         self._trusted = False

@@ -31,12 +31,12 @@ _BLOCK = re.compile(r"(?:layer|stages?\.?)(\d+)[./](?:blocks?\.?)?(\d+)[./]")
 _MAX_CANDIDATES = 10  # networks to try, at about half a second each
 
 
-def published(given: str) -> tuple[str, str] | None:
+def parse_timm_name(given: str) -> tuple[str, str] | None:
     """The parts of "resnet50.a1_in1k"; None for anything else, such as a file or a folder.
 
-    >>> published("resnet50.a1_in1k")
+    >>> parse_timm_name("resnet50.a1_in1k")
     ('resnet50', 'a1_in1k')
-    >>> published("resnet50.pth")
+    >>> parse_timm_name("resnet50.pth")
     """
     name, _, tag = given.partition(".")
     if name not in ZOO or not re.fullmatch(r"\w+", tag) or tag in _SUFFIXES:
@@ -134,7 +134,7 @@ def _tensors(
     from resnet_jax.weights.convert import needed
     from resnet_jax.weights.files import read_tensors
 
-    if found := published(given):
+    if found := parse_timm_name(given):
         from flax.traverse_util import flatten_dict
 
         # Some of timm's weights have no head.

@@ -248,7 +248,9 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
     rows = max(_BAND // picture.width, 1)
     for top in range(0, picture.height, rows):
         bottom = min(top + rows, picture.height)
-        band = picture.crop((0, top, picture.width, bottom))
+        # A crop is a copy too, and Pillow checks its size against a limit that is not ours.
+        whole = bottom - top == picture.height
+        band = picture if whole else picture.crop((0, top, picture.width, bottom))
         pixels[top:bottom] = np.asarray(_band_to_rgb(band, white))
     return pixels
 
