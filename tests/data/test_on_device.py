@@ -23,7 +23,7 @@ from train.data.readers import BadExample
 from train.data.sources import ArraySource, Splits, open_splits
 from train.distributed.mesh import make_mesh
 from train.distributed.signals import StopSignal
-from train.run.dispatch import MOST, SECONDS, ChunkSizer, MultiStep
+from train.run.dispatch import MAX_STEPS, SECONDS, ChunkSizer, MultiStep
 from train.run.evaluate import evaluate
 from train.run.fit import fit
 from train.run.metrics import NonFinite, Window
@@ -323,7 +323,7 @@ def test_a_dispatch_takes_a_quarter_of_a_second(monkeypatch):
         took.append(pace.steps)
         end = max(end, now[0]) + each * pace.steps
         pace.sent(pace.steps, end)
-    assert took == [1, 1, 12, 12, 12, 12, MOST, MOST, MOST, MOST, 1, 1] and SECONDS == 0.25
+    assert took == [1, 1, 12, 12, 12, 12, *[MAX_STEPS] * 4, 1, 1] and SECONDS == 0.25
 
 
 def test_evaluations_after_the_first_read_nothing(tmp_path):
@@ -338,8 +338,8 @@ def test_evaluations_after_the_first_read_nothing(tmp_path):
     run = Run(run_of("on"), splits=Splits(splits.train, Watched(**vars(splits.eval))))
     weights = {"raw": run.new_state().variables}
     kept = []
-    first = evaluate(run, weights, kept=kept, predictions=True)
+    first = evaluate(run, weights, cache=kept, per_example=True)
     assert asked == list(range(359)) and len(kept) == 3
-    again = evaluate(run, weights, kept=kept, predictions=True)
+    again = evaluate(run, weights, cache=kept, per_example=True)
     assert len(asked) == 359
-    assert again.metrics == first.metrics and again.indices == first.indices
+    assert again.metrics == first.metrics and again.examples.names == first.examples.names
