@@ -36,7 +36,7 @@ COMMANDS = {
     "compile": ("benchmarks.compile", True),
     "startup": ("benchmarks.startup", True),
     "memory": ("benchmarks.memory", False),
-    "profile": ("benchmarks.kernels", False),
+    "profile": ("benchmarks.profiler", False),
     "program": ("benchmarks.program", False),
     "report": ("benchmarks.report", False),
 }

@@ -53,13 +53,13 @@ def parse(text: str) -> Case:
 
 
 def make_run(case: Case) -> Any:
-    """The `train.run.Run` of a case, on one device."""
+    """The `train.run.parts.Run` of a case, on one device."""
     import jax
 
     from train.config import DataConfig, ModelConfig
-    from train.mesh import make_mesh
+    from train.distributed.mesh import make_mesh
     from train.recipes import get_recipe
-    from train.run import Run
+    from train.run.parts import Run
 
     cifar = case.size == 32
     recipe = get_recipe("cifar10-resnet110" if cifar else "imagenet-resnet50")
@@ -97,7 +97,7 @@ def first_step(case: Case, cache: str | None) -> dict[str, float]:
     import numpy as np
 
     from train.compilation_cache import use_compilation_cache
-    from train.mesh import put_batch
+    from train.distributed.mesh import put_batch
 
     use_compilation_cache(cache)
     run = make_run(case)

@@ -20,12 +20,12 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.cases import describe, read_case
+from benchmarks.interleaved import System
 from benchmarks.record import Row, command, emit, environment, spread
-from benchmarks.turns import System
-from train.arguments import parse
+from benchmarks.workloads import describe, read_case
+from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig, RunError
-from train.memory import set_malloc
+from train.runtime import set_malloc
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def train(config: RunConfig, workdir: Path) -> None:
 
 def _train(config: RunConfig, workdir: Path) -> None:
     set_malloc()
-    from train.loop import fit
+    from train.run.fit import fit
 
     try:
         fit(config, workdir, quiet=True)

@@ -173,7 +173,7 @@ def stages(files: list[str], size: int) -> dict[str, float]:
     import numpy as np
 
     from train.config import AugmentConfig
-    from train.data.images import random_crop, resize_crop
+    from train.data.images.crops import random_crop, resize_crop
     from train.data.pipeline import generator
 
     source, augment = source_of(files), AugmentConfig()
@@ -202,7 +202,7 @@ def stages(files: list[str], size: int) -> dict[str, float]:
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """The result of one invocation."""
-    from train.roofline import cores_for
+    from train.plan.roofline import cores_for
 
     before = environment()
     with tempfile.TemporaryDirectory() as scratch:

@@ -42,8 +42,8 @@ def write_synthetic(folder: Path, count: int = 100) -> None:
 def write_windows(files: list[str], path: Path) -> None:
     """The crops that we draw in an epoch, for whoever shall cut the same: int32 [N, 4]."""
     from train.config import AugmentConfig
-    from train.data.images import sample_crop
-    from train.data.jpeg import read_header
+    from train.data.images.crops import sample_crop
+    from train.data.images.jpeg import read_header
     from train.data.pipeline import generator
 
     sizes = {}

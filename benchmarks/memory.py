@@ -17,12 +17,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.cases import describe, facts, read_case
+from benchmarks.interleaved import System
 from benchmarks.record import Row, command, emit, environment
-from benchmarks.turns import System
-from train.arguments import parse
+from benchmarks.workloads import describe, facts, read_case
+from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig
-from train.topology import check_compiler, devices, parse_topology, prepare_environment
+from train.plan.topology import check_compiler, devices, parse_topology, prepare_environment
 
 GIB = 2**30
 
@@ -121,9 +121,9 @@ def _memory_of(device: Any) -> int:
 
 def _peak(config: RunConfig, batch: int, where: Any, platform: str, limit: int) -> float:
     """Bytes of a chip that a step of so many images takes; inf: more than the compiler allows."""
-    from train.compiled import compile_step
-    from train.mesh import make_mesh
-    from train.run import Run
+    from train.distributed.mesh import make_mesh
+    from train.plan.compile import compile_step
+    from train.run.parts import Run
 
     config = replace(config, batch_size=batch)
     run = Run(config, mesh=make_mesh(where, fsdp=config.mesh.fsdp), splits=facts(config))

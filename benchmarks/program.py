@@ -18,14 +18,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.cases import Unsupported, describe, read_case
 from benchmarks.record import Row, command, emit, environment
-from benchmarks.systems import check_systems, missing
-from train import hlo
-from train.arguments import parse
-from train.compiled import peak_bytes
+from benchmarks.systems.registry import check_systems, missing
+from benchmarks.workloads import Unsupported, describe, read_case
+from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig
-from train.topology import check_compiler, devices, parse_topology, prepare_environment
+from train.plan import hlo
+from train.plan.compile import peak_bytes
+from train.plan.topology import check_compiler, devices, parse_topology, prepare_environment
 
 _SMALL = 1_000_000  # bytes
 _MAP = re.compile(r"\s*(?:ROOT )?%?[\w.\-]*(?:copy|transpose)[\w.\-]* = \w+\[(\d+),")
@@ -72,7 +72,7 @@ def measure(args: ProgramArgs) -> Row:
         raise ConfigError(f"topology {args.topology!r}: others than ours have one chip")
     compiler = check_compiler(topology.chip)
     prepare_environment()
-    from benchmarks.jax_systems import BUILDERS
+    from benchmarks.systems.jax_systems import BUILDERS
 
     chips = devices(topology)
     found: dict[str, Row] = {}

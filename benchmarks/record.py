@@ -25,7 +25,9 @@ FLAGS = (
 
 def environment() -> Row:
     """Host, versions, flags and commit that a figure depends on; no device is touched."""
-    from train.provenance import code_version  # loaders' processes have another Python, without it
+    from train.run.provenance import (
+        code_version,  # loaders' processes have another Python, without it
+    )
 
     return {
         "host": f"{os.cpu_count()} cores, {_processor()}",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Row
-from train.arguments import parse
+from train.cli.arguments import parse
 from train.config import ConfigError
 
 RESULTS = Path(__file__).parent / "results"

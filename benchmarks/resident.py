@@ -16,16 +16,16 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from benchmarks.cases import describe
 from benchmarks.record import command, emit, environment, spread
-from train.arguments import parse, split
+from benchmarks.workloads import describe
+from train.cli.arguments import parse, split
 from train.compilation_cache import use_compilation_cache
 from train.config import RunConfig
-from train.data.resident import plans
-from train.dispatch import Dispatches, dispatches
-from train.progress import warn
+from train.data.on_device import plans
 from train.recipes import get_recipe
-from train.run import Run
+from train.run.dispatch import Dispatches, dispatches
+from train.run.parts import Run
+from train.run.progress import warn
 from train.xla_flags import set_xla_flags
 
 

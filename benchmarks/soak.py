@@ -33,7 +33,7 @@ ALLOWED = 0.02
 
 def work(steps: int, workdir: Path) -> None:
     """The child: the run that is watched, in a process set up as the command line's."""
-    from train.memory import set_malloc
+    from train.runtime import set_malloc
 
     set_malloc()
     from train.config import (
@@ -44,7 +44,7 @@ def work(steps: int, workdir: Path) -> None:
         OptimConfig,
         RunConfig,
     )
-    from train.loop import fit
+    from train.run.fit import fit
 
     config = RunConfig(
         recipe="digits",

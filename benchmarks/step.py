@@ -21,15 +21,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.cases import describe, facts, read_case
+from benchmarks.interleaved import ENDED, LATE, Sample, System, start_all
 from benchmarks.record import Row, command, emit, environment, spread
-from benchmarks.systems import check_systems
-from benchmarks.turns import ENDED, LATE, Sample, System, start_all
+from benchmarks.systems.registry import check_systems
+from benchmarks.workloads import describe, facts, read_case
 from resnet_jax.summary import summarise, totals
 from resnet_jax.zoo import get_spec
-from train.arguments import parse
-from train.chips import chip_of
+from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig, RunError
+from train.plan.chips import chip_of
 
 BROKEN = (ENDED, LATE)
 """How the reasons begin of a system that is missing from a row and should not be."""

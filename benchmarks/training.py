@@ -17,10 +17,10 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.cases import describe, read_case
 from benchmarks.end_to_end import EndToEndArgs, train, train_rows
 from benchmarks.record import Row, command, emit, environment, spread
-from train.arguments import parse
+from benchmarks.workloads import describe, read_case
+from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig, to_steps
 
 MARGIN = 0.85

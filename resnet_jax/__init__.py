@@ -8,32 +8,32 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resnet_jax.heads import Classifier, create_model
+    from resnet_jax.heads.classifier import Classifier, create_model
     from resnet_jax.norm import BatchNorm
-    from resnet_jax.pretrained import Preprocessing, load_pretrained
     from resnet_jax.resnet import ResNet
+    from resnet_jax.scan import stack_blocks, unstack_blocks
     from resnet_jax.spec import ResNetSpec
-    from resnet_jax.stack import stack_blocks, unstack_blocks
-    from resnet_jax.weight_files import WeightsError
-    from resnet_jax.weights import from_tensors, load_weights, save_weights
+    from resnet_jax.weights.convert import from_tensors, load_weights, save_weights
+    from resnet_jax.weights.files import WeightsError
+    from resnet_jax.weights.pretrained import Preprocessing, load_pretrained
     from resnet_jax.zoo import get_spec, list_models
 
 _HOME = {
     "BatchNorm": "norm",
-    "Classifier": "heads",
-    "Preprocessing": "pretrained",
+    "Classifier": "heads.classifier",
+    "Preprocessing": "weights.pretrained",
     "ResNet": "resnet",
     "ResNetSpec": "spec",
-    "WeightsError": "weight_files",
-    "create_model": "heads",
-    "from_tensors": "weights",
+    "WeightsError": "weights.files",
+    "create_model": "heads.classifier",
+    "from_tensors": "weights.convert",
     "get_spec": "zoo",
     "list_models": "zoo",
-    "load_pretrained": "pretrained",
-    "load_weights": "weights",
-    "save_weights": "weights",
-    "stack_blocks": "stack",
-    "unstack_blocks": "stack",
+    "load_pretrained": "weights.pretrained",
+    "load_weights": "weights.convert",
+    "save_weights": "weights.convert",
+    "stack_blocks": "scan",
+    "unstack_blocks": "scan",
 }
 
 __all__ = [

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, kaiming_normal
-from resnet_jax.keep import keep
+from resnet_jax.remat import keep
 
 
 class Conv(nn.Module):

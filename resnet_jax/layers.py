@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, dense_uniform, kaiming_normal
-from resnet_jax.keep import keep
 from resnet_jax.norm import at_least_float32
+from resnet_jax.remat import keep
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,

@@ -10,7 +10,7 @@ from jax import lax
 
 from resnet_jax.conv import convolve, gradient_in_memory
 from resnet_jax.init import Initializer
-from resnet_jax.keep import keep
+from resnet_jax.remat import keep
 
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:

@@ -7,10 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax import stack
+from resnet_jax import scan
 from resnet_jax.conv import Conv, anti_alias, avg_pool_down, avg_pool_same, max_pool
 from resnet_jax.init import INITIALIZERS
-from resnet_jax.keep import KEPT
 from resnet_jax.layers import (
     ACTIVATIONS,
     DropBlock,
@@ -21,6 +20,7 @@ from resnet_jax.layers import (
     pad_shortcut,
 )
 from resnet_jax.norm import BatchNorm, GroupNorm, at_least_float32
+from resnet_jax.remat import KEPT
 from resnet_jax.spec import BlockPlan, ConvPlan, ResNetSpec
 
 Layer = Any  # a module's constructor with its options filled in
@@ -142,7 +142,7 @@ class Stage(nn.Module):
     """Consecutive blocks of one width.
 
     Those behind the first are all alike. With `scan`, in a stage of at least four, they run as a
-    loop over their stacked variables (`resnet_jax.stack`).
+    loop over their stacked variables (`resnet_jax.scan`).
     """
 
     spec: ResNetSpec
@@ -155,7 +155,7 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
-        loops = self.scan and len(self.plans) >= stack.LEAST
+        loops = self.scan and len(self.plans) >= scan.LEAST
         one_by_one = self.plans[:1] if loops else self.plans
         for i, (plan, rate) in enumerate(zip(one_by_one, self.drop_paths, strict=False), start=1):
             parts = (self.spec, plan, self.conv, self.norm, not loops)
@@ -174,9 +174,9 @@ class Stage(nn.Module):
             assert self.scope is not None
             names = [f"block{i}" for i in range(2, len(self.plans) + 1)]
             rng = self.scope.rngs["params"]
-            alike = stack.initial(Block(*parts, parent=None), rng, names, x, train=False)
+            alike = scan.initial(Block(*parts, parent=None), rng, names, x, train=False)
             for collection, variables in alike.items():
-                self.put_variable(collection, stack.NAME, variables)
+                self.put_variable(collection, scan.NAME, variables)
 
         def body(block: Block, x: jax.Array, rate: jax.Array | None) -> tuple[jax.Array, None]:
             return block(act(x), 0.0 if rate is None else rate, train=train), None
@@ -188,7 +188,7 @@ class Stage(nn.Module):
             length=len(self.plans) - 1,
         )
         rates = jnp.asarray(self.drop_paths[1:]) if any(self.drop_paths) else None
-        return act(loop(Block(*parts, name=stack.NAME), x, rates)[0])
+        return act(loop(Block(*parts, name=scan.NAME), x, rates)[0])
 
 
 class ResNet(nn.Module):

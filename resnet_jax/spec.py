@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from resnet_jax.fields import check_fields
 from resnet_jax.spec_rules import check_rules, check_shares
+from resnet_jax.validate import check_fields
 
 Block = Literal["basic", "bottleneck"]
 Activation = Literal[

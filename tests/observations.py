@@ -18,21 +18,21 @@ import optax
 import pytest
 
 from resnet_jax import save_weights
+from tests.data.test_tfds_keys import IMAGE, label, prepared
 from tests.examples import picture
 from tests.runs import tiny
-from tests.test_tfds_keys import IMAGE, label, prepared
-from train.checkpoint import Checkpoints
+from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, RunConfig, RunError
-from train.data.feed import Feed, never
 from train.data.pipeline import EvalReader, eval_batches, train_batches
+from train.data.prefetch import Feed, never
 from train.data.sources import ArraySource, Example, open_splits
-from train.dispatch import dispatches
-from train.launchers import find_place
-from train.loop import fit
-from train.mesh import put_batch
-from train.metrics import read_metrics
-from train.optim import make_optimizer, make_schedule
-from train.run import Run, make_model
+from train.distributed.launchers import find_place
+from train.distributed.mesh import put_batch
+from train.learn.optim import make_optimizer, make_schedule
+from train.run.dispatch import dispatches
+from train.run.fit import fit
+from train.run.metrics import read_metrics
+from train.run.parts import Run, make_model
 
 
 def digest(tree: Any) -> str:

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from jax import lax
 
-from benchmarks.child import same
+from benchmarks.faults.child_run import same
 from resnet_jax.conv import Conv, anti_alias, max_pool
 from resnet_jax.norm import BatchNorm
 from resnet_jax.resnet import ResNet
 from resnet_jax.zoo import get_spec
+from tests.data.test_on_device import assert_same_batches
+from tests.data.test_pipeline import noise
 from tests.networks import images, jit, variables_at_random
+from tests.resnet_jax.test_norm import BIAS, SCALE, VARIABLES, pair
 from tests.runs import TINY, command, environment
-from tests.test_norm import BIAS, SCALE, VARIABLES, pair
-from tests.test_pipeline import noise
-from tests.test_resident import assert_same_batches
-from train.checkpoint_content import read
-from train.digests import _device_sum, digests, host_digest
+from train.checkpoint.digests import _device_sum, digests, host_digest
+from train.checkpoint.reader import read
 
 pytestmark = pytest.mark.gpu
 
@@ -217,7 +217,7 @@ def test_data_that_live_on_the_device():
     assert_same_batches(noise(50, size=32), 16, 2, 8, jax.devices()[:1])
 
 
-@pytest.mark.slow  # two runs; without a GPU, tests/test_kill.py has seen to it
+@pytest.mark.slow  # two runs; without a GPU, tests/run/test_kill.py has seen to it
 def test_the_deterministic_flag_gives_the_same_bits_twice(tmp_path):
     """Of a checkpoint, which is read back by its digests, and of the metrics."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_gpu_deterministic_ops=true"

@@ -9,7 +9,7 @@ import numpy as np
 
 import resnet_jax
 from resnet_jax import from_tensors, load_weights, save_weights
-from resnet_jax.weights import torch_shapes
+from resnet_jax.weights.convert import torch_shapes
 from tests.parity.fill import fill
 
 ROOT = Path(__file__).parents[1]
@@ -70,11 +70,11 @@ def test_options_exist():
     from benchmarks.program import ProgramArgs
     from benchmarks.report import ReportArgs
     from benchmarks.step import StepArgs
+    from train.cli.convert import ConvertArgs
+    from train.cli.predict import PredictArgs
     from train.config import ModelConfig, RunConfig
-    from train.config_json import flatten, to_json
-    from train.convert_cli import ConvertArgs
-    from train.plan import PlanArgs
-    from train.predict_cli import PredictArgs
+    from train.config.serialize import flatten, to_json
+    from train.plan.planner import PlanArgs
 
     text = (ROOT / "README.md").read_text()
     others = "xla_|dist "  # of XLA and of pytest

@@ -10,21 +10,21 @@ from typing import Annotated, Any
 import tyro
 
 from resnet_jax.zoo import ZOO, list_models
-from train.arguments import HELP, named, parse, split
-from train.config import ConfigError, RunConfig, RunError
-from train.convert_cli import convert
-from train.effects import accepted_by_eval, check_applicable, check_effects
-from train.names import accept_every_character, utf8
-from train.output import lost_output, safe_output
-from train.paths import expand
-from train.predict_cli import predict
-from train.usage import (
+from train.cli.arguments import HELP, named, parse, split
+from train.cli.convert import convert
+from train.cli.predict import predict
+from train.cli.usage import (
     EVAL_COMMON,
     EVAL_HELP,
     PLAN_HELP,
     TRAIN_HELP,
     USAGE,
 )
+from train.config import ConfigError, RunConfig, RunError
+from train.config.effects import accepted_by_eval, check_applicable, check_effects
+from train.console import lost_output, safe_output
+from train.names import accept_every_character, utf8
+from train.paths import expand
 from train.xla_flags import set_xla_flags
 
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
@@ -53,8 +53,8 @@ class EvalArgs:
 
 def train(args: list[str]) -> None:
     """Trains a recipe, or resumes it."""
+    from train.cli.choose_recipe import choose, find_stored
     from train.recipes import all_recipes, get_recipe
-    from train.recipes.choose import choose, find_stored
 
     warning = ""
     if stored := find_stored(args):
@@ -68,15 +68,15 @@ def train(args: list[str]) -> None:
     usage = "train [RECIPE]"
     given = parse(f"train {name}", about, TrainArgs, start, options, usage=usage)
     warnings = [*filter(None, [warning]), *check_effects(given.config, recipe)]
-    from train.memory import set_malloc
-    from train.stop import Stop
+    from train.distributed.signals import Stop
+    from train.runtime import set_malloc
 
     if note:
         print(note, flush=True)
     _tell(warnings)
     set_malloc()
     with Stop().listening() as stop:
-        from train.loop import fit  # takes a second, in which an interrupt would crash JAX
+        from train.run.fit import fit  # takes a second, in which an interrupt would crash JAX
 
         extend = bool(given.extend)
         fit(given.config, given.workdir, stop=stop, extend=extend, given=named(options))
@@ -84,7 +84,7 @@ def train(args: list[str]) -> None:
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
     from train.recipes import get_recipe
-    from train.run import read_config
+    from train.run.parts import read_config
 
     if not names:  # --help alone
         return Path(), get_recipe("digits")
@@ -98,7 +98,7 @@ def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
 
 def _tell(warnings: list[str]) -> None:
     if warnings:
-        from train.progress import warn
+        from train.run.progress import warn
 
         for warning in warnings:
             warn(warning)
@@ -115,9 +115,9 @@ def evaluate(args: list[str]) -> None:
     }
     given = parse("eval DIR", EVAL_HELP, EvalArgs, EvalArgs(config), options, **shown)
     _tell(check_applicable("eval", config, given.config, accepted_by_eval))
-    from train.inference import evaluate_run
-    from train.metrics import to_line
-    from train.start_screen import accelerator_warnings
+    from train.inference.inference import evaluate_run
+    from train.run.metrics import to_line
+    from train.run.start_screen import accelerator_warnings
 
     _tell(accelerator_warnings())
     print(to_line(evaluate_run(given.config, workdir, given.checkpoint)), end="")
@@ -125,10 +125,10 @@ def evaluate(args: list[str]) -> None:
 
 def plan_run(args: list[str]) -> None:
     """Compiles a recipe's training step for other hardware and reports on it."""
-    from train.plan import PlanArgs, plan
-    from train.plan_report import render
+    from train.cli.choose_recipe import take_recipe
+    from train.plan.planner import PlanArgs, plan
+    from train.plan.report import render
     from train.recipes import get_recipe
-    from train.recipes.choose import take_recipe
 
     name, options = take_recipe(args)
     if name is None and not set(HELP) & set(args):
@@ -161,7 +161,7 @@ def bench(args: list[str]) -> None:
 
 def models(args: list[str]) -> None:
     """The networks that match a pattern, or one of them stage by stage."""
-    from train.tables import near_models, print_model, print_models
+    from train.cli.tables import near_models, print_model, print_models
 
     if len(args) > 1:
         raise ConfigError(f"models takes one pattern, not {len(args)}: quote it ('resnet50*')")
@@ -185,14 +185,14 @@ def recipes(args: list[str]) -> None:
         return
     if args:
         raise ConfigError(f"recipes takes no argument, not {args[0]!r}; it lists all recipes")
-    from train.tables import print_recipes
+    from train.cli.tables import print_recipes
 
     print_recipes()
 
 
 def _print_version() -> None:
     """Of this program, and of what its results depend on; imports none of it."""
-    from train.provenance import code_version, versions
+    from train.run.provenance import code_version, versions
 
     found = versions()
     own, python = found.pop("resnet-jax"), found.pop("python")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from resnet_jax.home import expand
 from train.config import ConfigError
-from train.progress import warn
+from train.run.progress import warn
 
 
 def use_compilation_cache(folder: str | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_jax import create_model, from_tensors
-from resnet_jax.weights import torch_shapes
+from resnet_jax.weights.convert import torch_shapes
 from resnet_jax.zoo import ZOO, image_size
 from tests.parity.fill import fill, images
 from tests.parity.goldens import JSON, LEFT_OUT, NPZ, VARIANTS, sample, size

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from train.config import ConfigError, DataConfig
-from train.data.images import BadImage, decode, limits
+from train.data.images.crops import BadImage, decode, limits
 from train.data.retry import read_again
 from train.data.sources import ArraySource, Source, SyntheticSource
-from train.data.threads import in_threads
+from train.data.thread_pool import in_threads
 
 CHECK_SECONDS = 10.0
 _SHOWN = 5  # bad images in the message

@@ -20,11 +20,11 @@ import numpy as np
 from absl import flags
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
-from train.data import dali, images
+from train.data.images import crops, dali
 from train.data.order import asked_between
 from train.data.retry import read_again
 from train.data.sources import Source
-from train.data.threads import in_threads
+from train.data.thread_pool import in_threads
 from train.data.workers import deaf, end_with_parent, without_segments
 
 HostBatch = dict[str, np.ndarray]
@@ -95,7 +95,7 @@ class _Reader:
         try:
             (image, label), retried = read_again(fetch, self.data.retries, name)
             pixels = transform(image)
-        except (images.BadImage, OSError) as error:
+        except (crops.BadImage, OSError) as error:
             raise BadExample(
                 f"{name}: {error}. `--data.on_bad_image skip` leaves such files out and counts them"
             ) from None
@@ -140,14 +140,14 @@ class TrainReader(_Reader):
         self, image: bytes | np.ndarray, rng: np.random.Generator, out: np.ndarray
     ) -> np.ndarray:
         """Writes a training view to `out`, now or, if it is in `later`, later."""
-        limits = images.limits(self.data)
+        limits = crops.limits(self.data)
         if self.later is not None and isinstance(image, bytes):
-            plan = images.plan_view(image, self.augment, rng, **limits)
+            plan = crops.plan_view(image, self.augment, rng, **limits)
             if plan is not None:
                 self.later.append(dali.View(image, *plan, out))
                 return out
         size = self.data.image_size
-        return images.train_image(image, size, self.augment, rng, **limits, out=out)
+        return crops.train_image(image, size, self.augment, rng, **limits, out=out)
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,11 @@ class EvalReader(_Reader):
 
     def transform(self, image: bytes | np.ndarray) -> np.ndarray:
         """What evaluation does to an image: uint8 [image_size, image_size, C]."""
-        return images.eval_image(
+        return crops.eval_image(
             image,
             self.data.image_size,
             self.config.crop_fraction,
-            **images.limits(self.data),
+            **crops.limits(self.data),
             interpolation=self.config.interpolation,
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from train.config import ConfigError, DataConfig
 from train.data.retry import is_passing
 from train.data.sources.base import ArraySource, Splits, class_counts, data_path, listed
-from train.memory import available_memory
+from train.runtime import available_memory
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 _UNREADABLE = (

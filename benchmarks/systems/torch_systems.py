@@ -1,0 +1,114 @@
+"""torchvision's training step: eager or through torch.compile, channels_last, autocast."""
+
+import importlib
+import itertools
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.workloads import Unsupported, facts, random_batch
+from train.config import RunConfig
+
+
+class TorchStepper:
+    """`systems.Stepper` of torch."""
+
+    def __init__(self, config: RunConfig, *, compiled: bool) -> None:
+        since = time.perf_counter()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX takes by default
+        classes = len(facts(config).train.class_names)
+        self._model = _model(config.model.name, classes)
+        self._model.to(self._device, memory_format=torch.channels_last).train()
+        self._forward = torch.compile(self._model) if compiled else self._model
+        self._optimizer = _optimizer(self._model, config)
+        images, labels = random_batch(config, classes)
+        x = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 64 - 2
+        self._x = x.contiguous(memory_format=torch.channels_last)
+        self._y = torch.from_numpy(labels).long().to(self._device)
+        self._half = config.precision == "bf16"
+        self.advance(1)
+        self.facts: dict[str, Any] = {"first_step_seconds": time.perf_counter() - since}
+
+    def advance(self, count: int) -> float:
+        for _ in range(count):
+            self._optimizer.zero_grad()
+            with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
+                loss = F.cross_entropy(self._forward(self._x), self._y)
+            loss.backward()
+            self._optimizer.step()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return loss.item()
+
+    def end(self) -> dict[str, Any]:
+        if self._device == "cpu":
+            return {"device": "cpu"}
+        return {
+            "device": torch.cuda.get_device_name(),
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+        }
+
+
+def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """SGD as the recipe has it, in torch's fused form; kernels alone decay."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optim = config.optim
+    return torch.optim.SGD(
+        [{"params": kernels, "weight_decay": optim.weight_decay}, {"params": others}],
+        optim.lr,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        fused=True,
+    )
+
+
+def _torchvision() -> Any:
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:
+        # A build for CUDA beside a torch for CPUs: two operators do not load, and are not used
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for op in ("nms", "qnms"):
+            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        found = importlib.import_module("torchvision")
+        found.kept = library  # type: ignore[attr-defined]
+        return found
+
+
+class _Block(nn.Module):
+    """Of a CIFAR network; torchvision has none."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.more, self.stride = width - before, 1 if width == before else 2
+        self.conv1 = nn.Conv2d(before, width, 3, self.stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x: Any) -> Any:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.more:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more // 2, self.more // 2))
+        return F.relu(x + y)
+
+
+def _model(name: str, classes: int) -> nn.Module:
+    if name != "resnet20_cifar":
+        models = _torchvision().models
+        if not hasattr(models, name):
+            raise Unsupported(f"{name}: torchvision has no such network")
+        return getattr(models, name)(num_classes=classes)
+    widths = (16, *(16,) * 3, *(32,) * 3, *(64,) * 3)
+    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    blocks = [_Block(before, width) for before, width in itertools.pairwise(widths)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes)]
+    return nn.Sequential(*stem, *blocks, *head)

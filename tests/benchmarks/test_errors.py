@@ -1,0 +1,33 @@
+"""Some cases of `benchmarks/faults/errors.py`, whose table is in docs/faults.md, from end to end."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults.errors import CASES
+from benchmarks.faults.harness import Desk
+from tests.runs import ROOT
+
+TABLE = (ROOT / "docs" / "faults.md").read_text("utf-8").splitlines()
+QUICK = (
+    "sighup",
+    "backslash",
+    "newer_version",
+    "large_batch",
+    "other_options",
+    "extend",
+)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("errors"), Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_case(name, desk, tmp_path):
+    desk.folder = tmp_path
+    row = CASES[name](desk)
+    documented = [line.split("|") for line in TABLE if line.startswith(f"| {row.did} |")]
+    assert [int(cells[3]) for cells in documented] == [row.code]

@@ -1,0 +1,59 @@
+"""Faults from outside a run, once each: the small mode of what `benchmarks/faults/campaign.py` does.
+
+The runs are processes of their own, and each must end as one that nothing disturbed, bit for bit.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import outside
+from benchmarks.faults.campaign import Campaign
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    folder = tmp_path_factory.mktemp("outside")
+    return Campaign(folder, random.Random(0), steps=200, cache=cache)
+
+
+@pytest.fixture
+def campaign(reference: Campaign) -> Campaign:
+    """What a test counts and finds wrong is its own."""
+    reference.wrong.clear()
+    reference.done.clear()
+    return reference
+
+
+def test_directories_with_odd_names(campaign):
+    outside.paths(campaign, ("exp[1]", "up/../a*b? c"))
+    assert campaign.wrong == [] and campaign.done["paths"] == 2
+
+
+def test_a_second_process(campaign):
+    outside.second_process(campaign)
+    assert campaign.wrong == [] and campaign.done["second processes"] == 1
+
+
+def test_output_that_nobody_reads(campaign):
+    outside.lost_output(campaign)
+    assert campaign.wrong == [] and campaign.done["outputs that nobody reads"] == 4
+
+
+def test_a_closed_terminal(campaign):
+    outside.lost_terminals(campaign)
+    assert campaign.wrong == [] and campaign.done["closed terminals"] == 1
+
+
+def test_a_signal_to_all_processes(campaign):
+    """The processes of data.workers too, which a terminal's Ctrl-C reaches as well."""
+    outside.hangups(campaign, 2, "--data.workers", "1")
+    assert campaign.wrong == [] and campaign.done["signals to all processes"] == 2
+
+
+def test_files_that_changed(campaign):
+    outside.changed_files(campaign)
+    assert campaign.wrong == [] and campaign.done["changes of the files"] == 3

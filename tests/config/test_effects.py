@@ -1,0 +1,264 @@
+"""Options given in vain are reported by name: the table covers every option, and is true."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import train.run.fit
+from tests.cli.test_options import CHANGES
+from tests.observations import batch, changed, names, together, updates
+from tests.runs import tiny
+from train.__main__ import main
+from train.cli.choose_recipe import choose, take_recipe
+from train.cli.options import options
+from train.config import ConfigError, RunConfig
+from train.config.effects import (
+    ALWAYS,
+    CONDITIONS,
+    PREDICTION,
+    accepted_by_eval,
+    check_applicable,
+    check_effects,
+    in_vain,
+)
+from train.config.serialize import flatten, to_json
+from train.recipes import all_recipes
+
+CONDITIONAL = [name for condition in CONDITIONS for name in condition.options]
+PHOTOS = {"data.name": "folder", "data.dir": "photos"}
+
+# What makes each conditional option useless (a), and what makes it useful (b).
+CASES: dict[str, tuple[dict, dict]] = {
+    "data.dir": ({}, {"data.name": "npz"}),
+    "data.examples": ({}, {"data.name": "synthetic"}),
+    "data.classes": (PHOTOS, {"data.name": "synthetic"}),
+    "data.eval_fraction": ({"data.name": "synthetic"}, {}),
+    "data.split_seed": ({"data.name": "npz", "data.dir": "x"}, PHOTOS),
+    "data.held_out": ({"data.name": "cifar10"}, PHOTOS),
+    "data.listing": ({}, PHOTOS),
+    "data.image_key": (PHOTOS, {"data.name": "cifar10"}),
+    "data.label_key": ({}, {"data.name": "cifar10"}),
+    "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),
+    "data.train_split": ({}, PHOTOS),
+    "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
+    "data.on_bad_image": ({}, PHOTOS),
+    "data.max_pixels": ({}, PHOTOS),
+    "data.max_image_bytes": ({}, PHOTOS),
+    "data.decoder": ({}, PHOTOS),
+    "data.retries": ({}, PHOTOS),
+    "data.prefetch": ({"data.threads": 0}, {"data.threads": 2}),
+    "init.head": ({}, {"init.weights": "a.npz"}),
+    "augment.area": ({}, {"augment.crop": "random_resized"}),
+    "augment.aspect": ({"augment.crop": "none"}, {"augment.crop": "random_resized"}),
+    "augment.pad": ({"augment.crop": "random_resized"}, {}),
+    "optim.nesterov": ({"optim.momentum": 0.0}, {}),
+    "optim.beta2": ({}, {"optim.name": "adamw"}),
+    "optim.epsilon": ({}, {"optim.name": "adamw"}),
+    "optim.milestones": ({}, {"optim.schedule": "step"}),
+    "optim.gamma": ({"optim.schedule": "constant"}, {"optim.schedule": "step"}),
+    "optim.decay": ({"optim.weight_decay": 0.0}, {}),
+    "optim.decay_mask": ({"optim.weight_decay": 0.0}, {}),
+    "norm_group_size": ({"model.norm": "group", "model.norm_groups": 4}, {}),
+    "model.norm_momentum": ({"model.norm": "group", "model.norm_groups": 4}, {}),
+    "model.norm_groups": ({}, {"model.norm": "group", "model.norm_groups": 2}),
+    "model.se_ratio": ({}, {"model.attention": "se"}),
+    "model.drop_block_size": ({}, {"model.drop_block": 0.5}),
+    "model.block": ({"model.stage_blocks": ("basic", "basic")}, {}),
+}
+
+
+def test_every_option_is_in_the_table():
+    """A new option must be put where it belongs: it has an effect always, or under a condition."""
+    everything = [option.name for option in options(RunConfig, RunConfig(), shared=True)]
+    assert sorted([*ALWAYS, *CONDITIONAL]) == sorted(everything)
+    assert sorted(CASES) == sorted(CONDITIONAL)
+    assert {condition.decides for condition in CONDITIONS} < set(everything)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_useless_option_is_named_and_a_useful_one_is_not(name):
+    useless, useful = CASES[name]
+    value = CHANGES[name][0]
+    is_mistake = next(c.is_mistake for c in CONDITIONS if name in c.options)
+    base = together(tiny(), useless)
+    mistakes, warnings = in_vain(changed(base, name, value), base)
+    said, others = (mistakes, warnings) if is_mistake else (warnings, mistakes)
+    assert len(said) == 1 and not others
+    assert said[0].startswith(f"--{name} ") and " has no effect with " in said[0]
+    base = together(tiny(), useful)
+    assert in_vain(changed(base, name, value), base) == ([], [])
+
+
+def observations(name: str):
+    if name.startswith("optim."):
+        return updates
+    return {"data.examples": names, "data.classes": names}.get(name, batch)
+
+
+TRUE = ("data.examples", "data.eval_fraction", "augment.area", "augment.aspect", "augment.pad")
+TRUE += (
+    "data.on_bad_image",
+    "data.max_pixels",
+    "data.max_image_bytes",
+    "data.train_split",
+    "data.eval_split",
+)
+TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
+TRUE += ("optim.decay_mask", "optim.nesterov")
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_what_is_said_to_have_no_effect_has_none(name, tmp_path):
+    """Batches, splits and updates are the very same."""
+    base = together(tiny(), CASES[name][0] | {"data.image_size": 8})
+    if base.data.name == "synthetic":
+        base = together(base, {"data.examples": 20, "data.mean": (0.5,), "data.std": (0.5,)})
+    other = changed(base, name, CHANGES[name][0])
+    observe = observations(name)
+    assert to_json(base) != to_json(other)
+    assert observe(base, tmp_path) == observe(other, tmp_path)
+
+
+@pytest.mark.parametrize("name", [*all_recipes(), None])
+def test_recipes_and_defaults_are_silent(name):
+    """Neither against themselves nor, for what they set, against the defaults."""
+    config = all_recipes()[name] if name else RunConfig()
+    assert check_effects(config, config) == []
+    assert check_effects(config, RunConfig()) == []
+
+
+def test_messages_name_the_option_the_value_and_the_reason():
+    given = changed(tiny(), "data.dir", "my photos")
+    with pytest.raises(ConfigError) as error:
+        check_effects(given, tiny())
+    assert str(error.value) == (
+        "--data.dir my photos has no effect with data.name digits: "
+        "it belongs to folder, npz and TFDS data sets"
+    )
+    both = changed(given, "data.classes", 7)
+    with pytest.raises(ConfigError, match=r"data.dir.*\n.*--data.classes 7 has no effect"):
+        check_effects(both, tiny())
+    assert check_effects(changed(tiny(), "optim.beta2", 0.5), tiny()) == [
+        "--optim.beta2 0.5 has no effect with optim.name sgd: it belongs to optim.name adamw"
+    ]
+    # The network's own value decides, where no option does.
+    se = changed(tiny(), "model.se_ratio", 0.5)
+    assert "with model.attention none" in check_effects(se, tiny())[0]
+
+
+def test_what_eval_and_predict_cannot_use():
+    base = tiny()
+    for name, value in (("optim.lr", 3.0), ("skip_nonfinite", 3), ("mesh.fsdp", 2)):
+        with pytest.raises(ConfigError, match=rf"eval cannot change {name}: .* -> {value}; it can"):
+            check_applicable("eval", base, changed(base, name, value), accepted_by_eval)
+    assert check_applicable("eval", base, changed(base, "data.order", 1), accepted_by_eval) == [
+        "--data.order has no effect on eval"
+    ]
+    with pytest.raises(ConfigError, match=r"--data.dir x has no effect with data.name digits"):
+        check_applicable("eval", base, changed(base, "data.dir", "x"), accepted_by_eval)
+    accepts = PREDICTION.__contains__
+    other = changed(base, "data.threads", 3)
+    assert check_applicable("predict", base, other, accepts) == [
+        "--data.threads has no effect on predict"
+    ]
+    assert check_applicable("predict", base, changed(base, "data.image_size", 9), accepts) == []
+
+
+# --- The command line ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[RunConfig, Path]]:
+    """What `train` would have trained, and where; nothing is."""
+    calls: list[tuple[RunConfig, Path]] = []
+    monkeypatch.setattr(
+        train.run.fit, "fit", lambda config, where, **_: calls.append((config, where))
+    )
+    return calls
+
+
+def test_photos_without_a_recipe_are_a_folder(fitted, tmp_path, capsys):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    photos = str(tmp_path / "photos")
+    assert main(["train", "--data.dir", photos]) == 0
+    ((config, workdir),) = fitted
+    assert (config.recipe, config.data.name, config.data.dir) == ("folder", "folder", photos)
+    assert workdir == Path("runs/folder")
+    assert "training the recipe folder" in capsys.readouterr().out
+
+
+def test_photos_for_the_digits_are_refused(fitted, tmp_path, capsys):
+    assert main(["train", "digits", "--data.dir", str(tmp_path)]) == 2
+    assert "has no effect with data.name digits" in capsys.readouterr().err and not fitted
+
+
+def test_a_warning_is_said_and_training_goes_on(fitted, capsys):
+    assert main(["train", "--optim.gamma", "0.5"]) == 0
+    assert capsys.readouterr().err.startswith("warning: --optim.gamma 0.5 has no effect with")
+    assert fitted[0][0].optim.gamma == 0.5
+
+
+def test_the_recipe_may_stand_anywhere(fitted, tmp_path):
+    there = str(tmp_path)
+    orders = (
+        ["folder", "--data.dir", there, "--seed", "1"],
+        ["--data.dir", there, "folder", "--seed", "1"],
+        ["--data.dir", there, "--seed=1", "folder"],
+        ["--data.dir", there, "--data.mean", "0.485", "0.456", "0.406", "folder", "--seed", "1"],
+    )
+    for args in orders:
+        assert main(["train", *args]) == 0
+    assert len(fitted) == 4
+    assert len({str(flatten(to_json(config))) + str(workdir) for config, workdir in fitted}) == 1
+
+
+def test_a_value_is_not_taken_for_the_recipe(tmp_path):
+    assert take_recipe(["--data.name", "folder"]) == (None, ["--data.name", "folder"])
+    assert take_recipe(["--help", "folder"]) == ("folder", ["--help"])
+    given = ["--data.name", "folder", "--data.dir", "digits", "--data.image-size", "32"]
+    assert choose(given) == ("digits", given, "", "")  # both are values, data.name is named
+
+
+def test_other_data_in_the_recipe_of_the_digits_are_warned_about(fitted, tmp_path, capsys):
+    """Photos of 8x8 pixels are hardly meant."""
+    args = ["train", "--data.name", "folder", "--data.dir", str(tmp_path)]
+    assert main(args) == 0
+    assert capsys.readouterr().err.startswith(
+        "warning: no recipe is named, so --data.name folder is trained as digits is, on images of "
+        "8x8 pixels"
+    )
+    assert main([*args, "--data.image_size", "64"]) == 0
+    assert main(["train", "digits", *args[1:]]) == 0
+    assert capsys.readouterr().err == "" and len(fitted) == 3
+
+
+def test_what_is_no_recipe_is_explained(tmp_path, capsys):
+    (tmp_path / "tfds" / "mnist" / "3.0.1").mkdir(parents=True)
+    (tmp_path / "tfds" / "mnist" / "3.0.1" / "dataset_info.json").write_text("{}")
+    (tmp_path / "a.npz").write_text("")
+    cases = {
+        ("train", str(tmp_path)): "is not a recipe; for a folder of photos: resnet-jax train fold",
+        ("train", "--data.dir", str(tmp_path / "a.npz")): "is a file: name the recipe",
+        ("train", "--data.dir", str(tmp_path / "tfds")): "holds the TFDS data set mnist: name a",
+        ("train", "resnet50"): "'resnet50' is a network, not a recipe: resnet-jax train RECIPE --m",
+        ("train", "digit"): "unknown recipe 'digit': did you mean digits",
+    }
+    for args, message in cases.items():
+        assert main(args) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_recipe_in_two_places_is_refused(fitted, capsys):
+    assert main(["train", "digits", "--seed", "1", "folder"]) == 2
+    assert "error: 'folder' belongs to no option" in capsys.readouterr().err and not fitted
+
+
+def test_eval_complains_about_what_it_cannot_use(tmp_path, capsys):
+    import json
+
+    (tmp_path / "config.json").write_text(json.dumps(to_json(replace(tiny(), seed=3))))
+    assert main(["eval", str(tmp_path), "--data.classes", "5"]) == 2
+    assert "--data.classes 5 has no effect with data.name digits" in capsys.readouterr().err
+    assert main(["eval", str(tmp_path), "--epochs", "5"]) == 2
+    assert "unknown option --epochs" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""train/recipes: every recipe's full config is a golden file, so that a changed default shows.
+
+After a change that is meant, write the files anew and look at the diff:
+
+    python -m tests.recipes.test_recipes
+"""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet_jax.zoo import ZOO
+from train.config import ConfigError, DataConfig, RunConfig, to_steps
+from train.config.serialize import to_json
+from train.data.images.crops import decode
+from train.data.sources import open_splits
+from train.recipes import all_recipes, get_recipe, modules
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "recipes"
+RECIPES = list(all_recipes())
+
+
+def text(config: RunConfig) -> str:
+    return json.dumps(to_json(config), indent=1) + "\n"
+
+
+def regenerate() -> None:
+    """Writes the golden file of every recipe, and removes those of recipes that are gone."""
+    GOLDENS.mkdir(parents=True, exist_ok=True)
+    for old in GOLDENS.glob("*.json"):
+        old.unlink()
+    for name, config in all_recipes().items():
+        (GOLDENS / f"{name}.json").write_text(text(config))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_its_golden_file(name):
+    golden = GOLDENS / f"{name}.json"
+    assert golden.is_file(), "run `python -m tests.recipes.test_recipes`"
+    assert text(get_recipe(name)) == golden.read_text()
+
+
+def test_there_is_a_golden_file_for_each_recipe_only():
+    assert {path.name for path in GOLDENS.iterdir()} == {f"{name}.json" for name in RECIPES}
+
+
+def test_the_recipes_that_others_rely_on():
+    cifar = [f"cifar10-resnet{depth}" for depth in (20, 32, 44, 56, 110)]
+    assert list(all_recipes()) == ["digits", *cifar, "imagenet-resnet50", "folder"]
+    for name, config in all_recipes().items():
+        assert config.recipe == name
+        assert config.model.name in ZOO
+        assert config.compilation_cache is None and config.mesh.coordinator is None
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
+def test_docstring_says_how_to_run_and_what_to_expect(module):
+    said = inspect.getdoc(module)
+    commands = re.findall(r"^    resnet-jax train *(\S*)", said, re.MULTILINE)
+    assert len(commands) == 1 and (commands[0] or "digits") in module.RECIPES
+    assert "Hardware:" in said
+    assert re.search(r"^(.* )?Expected\b", said, re.MULTILINE)
+    # a number, or a word on why there is none; and whether it was measured here
+    assert re.search(r"\d %|measured", said.partition("Expected")[2])
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("digit", ["digits"]),
+        ("cifar10-resnet21", ["cifar10-resnet20"]),
+        ("imagenet-resnet18", ["imagenet-resnet50"]),
+        ("zzz", RECIPES),  # nothing is near: all of them
+        ("", RECIPES),
+    ],
+)
+def test_unknown_recipe_is_named_with_near_ones(name, near):
+    with pytest.raises(ConfigError) as error:
+        get_recipe(name)
+    message = str(error.value)
+    assert f"unknown recipe {name!r}" in message and "resnet-jax recipes" in message
+    listed = message.partition("did you mean ")[2].partition("?")[0].split(", ")
+    assert set(near) <= set(listed)
+    assert name or listed == RECIPES
+    assert name == "zzz" or not name or len(listed) <= 3
+
+
+# --- against the papers and the data, so that a wrong golden file shows too ----------------------
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("cifar10")])
+def test_cifar_schedule_is_the_papers(name):
+    config = get_recipe(name)
+    total = to_steps(config.duration, examples=50_000, batch_size=config.batch_size)
+    at = [
+        to_steps(m, examples=50_000, batch_size=128, total=total) for m in config.optim.milestones
+    ]
+    assert (total, at, config.batch_size) == (64_000, [32_000, 48_000], 128)
+    rate = config.optim.lr * config.batch_size / config.optim.lr_batch
+    assert (rate, config.optim.gamma, config.optim.momentum) == (0.1, 0.1, 0.9)
+    assert (config.optim.weight_decay, config.optim.decay) == (1e-4, "l2")
+    assert config.augment.crop == "pad" and config.augment.pad == 4 and config.augment.flip
+    assert config.optim.warmup == ("400st" if name.endswith("110") else "0st")
+
+
+def test_imagenet_rate_is_goyals():
+    config = get_recipe("imagenet-resnet50")
+    assert config.optim.lr * config.batch_size / config.optim.lr_batch == 0.1 * 1024 / 256
+    assert (config.duration, config.optim.warmup) == ("90ep", "5ep")
+    assert (config.optim.schedule, config.mix.label_smoothing) == ("cosine", 0.1)
+    assert config.model.changes == {} and ZOO["resnet50"].zero_gamma
+
+
+def test_imagenet_quotes_what_was_published():
+    """The top-1 of "Bag of Tricks", table 6, is of ResNet-50-D and depends on the schedule."""
+    (module,) = [m for m in modules() if "imagenet-resnet50" in m.RECIPES]
+    said = " ".join(inspect.getdoc(module).split())
+    assert "Bag of Tricks, table 6, is of ResNet-50-D: 77.16 % with step decay, 77.91 %" in said
+    assert re.search(r"ResNet50_v1b: 77\.67 % .*120 epochs", said)
+    figures = set(re.findall(r"\d\d\.\d+", said))
+    assert figures == {"77.67", "77.16", "77.91"}
+
+
+def test_digits_are_normalised_by_their_mean_and_deviation():
+    config = get_recipe("digits").data
+    pixels = open_splits(config).train.images / 255
+    assert config.mean == (pytest.approx(pixels.mean(), abs=1e-3),)
+    assert config.std == (pytest.approx(pixels.std(), abs=1e-3),)
+
+
+def test_cifar_is_normalised_by_its_mean_and_deviation(shared_data):
+    config = get_recipe("cifar10-resnet20").data
+    here = DataConfig(name="cifar10", dir=str(shared_data / "tfds"))
+    source = open_splits(here).train
+    some = [decode(source[i].image, max_pixels=1024) for i in range(0, len(source), 25)]
+    pixels = np.stack(some) / 255
+    np.testing.assert_allclose(pixels.mean((0, 1, 2)), config.mean, atol=0.005)
+    np.testing.assert_allclose(pixels.std((0, 1, 2)), config.std, atol=0.005)
+
+
+if __name__ == "__main__":
+    regenerate()

@@ -1,0 +1,24 @@
+"""Faults at random moments: the run that is restarted ends as if nothing had happened.
+
+A small campaign of `benchmarks/faults/campaign.py`, which has more of everything.
+"""
+
+import os
+import random
+from pathlib import Path
+
+from benchmarks.faults.campaign import Campaign
+
+
+def test_kills_and_damage(tmp_path):
+    """State bit-identical, metrics.jsonl without gaps or repeats, no wrong resume."""
+    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    campaign = Campaign(tmp_path, random.Random(0), steps=300, cache=cache)
+    rows = campaign.reference.rows()
+    assert [r["step"] for r in rows if r["split"] == "train"] == list(range(10, 301, 10))
+    assert [r["step"] for r in rows if r["split"] == "eval"] == [100, 200, 300]
+    campaign.kills(6, damages=1)
+    assert campaign.wrong == []
+    assert campaign.killed.total() >= 6 and campaign.killed["start"] < 6
+    assert campaign.damaged.total() and campaign.done["runs to the end"] >= 1
+    assert campaign.done["resumes at the newest whole checkpoint"]

@@ -1,0 +1,252 @@
+"""One checkpoint as one process reads it.
+
+Beside the arrays, a checkpoint holds a record: its step, the progress, the metrics, and what
+`train.checkpoint.digests` said of every array when it was saved. The record has a checksum of its own. So a
+bit that flipped anywhere between the device and here is found: in the arrays, in their names and
+shapes, in the progress.
+"""
+
+import hashlib
+import json
+import re
+import textwrap
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorstore as ts
+
+from train.checkpoint.digests import describe, host_digest, named
+from train.config import ConfigError
+
+Progress = dict[str, Any]
+"""What a resume needs beside the state, as JSON: the sums of the logging window still open."""
+
+
+READ_AHEAD = 256 * 2**20
+"""Bytes of arrays that a reader holds on the host at once."""
+
+
+class Corrupt(Exception):
+    """A checkpoint that is not what was saved; the message says in what."""
+
+
+class OtherModel(ConfigError):
+    """A checkpoint whose arrays are not those of this run; the message names the first."""
+
+
+class Record(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    progress: Progress
+    metrics: dict[str, float] | None
+    """The evaluation's, if there was one."""
+    digests: dict[str, str] | None
+    """By the array's path; None from before there were any."""
+
+
+class Content(NamedTuple):
+    """A checkpoint on the host."""
+
+    step: int
+    record: Record
+    arrays: dict[str, np.ndarray]
+    """By path."""
+
+
+def to_json(step: int, record: Record) -> dict[str, Any]:
+    """A record as it is saved, with its checksum."""
+    content = json.loads(json.dumps({"step": step, **record._asdict()}))
+    return {"content": content, "sha256": _checksum(content)}
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> Record:
+    """The record of the checkpoint in `folder`, whose name is its step.
+
+    Raises:
+      Corrupt: it cannot be read, or is not the one that was saved.
+    """
+    saved = _read_json(folder / "progress" / "metadata")
+    if not {"content", "sha256"} & saved.keys():  # from before there were digests
+        metrics = folder / "metrics" / "metrics"
+        return Record(saved, _read_json(metrics) if metrics.exists() else None, None)
+    content: Any = saved.get("content")
+    if saved.get("sha256") != _checksum(content):
+        raise Corrupt("progress/metadata: not what was saved, by its checksum")
+    if str(content["step"]) != folder.name:
+        raise Corrupt(f"it was saved as step {content['step']}")
+    return Record(content["progress"], content["metrics"], content["digests"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    where = path.relative_to(path.parents[1])
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Corrupt(f"{where}: {error.strerror}") from error
+    except ValueError as error:
+        raise Corrupt(f"{where}: not readable as JSON") from error
+    if not isinstance(content, dict):
+        raise Corrupt(f"{where}: not a record")
+    return content
+
+
+class Stored(NamedTuple):
+    """A checkpoint that was opened: its record was read, its arrays were not."""
+
+    folder: Path
+    record: Record
+    arrays: dict[str, Any]
+    """TensorStore arrays by path, of the shapes and dtypes that were saved."""
+
+    def read(self, ranges: Mapping[str, tuple[slice, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+        """The paths in `ranges`, each with the numbers in that range of its array.
+
+        Reads ahead, but holds at most `READ_AHEAD` bytes at once, or one range if it is larger.
+
+        Raises:
+          Corrupt: an array cannot be read.
+        """
+        parts = {name: self.arrays[name][ranges[name]] for name in ranges}
+        waiting, reading, held = deque(parts.items()), deque[Any](), 0
+        while waiting or reading:
+            while waiting and (not reading or held + _bytes(waiting[0][1]) <= READ_AHEAD):
+                name, part = waiting.popleft()
+                reading.append((name, _bytes(part), part.read()))
+                held += _bytes(part)
+            name, size, future = reading.popleft()
+            try:
+                yield name, np.asarray(future.result())
+            except (ValueError, OSError) as error:  # TensorStore's
+                raise Corrupt(_said(self.folder, str(error))) from error
+            del future
+            held -= size
+
+    def check(self, found: Mapping[str, str]) -> None:
+        """Compares digests of arrays, by path, with those that were saved.
+
+        Raises:
+          Corrupt: one differs.
+        """
+        for name, digest in found.items():
+            saved = self.record.digests[name] if self.record.digests is not None else digest
+            if digest != saved:
+                raise Corrupt(f"state: {name} is not what was saved ({digest}, not {saved})")
+
+
+def open_checkpoint(folder: Path, state: Any = None) -> Stored:
+    """The checkpoint in `folder`, whose name is its step. No array is read.
+
+    Each process reads for itself: nothing here waits for another one.
+
+    Args:
+      state: a tree that it has to fit; None: any will do.
+
+    Raises:
+      Corrupt: something cannot be read, is missing, or is not what was saved.
+      OtherModel: it does not fit.
+    """
+    record = read_record(folder)
+    digests = record.digests
+    saved = {name: said.rsplit(" ", 1)[0] for name, said in (digests or {}).items()}
+    if digests is not None:
+        _check_model(folder, saved, state)
+    try:
+        stored = _open_arrays(folder / "state")
+    except (ValueError, OSError) as error:  # TensorStore's
+        raise Corrupt(_said(folder, str(error))) from error
+    there = {name: describe(array) for name, array in stored.items()}
+    if digests is None:
+        _check_model(folder, there, state)
+    elif name := _first_difference(saved, there):
+        raise Corrupt(f"state: {name} is {there.get(name, 'missing')}")
+    return Stored(folder, record, stored)
+
+
+def read(folder: Path) -> Content:
+    """All of the checkpoint in `folder`, verified, in this process's memory.
+
+    Raises:
+      Corrupt: something cannot be read, is missing, or is not what was saved.
+    """
+    stored = open_checkpoint(folder)
+    return Content(int(folder.name), stored.record, dict(_verified(stored, stored.arrays)))
+
+
+def verify(folder: Path, choose: Callable[[Iterable[str]], Iterable[str]] = list) -> None:
+    """Reads arrays of the checkpoint in `folder` once, a few at a time. Raises as `read`.
+
+    Args:
+      choose: the paths that there are -> those that are read; all of them without it.
+    """
+    stored = open_checkpoint(folder)
+    for _ in _verified(stored, choose(stored.arrays)):
+        pass
+
+
+def _verified(stored: Stored, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    whole = {name: tuple(map(slice, stored.arrays[name].shape)) for name in names}
+    for name, array in stored.read(whole):
+        stored.check({name: host_digest(array)})
+        yield name, array
+
+
+def _bytes(array: Any) -> int:
+    return int(array.size * array.dtype.numpy_dtype.itemsize)
+
+
+_TENSORSTORE = re.compile(
+    r'(?:"(?P<array>[^"]+)/[^"/]*" in [^"]*)?local file "(?P<file>[^"]*)"(?:: (?P<why>.*))?'
+)
+"""Error reading "params.head.kernel/0.0" in OCDBT database at local file "/.../60/state/": why"""
+
+
+def _said(folder: Path, words: str) -> str:
+    """What TensorStore says, in up to 3 kB: which file of the checkpoint, and what is wrong."""
+    words = " ".join(words.split())
+    found = _TENSORSTORE.search(words)
+    if not found:
+        return f"state: {textwrap.shorten(words, 300, placeholder=' ...')}"
+    file = found["file"].removeprefix(f"{folder}/").rstrip("/")
+    where = f"{file}, array {found['array']}" if found["array"] else file
+    why = found["why"] or ("missing" if words.startswith("NOT_FOUND") else "cannot be read")
+    return f"{where}: {textwrap.shorten(why, 300, placeholder=' ...')}"
+
+
+def _check_model(folder: Path, saved: dict[str, str], state: Any) -> None:
+    wanted = {name: describe(leaf) for name, leaf in named(state).items()}
+    if state is not None and (name := _first_difference(wanted, saved)):
+        raise OtherModel(
+            f"{folder} is a checkpoint of another model: {name} is {saved.get(name, 'missing')} "
+            f"there and {wanted.get(name, 'missing')} in this run"
+        )
+
+
+def _first_difference(one: dict[str, str], other: dict[str, str]) -> str | None:
+    return next((name for name in [*one, *other] if one.get(name) != other.get(name)), None)
+
+
+def _open_arrays(folder: Path) -> dict[str, Any]:
+    """Orbax's arrays by path, not yet read: each is a Zarr array in TensorStore's OCDBT.
+
+    Orbax would read them too, but wait for other processes, and print a traceback for whatever it
+    cannot read.
+    """
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    keys = [key.decode() for key in ts.KvStore.open(store).result().list().result()]
+    names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
+    if not names:
+        raise Corrupt("state/manifest.ocdbt: missing, or it names no arrays")
+    opening = {
+        name.replace(".", "/"): ts.open(
+            {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}, open=True, read=True
+        )
+        for name in names
+    }
+    return {name: future.result() for name, future in opening.items()}

@@ -1,0 +1,273 @@
+"""Weights that a person names: a file, or NAME.TAG of those that timm publishes.
+
+What goes wrong with them is bad input, a `ConfigError`. JAX is imported where it is needed.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resnet_jax.zoo import ZOO
+from train.config import ConfigError, InitConfig, ModelConfig, RunConfig
+from train.paths import expand
+
+if TYPE_CHECKING:
+    from resnet_jax import Preprocessing
+
+Variables = dict[str, Any]
+
+_SUFFIXES = {"safetensors", "npz", "pth", "pt", "th", "bin"}
+_HEADS = ("fc.bias", "head.fc.bias", "params/head/bias")  # torch's names, timm's for v2, ours
+
+# The stage and the block: "layer1.0.", timm's "stages.0.blocks.0." for v2, our "stage1/block1/".
+_BLOCK = re.compile(r"(?:layer|stages?\.?)(\d+)[./](?:blocks?\.?)?(\d+)[./]")
+_TRIED = 10  # networks, at about half a second each
+
+
+def published(given: str) -> tuple[str, str] | None:
+    """The parts of "resnet50.a1_in1k"; None for anything else, such as a file or a folder.
+
+    >>> published("resnet50.a1_in1k")
+    ('resnet50', 'a1_in1k')
+    >>> published("resnet50.pth")
+    """
+    name, _, tag = given.partition(".")
+    if name not in ZOO or not re.fullmatch(r"\w+", tag) or tag in _SUFFIXES:
+        return None
+    path = Path(given)
+    return None if path.is_file() or (path / "checkpoints").is_dir() else (name, tag)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a run tells of the weights that leave it, kept in a .json beside their file."""
+
+    model: ModelConfig
+    preprocessing: "Preprocessing"
+    class_names: list[str]
+
+    def write(self, file: Path) -> Path:
+        """Returns the .json that it wrote."""
+        target = file.with_suffix(".json")
+        changes = {"name": self.model.name, **self.model.changes}
+        text = json.dumps({**asdict(self), "model": changes}, indent=1)
+        target.write_text(text + "\n", encoding="utf-8")
+        return target
+
+
+def read_card(file: Path) -> Card | None:
+    """The card beside a file of weights; None if there is none.
+
+    Raises:
+      ConfigError: a .json that is no such card.
+    """
+    from resnet_jax import Preprocessing
+
+    path = file.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        view, names = Preprocessing(**card["preprocessing"]), list(card["class_names"])
+        return Card(ModelConfig(**card["model"]), view, names)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not what convert writes beside weights ({error!r})") from None
+
+
+@contextlib.contextmanager
+def _as_config_error() -> Iterator[None]:
+    from resnet_jax import WeightsError
+    from resnet_jax.weights.torch_checkpoint import UnsafeFile
+
+    try:
+        yield
+    except (WeightsError, UnsafeFile, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def load(given: str, model: ModelConfig) -> Variables:
+    """The variables of a network from a file or NAME.TAG, whatever their classes.
+
+    Raises:
+      ConfigError: missing, unreadable, unsafe, not finite, or the weights of another network.
+    """
+    tensors = _tensors(given, model)
+    return _fit(given, tensors, model.name, _classes(tensors), **model.changes)
+
+
+def load_published(name: str, tag: str, **options: Any) -> "tuple[Variables, Preprocessing]":
+    """`resnet_jax.load_pretrained` for the command line. Raises `ConfigError`."""
+    from resnet_jax import load_pretrained
+
+    with _as_config_error():
+        return load_pretrained(name, tag, **options)
+
+
+def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables:
+    """The variables that a run starts from; with `init.head` "reset", the head is still to be made.
+
+    Raises:
+      ConfigError: see `load`; or the head that is to be kept has another number of classes.
+    """
+    given = str(init.weights)
+    tensors = _tensors(given, model, num_classes, head=init.head)
+    found = _classes(tensors)
+    if init.head == "keep" and found not in (None, num_classes):
+        raise ConfigError(
+            f"init.head 'keep': the head in {given} has {found} classes and the data "
+            f"{num_classes}; 'reset' starts a new one"
+        )
+    return _fit(given, tensors, model.name, num_classes, head=init.head, **model.changes)
+
+
+def _tensors(
+    given: str, model: ModelConfig, num_classes: int | None = None, *, head: Any = "keep"
+) -> dict[str, np.ndarray]:
+    """By torch's names or by ours; with `head` "reset", published ones have `num_classes`."""
+    from resnet_jax.weights.convert import needed
+    from resnet_jax.weights.files import read_tensors
+
+    if found := published(given):
+        from flax.traverse_util import flatten_dict
+
+        # timm publishes some without a head.
+        options = {"num_classes": num_classes, "head": head} if head == "reset" else {}
+        variables, _ = load_published(*found, **options)
+        return flatten_dict(variables, sep="/")
+    with _as_config_error():
+        tensors = read_tensors(
+            weights_file(given), needed(model.name, num_classes, **model.changes)
+        )
+    for name, tensor in tensors.items():  # NaN can get lost in a network, and look like an answer
+        if not np.isfinite(tensor).all():
+            raise ConfigError(f"{given}: {name} is not finite")
+    return tensors
+
+
+def _classes(tensors: Mapping[str, np.ndarray]) -> int | None:
+    """Outputs of the head; None if there is none."""
+    return next((len(tensors[key]) for key in _HEADS if key in tensors), None)
+
+
+def _fit(
+    given: str,
+    tensors: Mapping[str, np.ndarray],
+    name: str,
+    num_classes: int | None,
+    **options: Any,
+) -> Variables:
+    from resnet_jax import WeightsError, from_tensors
+
+    try:
+        return from_tensors(tensors, name, num_classes, **options)
+    except WeightsError as error:
+        known = _network_of(tensors)
+        hint = f"\n  These are the weights of {known}" if known not in (None, name) else ""
+        raise ConfigError(f"{given}: {error}{hint}") from None
+
+
+def _network_of(tensors: Mapping[str, np.ndarray]) -> str | None:
+    """The network of the zoo that takes all these tensors; None if it is not found at once."""
+    from resnet_jax import ResNetSpec, WeightsError, from_tensors
+
+    blocks = {tuple(map(int, found.groups())) for found in map(_BLOCK.search, tensors) if found}
+    stages = sorted({stage for stage, _ in blocks})
+    depths = tuple(sum(stage == of for of, _ in blocks) for stage in stages)
+    block = "bottleneck" if any("conv3" in key for key in tensors) else "basic"
+    candidates = [
+        name
+        for name, spec in ZOO.items()
+        if isinstance(spec, ResNetSpec) and (spec.depths, spec.block) == (depths, block)
+    ]
+    for name in candidates[:_TRIED]:
+        with contextlib.suppress(WeightsError):
+            from_tensors(tensors, name, _classes(tensors))
+            return name
+    return None
+
+
+def preprocessing(file: Path, name: str) -> "Preprocessing":
+    """What the network `name` expects of images, with the weights in `file`.
+
+    As it is written beside them, or what torchvision's and timm's weights of this name usually
+    expect. Raises as `stated_preprocessing`.
+    """
+    from resnet_jax.weights.pretrained import default_preprocessing
+
+    return stated_preprocessing(file, name) or default_preprocessing(name)
+
+
+def stated_preprocessing(file: Path, name: str) -> "Preprocessing | None":
+    """What is written beside the weights in `file` about the images that they expect.
+
+    In the .json of `convert`, or in a config.json: timm's, or that of the run whose directory the
+    file lies in. None if there is neither.
+
+    Raises:
+      ConfigError: a file of that name which is none of these.
+    """
+    from resnet_jax.weights import pretrained
+    from train.run.parts import read_config
+
+    if card := read_card(file):
+        return card.preprocessing
+    config = file.with_name("config.json")
+    if not config.is_file():
+        return None
+    if (file.parent / "checkpoints").is_dir():
+        return of_run(read_config(file.parent))
+    with _as_config_error():
+        return pretrained.read_config(config, name)[0]
+
+
+def weights_file(given: str | Path) -> Path:
+    """The file that a person named: `~` is the home directory, a folder its model.safetensors.
+
+    Raises:
+      ConfigError: no home directory is known; a run, or a network without a tag, is named instead.
+    """
+    path = expand(given)
+    if str(given) in ZOO and not path.exists():
+        raise ConfigError(
+            f"{str(given)!r} is the name of a network, and weights need a tag too: NAME.TAG, such "
+            "as resnet50.a1_in1k, or a file"
+        )
+    if not path.is_dir():
+        return path
+    file = path / "model.safetensors"
+    if (path / "checkpoints").is_dir() and not file.is_file():
+        raise ConfigError(
+            f"{str(given)!r} is a run, not a file of weights. Write its weights to a file first: "
+            f"resnet-jax convert {given} weights.safetensors"
+        )
+    return file
+
+
+PREPROCESSING = {
+    "data.image_size": "size",
+    "data.mean": "mean",
+    "data.std": "std",
+    "eval.crop_fraction": "crop_fraction",
+    "eval.interpolation": "interpolation",
+}
+"""Options of a run -> the field of `Preprocessing` that each one is."""
+
+
+def of_run(config: RunConfig) -> "Preprocessing":
+    """What a run does to the images that it evaluates."""
+    from resnet_jax import Preprocessing
+
+    view = {field: attrgetter(name)(config) for name, field in PREPROCESSING.items()}
+    return Preprocessing(**view)
+
+
+def options_of(view: "Preprocessing") -> dict[str, Any]:
+    """The inverse of `of_run`: the options of a run that does this to its images."""
+    return {name: getattr(view, field) for name, field in PREPROCESSING.items()}

@@ -1,0 +1,218 @@
+"""What the commands share in reading their arguments. Nothing here imports JAX.
+
+tyro turns words into values. What people see, the help and the messages, is made here, so that all
+commands look the same: plain lines, and one `ConfigError` for a mistake.
+"""
+
+import contextlib
+import difflib
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import tyro
+
+from train.cli.habits import HABITS
+from train.cli.options import COMMON, UNKNOWN, Option, first_page, help_text, list_of, options
+from train.config import ConfigError
+
+HELP = ("-h", "--help", "--help-all", "--help_all")
+
+
+def parse(
+    command: str,
+    description: str,
+    kind: Any,
+    default: Any,
+    args: Sequence[str],
+    *,
+    usage: str = "",
+    common: Sequence[str] = COMMON,
+    accepts: Callable[[str], bool] = lambda name: True,
+    has_defaults: bool = True,
+) -> Any:
+    """The options of a command as the dataclass `kind`, on top of `default`.
+
+    `--help` prints the command's own and the `common` options, `--help-all` every one, and both
+    exit. Words may be joined by underscores or hyphens: `--batch_size`, `--batch-size`.
+
+    Args:
+      command: as in "resnet-jax COMMAND"; its first word is the command's name.
+      usage: what the help says instead of `command`.
+      common: options of `RunConfig` on the first page of help.
+      accepts: which options of `RunConfig` the help lists, by name.
+      has_defaults: whether `default` holds those of a run or recipe, for the help to show.
+
+    Raises:
+      ConfigError: an unknown option, or a value that it does not take.
+      SystemExit: after help was printed.
+    """
+    known = options(kind, default)
+    if asked := set(HELP) & set(args):
+        shown = [option for option in known if not option.shared or accepts(option.name)]
+        if not has_defaults:
+            shown = [
+                replace(option, default=UNKNOWN) if option.shared else option for option in shown
+            ]
+        everything = bool(asked & {"--help-all", "--help_all"})
+        head = _head(f"usage: resnet-jax {usage or command} [options]", description)
+        print(head + _help(_name(command), shown, common, everything))
+        raise SystemExit(0)
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written), contextlib.redirect_stdout(written):
+            given, unknown = tyro.cli(
+                kind,
+                default=default,
+                args=list(args),
+                prog=f"resnet-jax {command}",
+                description=description,
+                config=(tyro.conf.FlagConversionOff,),
+                use_underscores=True,
+                return_unknown_args=True,
+            )
+    except SystemExit as stopped:
+        raise _explained(stopped, written.getvalue(), known, args) from None
+    if unknown:
+        raise ConfigError(_unknown(unknown, known, command))
+    return given
+
+
+def _head(usage: str, description: str) -> str:
+    """What stands above the options; a description may bring its own line of usage."""
+    paragraphs = description.strip().split("\n\n")
+    own = [p for p in paragraphs if p.startswith("usage: ")]
+    others = [
+        p if "\n " in p or p.startswith(" ") else textwrap.fill(p, 98, break_on_hyphens=False)
+        for p in paragraphs
+        if p not in own
+    ]
+    return "\n\n".join([*(own or [usage]), *others, ""])
+
+
+def _name(command: str) -> str:
+    """The command without its arguments: "train folder" is train, "bench step" itself."""
+    return command if command.startswith("bench") else command.split()[0]
+
+
+def _help(name: str, shown: list[Option], common: Sequence[str], everything: bool) -> str:
+    if everything:
+        return help_text(shown)
+    page = first_page(shown, common)
+    more = f"--help-all lists all {len(shown)} options of {name}."
+    return "\n\n".join(
+        [f"options [with their defaults]:\n{list_of(page)}", *([more] if shown != page else [])]
+    )
+
+
+def named(args: Sequence[str]) -> set[str]:
+    """The names of the options in `args`, in one spelling.
+
+    >>> sorted(named(["--data.mean", "0.5", "--eval.crop-fraction=1", "folder"]))
+    ['data.mean', 'eval.crop_fraction']
+    """
+    flags = [arg[2:].partition("=")[0] for arg in args if arg.startswith("--")]
+    return {flag.replace("-", "_") for flag in flags}
+
+
+def _explained(
+    stopped: SystemExit, written: str, known: list[Option], args: Sequence[str]
+) -> BaseException:
+    """tyro's refusal as a `ConfigError`; what is no refusal comes back as it is.
+
+    tyro exits while it handles the error of our own checks, whose message is the best one.
+    """
+    cause: BaseException | None = stopped
+    while cause is not None:
+        if isinstance(cause, ConfigError):
+            return cause
+        cause = cause.__context__
+    if stopped.code != 2:
+        print(written, end="")
+        return stopped
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", written).split())
+    by_flag = {f"--{option.name}": option for option in known}
+    for flag in re.findall(r"--[\w.-]+", text):
+        option = by_flag.get(flag) or by_flag.get(flag.replace("-", "_").replace("__", "--", 1))
+        if option:
+            words = values(option, args)
+            got = " ".join(map(repr, words)) if words else "(no value)"
+            return ConfigError(f"--{option.name} {got}: needs {option.needs}")
+    return ConfigError(text.partition(" For full helptext")[0])
+
+
+def values(option: Option, args: Sequence[str]) -> list[str]:
+    """The words that stand behind an option, the last time it is given."""
+    found: list[str] = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if _spelled(flag) != f"--{option.name}":
+            continue
+        stop = next((j for j in range(i + 1, len(args)) if args[j].startswith("--")), len(args))
+        found = [value] if equals else list(args[i + 1 : stop])
+    return found
+
+
+def _spelled(flag: str) -> str:
+    """A flag in the one spelling: "--batch-size" is "--batch_size"."""
+    return "--" + flag[2:].replace("-", "_") if flag.startswith("--") else flag
+
+
+def _unknown(unknown: Sequence[str], known: list[Option], command: str) -> str:
+    """What to say of words that no option takes."""
+    first, rest = unknown[0], unknown[1:]
+    name = _name(command)
+    if not first.startswith("-"):
+        return (
+            f"{first!r} belongs to no option, and `resnet-jax {command}` takes no such argument: "
+            f"names come before the options (resnet-jax {name} --help)"
+        )
+    flag, equals, value = first.partition("=")
+    if not equals:
+        flags = (i for i, word in enumerate(rest) if re.match("-[^0-9.]", word))
+        end = next(flags, len(rest))
+        value = " ".join(rest[:end])
+    said = suggestions(flag, value, [option.name for option in known])
+    hint = f"did you mean {said}? " if said.startswith("--") else f"{said}; " if said else ""
+    return f"unknown option {flag}: {hint}`resnet-jax {name} --help-all` lists all options"
+
+
+def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
+    """What to write instead of an unknown flag and its value; "" if nothing is near.
+
+    Options start with "--"; anything else is a sentence that says why there is no such option.
+
+    >>> suggestions("--epochs", "5", ["duration"])
+    '--duration 5ep'
+    >>> suggestions("--lr", "0.2", ["optim.lr", "optim.lr_batch"])
+    '--optim.lr 0.2'
+    """
+    word = flag.lstrip("-").lower().replace("-", "_")
+    if word in HABITS:
+        target = HABITS[word]
+        option = target.partition(" ")[0].removeprefix("--")
+        if not target.startswith("--") or option in names:
+            if option == "data.image_size":  # others take "3 64 64" or "64 64"
+                value = value.rpartition(" ")[2]
+            return target.replace("VALUE", value or "VALUE")
+    leaf = [name for name in names if name.rpartition(".")[2] == word]
+    near = leaf or difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if not near:
+        leaves = {name.rpartition(".")[2]: name for name in reversed(names)}
+        near = [leaves[w] for w in difflib.get_close_matches(word, leaves, n=3, cutoff=0.7)]
+    return ", ".join(f"--{name} {value}".rstrip() for name in near)
+
+
+def split(args: list[str], what: str) -> tuple[list[str], list[str]]:
+    """The positional arguments in front, and the options behind them.
+
+    Raises:
+      ConfigError: there is no positional argument (`what` says which), and --help is not asked for.
+    """
+    cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    if not cut and not set(HELP) & set(args):
+        raise ConfigError(f"{what} is missing: it comes before the options; see resnet-jax --help")
+    return args[:cut], args[cut:]

@@ -1,0 +1,153 @@
+"""Which recipe a command line means."""
+
+import contextlib
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from resnet_jax.zoo import ZOO
+from train.cli.arguments import HELP
+from train.config import ConfigError, RunConfig
+from train.data.prepare_hint import tfds_sets
+from train.paths import expand
+from train.recipes import all_recipes
+
+DEFAULT = "digits"
+
+
+class Choice(NamedTuple):
+    """A recipe, the other arguments, and what to tell the user."""
+
+    recipe: str
+    options: list[str]
+    note: str = ""
+    warning: str = ""
+
+
+def take_recipe(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The recipe among the arguments, wherever it stands, and the others.
+
+    After the options, a word is the recipe if it has the name of one and does not directly follow
+    an option, whose value it would be.
+
+    >>> take_recipe(["--data.dir", "photos", "folder", "--seed", "1"])
+    ('folder', ['--data.dir', 'photos', '--seed', '1'])
+    >>> take_recipe(["--data.name", "folder"])
+    (None, ['--data.name', 'folder'])
+    """
+    if args and not args[0].startswith("-"):
+        return args[0], list(args[1:])
+    recipes = all_recipes()
+    for i in range(1, len(args)):
+        before = args[i - 1]
+        is_value = before.startswith("--") and "=" not in before and before not in HELP
+        if args[i] in recipes and not is_value:
+            return args[i], [*args[:i], *args[i + 1 :]]
+    return None, list(args)
+
+
+def choose(args: Sequence[str]) -> Choice:
+    """The recipe of `resnet-jax train ARGS`.
+
+    Without one, a folder in `--data.dir` means the recipe `folder`, and nothing at all the digits.
+
+    Raises:
+      ConfigError: a folder or a file in the place of a recipe, or a `--data.dir` that needs one.
+    """
+    name, options = take_recipe(args)
+    if name is not None:
+        if name in ZOO:
+            raise ConfigError(
+                f"{name!r} is a network, not a recipe: resnet-jax train RECIPE --model.name {name}"
+            )
+        if name not in all_recipes() and (os.sep in name or Path(name).exists()):
+            raise ConfigError(
+                f"{name!r} is not a recipe; for a folder of photos: "
+                f"resnet-jax train folder --data.dir {name}"
+            )
+        return Choice(name, options)
+    where, data = _value("--data.dir", options), _value("--data.name", options)
+    if data not in (None, DEFAULT, "synthetic") and _value("--data.image_size", options) is None:
+        size = all_recipes()[DEFAULT].data.image_size
+        return Choice(
+            *(DEFAULT, options),
+            warning=f"no recipe is named, so --data.name {data} is trained as {DEFAULT} is, on "
+            f"images of {size}x{size} pixels; `resnet-jax recipes` lists the recipes",
+        )
+    if where is None or data is not None:
+        return Choice(DEFAULT, options)
+    path = expand(where, "data.dir")
+    if path.is_file():
+        raise ConfigError(
+            f"--data.dir {where} is a file: name the recipe, and the kind of data if it is an "
+            f".npz file: resnet-jax train digits --data.name npz --data.dir {where}"
+        )
+    if sets := tfds_sets(path):
+        raise ConfigError(
+            f"--data.dir {where} holds the TFDS data set {', '.join(sets)}: name a recipe for it "
+            f"(`resnet-jax recipes`), as in: resnet-jax train cifar10-resnet20 --data.dir {where}"
+        )
+    return Choice(
+        "folder", options, "no recipe is named and --data.dir is given: training the recipe folder"
+    )
+
+
+def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
+    """The run that `resnet-jax train ARGS` resumes because no recipe is named: that in its workdir.
+
+    Without `--workdir`, that is the run in `runs/digits`, if there is one.
+
+    Returns:
+      Its config, which the options change, and its directory; None: a new run, of the recipe that
+      `choose` says. `mesh.coordinator`, `processes` and `process_id` belong to one start, not to
+      the run: they are not taken over.
+
+    Raises:
+      ConfigError: `--workdir` holds no run to resume, and nothing says what to train there; the
+        run's config cannot be read.
+    """
+    name, options = take_recipe(args)
+    where = _value("--workdir", options)
+    names_data = any(_value(f"--data.{key}", options) for key in ("dir", "name"))
+    if name is not None or (where is None and names_data):
+        return None
+    from train.run.parts import read_config
+    from train.run.resume import is_empty
+
+    workdir = expand(where or Path("runs") / DEFAULT, "workdir")
+    if not is_empty(workdir):
+        config = read_config(workdir)
+        mesh = replace(config.mesh, coordinator=None, processes=None, process_id=None)
+        return replace(config, mesh=mesh), workdir
+    if where is None or names_data or set(HELP) & set(args):
+        return None
+    raise ConfigError(_no_run(workdir))
+
+
+def _no_run(workdir: Path) -> str:
+    """Why `--workdir` alone resumes nothing, and what to write instead."""
+    from train.run.parts import read_config
+
+    recipe, found = "RECIPE", "no run"
+    if (workdir / "config.json").is_file():
+        found = "config.json of a run that saved no checkpoint"
+        with contextlib.suppress(ConfigError):
+            recipe = read_config(workdir).recipe
+            found += f" (recipe {recipe})"
+    return (
+        f"--workdir {str(workdir)!r} holds {found}; to start one there, name a recipe: "
+        f"resnet-jax train {recipe} --workdir {shlex.quote(str(workdir))}"
+    )
+
+
+def _value(flag: str, options: Sequence[str]) -> str | None:
+    """The value of an option, the last time that it is given."""
+    found = None
+    for i, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name.replace("-", "_") == flag.replace("-", "_"):
+            found = value if equals else (options[i + 1] if i + 1 < len(options) else None)
+    return found

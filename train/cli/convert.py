@@ -1,0 +1,80 @@
+"""`convert`: weights of a file or a run to another file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.checkpoint.weights import Card, Variables, load, of_run, read_card
+from train.cli import arguments
+from train.config import ConfigError, ModelConfig
+from train.paths import expand
+
+
+@dataclass(frozen=True)
+class ConvertArgs:
+    """Options of `convert`."""
+
+    model: str | None = None
+    """The network that the file's weights are of, from `resnet-jax models`; a run knows its own."""
+    checkpoint: str = "best"
+    """Of a run: best, last, or a step."""
+
+
+def convert(args: list[str]) -> None:
+    """Weights from any format that is read, or from a run, to torch's names or ours."""
+    names, options = arguments.split(args, "SRC, a file of weights or a run directory,")
+    usage = "convert SRC DST"
+    start = ConvertArgs()
+    given = arguments.parse(usage, "Weights between formats.", ConvertArgs, start, options)
+    if len(names) != 2:
+        raise ConfigError(f"convert takes two names, not {len(names)}: resnet-jax {usage}")
+    source, target = map(expand, names)
+    if source.resolve() == target.resolve():
+        raise ConfigError(f"{target}: is the file that is read")
+    if not source.exists():
+        raise ConfigError(f"{source}: no such file or run directory")
+    variables, model, card = (_of_run if source.is_dir() else _of_file)(source, given)
+    _save(variables, target, model)
+    if card:
+        print(f"{card.write(target)}: its network, preprocessing and class names")
+
+
+def _of_file(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
+    card = read_card(source)
+    if card is None and given.model is None:
+        raise ConfigError(f"--model is missing: the network whose weights {source} holds")
+    if card is not None and given.model not in (None, card.model.name):
+        raise ConfigError(f"--model {given.model}: {source} has those of a {card.model.name}")
+    model = card.model if card else ModelConfig(name=str(given.model))
+    return load(str(source), model), model, card
+
+
+def _of_run(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
+    from resnet_jax import unstack_blocks
+    from train.inference.inference import read_weights
+    from train.run.parts import read_class_names, read_config
+
+    config = read_config(source)
+    if given.model not in (None, config.model.name):
+        raise ConfigError(f"--model {given.model}: the run in {source} is a {config.model.name}")
+    variables = unstack_blocks(read_weights(config, source, given.checkpoint).variables)
+    card = Card(config.model, of_run(config), read_class_names(source))
+    return variables, config.model, card
+
+
+def _save(variables: Variables, target: Path, model: ModelConfig) -> None:
+    import jax
+
+    from resnet_jax import save_weights
+
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: there is no directory {target.parent}")
+    try:
+        save_weights(variables, target, model.name, **model.changes)
+    except ValueError as error:  # another suffix
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror}") from None
+    tensors = jax.tree.leaves(variables)
+    parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    size = target.stat().st_size
+    print(f"{target}: {len(tensors)} tensors, {parameters:,} parameters, {size:,} bytes")

@@ -1,0 +1,212 @@
+"""The tables of `resnet-jax models` and `resnet-jax recipes`."""
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from resnet_jax.spec import LeNetSpec, ResNetSpec
+from resnet_jax.zoo import ZOO, image_size, num_classes
+from train.names import one_line
+from train.recipes import modules
+
+if TYPE_CHECKING:
+    from resnet_jax import Preprocessing
+    from resnet_jax.summary import Layer
+    from train.inference.inference import Answer
+
+
+def _console() -> Console:
+    """As wide as the terminal, and wide enough for a whole row where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=120, highlight=False)
+
+
+def _layers(name: str) -> "list[Layer]":
+    from resnet_jax.summary import summarise
+
+    return summarise(ZOO[name], num_classes(name), image_size(name))
+
+
+def count(name: str) -> list[int]:
+    """Parameters and multiply-adds of a network, counted from its layers."""
+    from resnet_jax.summary import totals
+
+    return list(totals(_layers(name))[:2])
+
+
+def _counts() -> dict[str, list[int]]:
+    """`count` of the networks, kept in a file: counting takes 10 s for all of them."""
+    text = resources.files(__package__).joinpath("networks.json").read_text("utf-8")
+    return dict(json.loads(text))
+
+
+def near_models(name: str) -> list[str]:
+    """Up to three networks whose names are like a name or pattern.
+
+    >>> near_models("resnet5O")[0]
+    'resnet50'
+    """
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    known = {re.sub(r"[^a-z0-9]", "", model): model for model in reversed(ZOO)}
+    begins = [model for key, model in known.items() if plain and key.startswith(plain)]
+    close = difflib.get_close_matches(plain, known, n=3, cutoff=0.6)
+    return sorted(begins, key=len)[:3] or [known[key] for key in close]
+
+
+def print_models(names: list[str]) -> None:
+    """Name, size of the images, parameters and FLOPs of each network."""
+    table = Table("model", "image", "classes", "parameters", "GFLOPs", "source")
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    counts = _counts()
+    for name in names:
+        parameters, multiply_adds = counts.get(name) or count(name)
+        table.add_row(
+            name,
+            str(image_size(name)),
+            str(num_classes(name)),
+            f"{parameters:,}",
+            f"{multiply_adds / 1e9:.3f}",
+            _source(name),
+        )
+    console = _console()
+    console.print(table)
+    console.print(
+        "FLOPs are multiply-adds of convolutions and the head for one image, as in the papers."
+    )
+
+
+def _source(name: str) -> str:
+    """Who published the network, or each thing that tells it from a plain ResNet."""
+    spec = ZOO[name]
+    if isinstance(spec, LeNetSpec):
+        return "LeCun 1998"
+    whole = {
+        "He 2016a, plain": spec.shortcut == "none",
+        "Kolesnikov 2020": spec.weight_standardization,
+        "Bello 2021": spec.stem_pool == "conv",
+        "Hu 2018": spec.reduce_first > 1,  # SENet-154
+        "timm": bool(spec.stage_blocks),
+    }
+    for source, of_it in whole.items():
+        if of_it:
+            return source
+    parts = {
+        "He 2016b": spec.preact and not _is_wide(spec),
+        "Xie 2017": spec.groups > 1,
+        "Zagoruyko 2016": _is_wide(spec),
+        "Hu 2018": spec.attention == "se",
+        "Wang 2020": spec.attention == "eca",
+        "Zhang 2019": spec.anti_alias != "none",
+        "Wu 2018": spec.norm == "group",
+        "timm": spec.stem == "tiered" or (spec.stem == "deep" and spec.stem_width is not None),
+        "He 2019, D": spec.avg_down and spec.stem != "tiered",
+        "He 2019, C": spec.stem == "deep" and spec.stem_width is None and not spec.avg_down,
+    }
+    v1 = spec.block == "basic" or spec.stride_at == "1x1"
+    plain = "He 2016a" if v1 or spec.image_size == 32 else "He 2019, B"
+    return "; ".join(source for source, used in parts.items() if used) or plain
+
+
+def _is_wide(spec: ResNetSpec) -> bool:
+    """Wide ResNets: a wider 3x3 in each bottleneck, or on 32x32 wider stages than stem."""
+    wider = spec.image_size == 32 and spec.stem_features < spec.width
+    return wider or (spec.groups == 1 and spec.group_width > 64)
+
+
+def print_model(name: str) -> None:
+    """One network as the papers draw it: block by block, each with its layers and their repeats."""
+    from resnet_jax.summary import groups, totals
+
+    layers = _layers(name)
+    table = Table(
+        "block", "layers", "output", "parameters", "MFLOPs", "BatchNorm state", title=name
+    )
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for block, members in groups(layers):
+        parameters, multiply_adds, statistics = totals(members)
+        maps = [layer.output for layer in members if "/se/" not in layer.path]
+        table.add_row(
+            _range(block, members[0].repeats),
+            "\n".join(_lines(members)),
+            " x ".join(map(str, maps[-1])),
+            f"{parameters:,}",
+            f"{multiply_adds / 1e6:.1f}",
+            f"{statistics:,}",
+            end_section=True,
+        )
+    parameters, multiply_adds, statistics = totals(layers)
+    total = (f"{parameters:,}", f"{multiply_adds / 1e6:.1f}", f"{statistics:,}")
+    table.add_row("total", "", "", *total)
+    _console().print(table)
+
+
+def _range(block: str, repeats: int) -> str:
+    """The name of a block and the ones like it: "stage1/block2", "stage1/block2..3"."""
+    return block + (f"..{repeats + 1}" if repeats > 1 else "")
+
+
+def _lines(members: "list[Layer]") -> list[str]:
+    """One line a convolution with the norm behind it (or, in v2, one for the norm before it)."""
+    lines: list[str] = []
+    for layer in members:
+        if "/se/" in layer.path:
+            if layer.path.endswith("fc1"):
+                lines[-1] += f", squeeze-excite {layer.output[-1]}"
+        elif layer.kind == "attention":
+            lines[-1] += f", channel attention {layer.parameters}"
+        elif layer.kind == "dense":
+            lines.append(f"average pool, dense {layer.output[-1]}")
+        elif layer.kind != "norm":
+            mark = " (shortcut)" if "shortcut" in layer.path else ""
+            lines.append(f"{layer.kind}, {layer.output[-1]}{mark}")
+        elif lines and not lines[-1].endswith("norm"):
+            lines[-1] += ", norm"
+        else:
+            lines.append("norm")
+    return lines
+
+
+def print_view(view: "Preprocessing") -> None:
+    """What is done to an image before the network sees it, in a line."""
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (view.mean, view.std))
+    print(
+        f"images: {view.size} pixels, crop_fraction {view.crop_fraction:g}, {view.interpolation}, "
+        f"mean {mean}, std {std}"
+    )
+
+
+def print_answers(answers: "Sequence[Answer]") -> None:
+    """Images and their most probable classes, one image a row."""
+    count = max(len(answer.guesses) for answer in answers)
+    table = Table("image", *(f"top-{k}" for k in range(1, 1 + count)))
+    table.columns[0].overflow = "fold"
+    for path, guesses, error in answers:
+        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in guesses]
+        if error:
+            best = ["not read"]
+        table.add_row(*map(Text, (one_line(path), *best)))  # a class may be called "[red]"
+    _console().print(table)
+
+
+def print_recipes() -> None:
+    """Every recipe with its model, data and length, under what its module says of it."""
+    console = _console()
+    for module in modules():
+        console.print(inspect.getdoc(module), markup=False, highlight=False)
+        table = Table("recipe", "model", "data", "duration", "batch", "precision")
+        for name, c in module.RECIPES.items():
+            table.add_row(
+                name, c.model.name, c.data.name, c.duration, str(c.batch_size), c.precision
+            )
+        console.print(table)
+        console.print()

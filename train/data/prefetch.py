@@ -1,0 +1,145 @@
+"""Batches ahead of training, and a word when they do not come."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from train.config import DataConfig
+from train.data.pipeline import HostBatch
+from train.data.thread_pool import PATIENCE
+from train.data.workers import kill_workers
+
+T = TypeVar("T")
+
+_POLL = 0.1  # seconds between two looks at the clock, and at whether to stop
+
+
+class Stopped(Exception):
+    """Somebody asked to stop while there was no batch."""
+
+
+def never(waited: float) -> bool:
+    """For a `Feed` that only its batches end."""
+    return False
+
+
+class Feed(Generic[T]):
+    """Iterates over (batch, what `put` made of it), made in a thread of its own.
+
+    One batch is made while another one is used, so that `put`, which brings a batch to the devices,
+    overlaps the step, and no more than two batches are there: the one in the caller's hands (who
+    must not keep it in a variable while asking for the next) and the next one. The batches, and
+    what they raise, are those of the iterator.
+
+    Args:
+      batches: closed at the end, in its own thread.
+      data: names the data set in reports, and says how long to wait for each one.
+      report: is told of every `data.stall_seconds` without a batch, in the caller's thread.
+      stopped: is asked ten times a second while there is no batch, with the seconds waited so far.
+      what, first: call the batches "step 124", "step 125", ... in reports.
+
+    Raises:
+      Stopped: `stopped` said so, and no batch was there.
+    """
+
+    def __init__(
+        self,
+        batches: Iterator[HostBatch],
+        put: Callable[[HostBatch], T],
+        data: DataConfig,
+        *,
+        report: Callable[[str], None],
+        stopped: Callable[[float], bool] = never,
+        what: str = "step",
+        first: int = 1,
+    ) -> None:
+        self._batches, self._put, self._data = batches, put, data
+        self._report, self._stopped, self._what, self._first = report, stopped, what, first
+        self._arrived = 0
+        self._closed = False
+        self._room = threading.Semaphore(1)
+        self._ready: queue.SimpleQueue[tuple[HostBatch, T] | BaseException] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            try:
+                for batch in self._batches:
+                    self._room.acquire()
+                    if self._closed:
+                        return
+                    self._ready.put((batch, self._put(batch)))
+                    del batch
+            finally:
+                if hasattr(self._batches, "close"):
+                    self._batches.close()
+            self._ready.put(StopIteration())
+        except BaseException as error:
+            self._ready.put(error)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[HostBatch, T]:
+        found = self._wait()
+        if isinstance(found, BaseException):
+            self._ready.put(found)  # for whoever asks again
+            raise found
+        self._arrived += 1
+        self._room.release()
+        return found
+
+    def _wait(self) -> tuple[HostBatch, T] | BaseException:
+        since = time.monotonic()
+        reports = 0
+        while True:
+            try:
+                found = self._ready.get(timeout=_POLL)
+                break
+            except queue.Empty:
+                waited = time.monotonic() - since
+            if waited >= self._data.stall_seconds * (reports + 1):
+                reports += 1
+                self._report(self._describe(waited))
+            if self._stopped(waited):
+                raise Stopped
+        if reports and not isinstance(found, BaseException):
+            self._report(f"{self._name} has its batch, after {time.monotonic() - since:.0f} s")
+        return found
+
+    @property
+    def _name(self) -> str:
+        return f"{self._what} {self._first + self._arrived}"
+
+    def _describe(self, waited: float) -> str:
+        where = self._data.name + (f" {self._data.dir}" if self._data.dir else "")
+        return (
+            f"no batch for {waited:.0f} s ({self._name}, {where}, {self._arrived} batches so far): "
+            "the storage or a decoding process hangs"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the thread and what reads for it; one that hangs is left behind, a daemon."""
+        self._closed = True
+        self._room.release()
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive() and kill_workers():
+            self._thread.join(PATIENCE)
+        while not self._ready.empty():
+            self._ready.get()
+        self._ready.put(StopIteration())

@@ -1,0 +1,234 @@
+"""metrics.jsonl and TensorBoard: what a run said of itself, step by step."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from train.config import RunError
+from train.learn.step import Sums
+
+Row = dict[str, Any]
+
+
+class LeftOut(NamedTuple):
+    """A training step whose loss or gradient is not finite."""
+
+    step: int
+    what: str
+    """loss or grad_norm; the loss, if both."""
+    value: str = "not finite"
+    """nan, inf or -inf; checkpoints of old do not say which."""
+
+
+AHEAD = 4
+"""Dispatches on their way to the devices."""
+
+
+class Window:
+    """Sums of the training steps since the last logged row.
+
+    They stay on the device until they are asked for, so that only logging waits for the last of
+    them. `totals` and `left_out` are part of a checkpoint, so that a resumed run logs the same
+    rows.
+    """
+
+    def __init__(
+        self,
+        totals: dict[str, float] | None = None,
+        *,
+        limit: int = 0,
+        left_out: Sequence[Sequence[Any]] = (),
+    ) -> None:
+        """`limit`: how many steps of the run may be left out for not being finite."""
+        self.totals: dict[str, float] = dict(totals or {})
+        self.limit = limit
+        self.left_out = [LeftOut(*entry) for entry in left_out]
+        """Those that were, from the start of the run."""
+        self.finished = 0
+        """The last step that is known to be done on the devices."""
+        self._pending: list[tuple[int, int, Sums]] = []
+
+    def add(self, step: int, sums: Sums, steps: int = 1) -> None:
+        """Takes the sums of a step, or in arrays those of so many from there on.
+
+        Waits for those of `AHEAD` calls before. That hides what it takes to send a step off, and
+        bounds the batches that are on the devices. And XLA's CPU devices stand still for good where
+        more than 32 programs wait: no thread is left for the one that another's collective awaits.
+        """
+        self._pending.append((step, steps, sums))
+        if len(self._pending) > AHEAD:
+            first, count, done = self._pending[-1 - AHEAD]
+            jax.block_until_ready(done)
+            self.finished = first + count - 1
+
+    def _fetched(self) -> Iterator[tuple[int, Sums]]:
+        for first, steps, sums in jax.device_get(self._pending):
+            for i in range(steps):
+                yield first + i, {name: np.ravel(value)[i] for name, value in sums.items()}
+
+    def fetch(self, *, finite: bool = True) -> dict[str, float]:
+        """Waits for the steps so far and returns `totals`.
+
+        Raises:
+          NonFinite: `finite`, and the loss or the gradient of a step is not, once too often.
+        """
+        for step, sums in self._fetched():
+            names = sorted(sums, key=lambda name: name != "loss")  # it is what breaks the gradient
+            broken = [name for name in names if not math.isfinite(sums[name])]
+            if finite and broken:
+                self.left_out.append(LeftOut(step, broken[0], str(float(sums[broken[0]]))))
+                if len(self.left_out) > self.limit:
+                    raise NonFinite(self.left_out[-1])
+                continue
+            for name, value in sums.items():
+                self.totals[name] = self.totals.get(name, 0.0) + float(value)
+            self.totals["steps"] = self.totals.get("steps", 0) + 1
+        if self._pending:
+            first, count, _ = self._pending[-1]
+            self.finished = first + count - 1
+        self._pending = []
+        return dict(self.totals)  # a checkpoint writes it while the next steps are added
+
+    def close(self) -> Row:
+        """The means of the window, which then starts anew; {} if no step of it was finite."""
+        row = means(self.fetch())
+        self.totals = {}
+        return row
+
+
+class NonFinite(RunError):
+    """Training produced a value that is not finite."""
+
+    def __init__(self, found: LeftOut) -> None:
+        super().__init__(f"{found.what} is not finite at step {found.step}")
+        self.found = found
+
+
+def means(totals: dict[str, float]) -> Row:
+    """Sums over examples -> means; `grad_norm` is a mean over steps."""
+    per_step = {"grad_norm"}
+    return {
+        name: value / (totals["steps"] if name in per_step else max(totals["count"], 1))
+        for name, value in totals.items()
+        if name not in ("count", "steps")
+    }
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl and to TensorBoard's event file."""
+
+    def __init__(self, workdir: Path, last_step: int) -> None:
+        """Drops what was logged behind `last_step`, the step that the run resumes from."""
+        # The writer underneath SummaryWriter: that one has a thread, and hangs when it dies of a
+        # full disk.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self.path = workdir / "metrics.jsonl"
+        board = workdir / "tensorboard"
+        with self._named_errors():
+            keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
+            self.evaluated = {row["step"] for row in keep if row["split"] == "eval"}
+            replacement = self.path.with_suffix(".tmp")
+            replacement.write_text("".join(map(to_line, keep)), encoding="utf-8")
+            os.replace(replacement, self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+            board.mkdir(exist_ok=True)
+            self._board = EventsWriter(str(board / "events"))
+            # TensorBoard forgets what an earlier process logged behind this step.
+            start = SessionLog(status=SessionLog.START)
+            self._add_event(last_step + 1, session_log=start)
+
+    def write(self, row: Row) -> None:
+        """One row; on disk when this returns, before any checkpoint that is saved after it.
+
+        Raises:
+          RunError: it could not be written.
+        """
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=f"{row['split']}/{name}", simple_value=value)
+            for name, value in row.items()
+            if value is not None and name not in ("step", "split")
+        ]
+        with self._named_errors():
+            self._file.write(to_line(row))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._add_event(row["step"], summary=Summary(value=values))
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(step=step, wall_time=time.time(), **content))
+        self._board.flush()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"metrics could not be written beside {self.path}: {error.strerror}. "
+                "The same command resumes from the newest checkpoint"
+            ) from error
+
+    def close(self) -> None:
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):  # a full disk was already spoken of
+                file.close()
+
+
+class NoLog(MetricsLog):
+    """What a process has that writes nothing; it knows what was evaluated."""
+
+    def __init__(self, workdir: Path) -> None:
+        rows = read_metrics(workdir / "metrics.jsonl")
+        self.evaluated = {row["step"] for row in rows if row["split"] == "eval"}
+
+    def write(self, row: Row) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def to_line(row: Row) -> str:
+    """A row as a line of strict JSON: what is not finite becomes null."""
+
+    def strict(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({name: strict(value) for name, value in row.items()}) + "\n"
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl in order of step; none if there is no such file.
+
+    A process killed while writing leaves half a line, at the end or, once resumed, in the middle:
+    it is left out. Where a row stands twice, the last one counts.
+    """
+    return parse_metrics(path)[0]
+
+
+def parse_metrics(path: Path) -> tuple[list[Row], int]:
+    """What `read_metrics` returns, and the number of lines that are not a row."""
+    rows: dict[tuple[int, str], Row] = {}
+    unreadable = 0
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
+    for line in filter(str.strip, lines):
+        try:
+            row = json.loads(line)
+            rows[math.floor(row["step"]), str(row["split"])] = row
+        except (ValueError, KeyError, TypeError, OverflowError):
+            unreadable += 1
+    return sorted(rows.values(), key=lambda row: row["step"]), unreadable

@@ -1,0 +1,69 @@
+"""From how many values a run takes the statistics of its BatchNorm layers, before it compiles."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.norm import BatchNorm, values_per_channel
+from train.config import ConfigError
+from train.run.parts import Run
+
+FEW = 8
+"""Values per channel: the standard deviation of fewer is more than a quarter off."""
+
+
+def values_by_layer(model: nn.Module, batch_size: int, image_size: int) -> dict[str, int]:
+    """Values per channel in a group, for each BatchNorm layer that trains; traced, not compiled.
+
+    Raises:
+      ValueError: the network does not take such images, or a layer has one value per channel.
+    """
+    found: dict[str, int] = {}
+
+    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        norm = context.module
+        trains = isinstance(norm, BatchNorm) and not norm.frozen and kwargs.get("train")
+        if trains and context.method_name == "__call__":
+            found["/".join(norm.path)] = values_per_channel(args[0].shape, norm.group_size)
+        return call(*args, **kwargs)
+
+    def step(key: jax.Array, images: jax.Array) -> Any:
+        variables = model.init(key, images[:1], train=False)
+        apply = functools.partial(model.apply, variables, mutable=["batch_stats"])
+        return apply(images, train=True, rngs={"dropout": key})
+
+    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+    with nn.intercept_methods(note):
+        jax.eval_shape(step, jax.random.key(0), images)
+    return found
+
+
+def check_statistics(run: Run) -> str | None:
+    """A warning if a layer's statistics come from less than `FEW` values per channel.
+
+    Raises:
+      ConfigError: they come from one value; or the network does not take the run's images.
+    """
+    config, size = run.config, run.config.data.image_size
+    group = config.norm_group_size or config.batch_size
+    assert isinstance(group, int), "a Run knows how many that are"
+    if group >= FEW:
+        return None
+    sizes = f"data.image_size {size}, batch_size {config.batch_size}"
+    if config.norm_group_size:
+        sizes += f", norm_group_size {group}"
+    try:
+        found = values_by_layer(run.model, config.batch_size, size)
+    except ValueError as error:
+        raise ConfigError(f"{config.model.name} at {sizes}: {error}") from None
+    few = [path for path, values in found.items() if values < FEW]
+    if not few:
+        return None
+    return (
+        f"{sizes}: {len(few)} of {len(found)} BatchNorm layers have statistics of "
+        f"{min(found.values())} to {FEW - 1} values per channel, the first is {few[0]}. They are "
+        "noisy: a larger batch_size or data.image_size, or --model.norm group, would help"
+    )

@@ -1,0 +1,117 @@
+"""What a person sees of a run: a live bar in a terminal, plain lines anywhere else."""
+
+import sys
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
+from rich.text import Text
+
+from train.names import utf8
+from train.run.eta import Remaining
+
+Row = dict[str, Any]
+
+
+def warn(text: str) -> None:
+    """A line on stderr, for what must be seen though nobody asked."""
+    print(f"warning: {utf8(text)}", file=sys.stderr, flush=True)
+
+
+class _Eta(ProgressColumn):
+    """The time to the end, from finished steps: rich's own counts calls, which come in bursts."""
+
+    def __init__(self, remaining: Remaining) -> None:
+        super().__init__()
+        self._remaining = remaining
+
+    def render(self, task: Task) -> Text:
+        return Text(f"ETA {self._remaining}")
+
+
+class Display:
+    """Shows steps, rows of metrics and messages on stdout; `quiet` shows nothing."""
+
+    def __init__(self, total_steps: int, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._total = total_steps
+        self._remaining = Remaining(total_steps)
+        self._live: Live | None = None
+        self._doing, self._began = Text(""), ""
+        if self._console.is_terminal and not quiet:
+            self._bar = Progress(MofNCompleteColumn(), BarColumn(), _Eta(self._remaining))
+            self._task = self._bar.add_task("", total=total_steps)
+            self._live = Live(Group(self._bar, self._doing), console=self._console)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a terminal shows what is being done; elsewhere each `begin` is a line."""
+        return self._live is not None
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(utf8(text), markup=False, emoji=False)
+
+    def begin(self, text: str, step: int) -> None:
+        """Something that takes a while, after this step: under the bar, until the next step or row.
+
+        The first one puts up the bar. Without a terminal, it is a line.
+        """
+        if not self._live:
+            self.say(text)
+            return
+        self._live.start()
+        self._doing.plain = self._began = text
+        self._bar.update(self._task, completed=step)
+
+    def advance(self, step: int) -> None:
+        """The steps up to this one are finished; costs nothing on the device."""
+        self._remaining.finished(step)
+        if self._live and step > self._bar.tasks[0].completed:
+            self._bar.update(self._task, completed=step)
+            if self._doing.plain == self._began:
+                self._doing.plain = ""
+
+    def row(self, row: Row) -> None:
+        """A row of metrics.jsonl: training rows stand under the bar, evaluations stay above it."""
+        self.advance(row["step"])
+        line = describe(row)
+        if row["split"] == "eval":
+            self._remaining.pause(row["step"], row.get("seconds", 0.0))
+        if self._live and row["split"] == "train":
+            self._doing.plain = line
+            return
+        known = row["split"] == "train" and self._remaining.seconds() is not None
+        eta = f"  ETA {self._remaining}" if known else ""
+        self.say(f"step {row['step']:,}/{self._total:,}  {line}{eta}")
+
+    def close(self) -> None:
+        """Takes the bar down; what it showed stays."""
+        if self._live:
+            self._doing.plain = ""
+            self._live.stop()
+
+
+def describe(row: Row) -> str:
+    """A row in a line.
+
+    >>> describe({"split": "eval", "epoch": 2.0, "loss": 0.5, "top1": 0.875, "examples": 80})
+    'epoch 2.00  eval loss 0.5000  top-1 87.50 %  on 80 images'
+    """
+    parts = [f"epoch {row['epoch']:.2f}"]
+    name = "" if row["split"] == "train" else f"{row['split']} "
+    parts.append(f"{name}loss {row['loss']:.4f}  top-1 {row['top1']:.2%}".replace("%", " %"))
+    if "ema_top1" in row:
+        parts.append(f"EMA top-1 {row['ema_top1']:.2%}".replace("%", " %"))
+    if "examples" in row:
+        parts.append(f"on {row['examples']:,} images")
+    if "lr" in row:
+        parts.append(f"lr {row['lr']:.4g}")
+    if "images_per_sec" in row:
+        parts.append(f"{row['images_per_sec']:,.0f} images/s")
+        parts.append(f"input wait {row['input_wait']:.0%}".replace("%", " %"))
+    if row.get("skipped"):
+        parts.append(f"skipped {row['skipped']:,}")
+    return "  ".join(parts)

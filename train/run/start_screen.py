@@ -1,0 +1,179 @@
+"""What a run says of itself before anything is compiled: one screen of plain lines."""
+
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from train.config import RunConfig
+from train.config.effects import changes, shown
+from train.data.sources import Source, class_counts
+from train.run.parts import Run
+
+LISTED_CLASSES = 10
+"""The most classes whose counts are listed one by one."""
+
+
+def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
+    """The lines of the screen, a label and a text each.
+
+    Args:
+      run: not yet started; its parameters are counted from shapes.
+      workdir: of the run.
+      checkpoint: the step of the newest checkpoint in it; None: the run is new.
+    """
+    resumes = "new" if checkpoint is None else f"resumes from the checkpoint of step {checkpoint:,}"
+    lines = {
+        "data": _data(run),
+        "classes": _classes(run.splits.train),
+        "images": _images(run.config),
+        "network": _network(run),
+        "weights": _weights(run.config, resumes=checkpoint is not None),
+        "optimiser": _optimiser(run),
+        "duration": _duration(run),
+        "devices": _devices(run),
+        "workdir": f"{workdir}, {resumes}",
+    }
+    return [f"{label:<10} {text}" for label, text in lines.items()]
+
+
+def _data(run: Run) -> str:
+    data, splits = run.config.data, run.splits
+    colour = {1: "grey", 3: "RGB"}.get(splits.train.channels, f"{splits.train.channels} channels")
+    where = f" in {data.dir}" if data.dir else ""
+    return (
+        f"{data.name}{where}: {len(splits.train):,} images to train on, {len(splits.eval):,} to "
+        f"evaluate on, {colour}"
+    )
+
+
+def _classes(source: Source) -> str:
+    """Names with their numbers of training images, as far as labels are at hand."""
+    names, counts = source.class_names, class_counts(source)
+    if counts is None:
+        shown = ", ".join(names[:LISTED_CLASSES])
+        return f"{len(names):,}: {shown}{', ...' if len(names) > LISTED_CLASSES else ''}"
+    if len(names) <= LISTED_CLASSES:
+        pairs = zip(names, counts, strict=True)
+        return f"{len(names)}: " + ", ".join(f"{name} ({count:,})" for name, count in pairs)
+    least, most = int(counts.argmin()), int(counts.argmax())
+    return (
+        f"{len(names):,}: {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) "
+        "training images each"
+    )
+
+
+def _images(config: RunConfig) -> str:
+    data, augment, size = config.data, config.augment, config.data.image_size
+    crop = {
+        "random_resized": "random crops",
+        "pad": f"cropped after a padding of {augment.pad}",
+        "none": "centre crops",
+    }[augment.crop]
+    mirrored = ", mirrored at random" if augment.flip else ""
+    evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
+    mean, std = (" ".join(f"{x:g}" for x in values) for values in (data.mean, data.std))
+    return f"{size}x{size}, {crop}{mirrored}, {evaluated}; mean {mean}, std {std}"
+
+
+def _network(run: Run) -> str:
+    config = run.config
+    changed = [
+        f"{name.removeprefix('model.')} {shown(value)}"
+        for name, value in changes(config, RunConfig()).items()
+        if name.startswith("model.") and name != "model.name"
+    ]
+    with_changes = f" ({', '.join(changed)})" if changed else ""
+    ema = f", averaged with ema_decay {config.ema_decay:g}" if config.ema_decay else ""
+    return f"{config.model.name}{with_changes}, {run.parameters:,} parameters{ema}"
+
+
+def _weights(config: RunConfig, *, resumes: bool) -> str:
+    init = config.init
+    if resumes:
+        return "those of the checkpoint"
+    if not init.weights:
+        return f"random, seed {config.seed}"
+    return f"{init.weights}, {'a new' if init.head == 'reset' else 'its own'} classifier"
+
+
+def _optimiser(run: Run) -> str:
+    config = run.config
+    optim, batch = config.optim, config.batch_size
+    rate = f"lr {optim.lr:g}"
+    if optim.lr_batch and optim.lr_batch != batch:
+        rate += f" x {batch}/{optim.lr_batch} = {optim.lr * batch / optim.lr_batch:.4g}"
+    warmup = "" if optim.warmup.startswith("0") else f", warm-up {optim.warmup}"
+    decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
+    schedule: str = optim.schedule
+    if schedule == "step":
+        schedule += f" (x {optim.gamma:g} at {', '.join(optim.milestones)})"
+    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}"
+
+
+def _duration(run: Run) -> str:
+    """What the duration comes to: a run has whole steps, so it may end after its last epoch."""
+    config, examples = run.config, len(run.splits.train)
+    steps, every = run.total_steps, max(run.steps(config.eval.every), 1)
+    evaluated = f"every {every:,} steps and at the end" if every < steps else "at the end"
+    return (
+        f"{config.duration}: {steps:,} steps of {config.batch_size} images, "
+        f"{steps * config.batch_size / examples:.2f} epochs; evaluated {evaluated}"
+    )
+
+
+def _devices(run: Run) -> str:
+    devices = run.mesh.devices.flatten()
+    first = devices[0]
+    cores = f" ({os.cpu_count()} cores)" if first.platform == "cpu" else ""
+    count = jax.process_count()
+    processes = f" of {count} processes" if count > 1 else ""
+    return f"{len(devices)} x {first.device_kind}{cores}{processes}, {run.config.precision}"
+
+
+def accelerator_warnings() -> list[str]:
+    """One warning if this process leaves a GPU or TPU of the machine unused, or none."""
+    found = unused_accelerator(jax.default_backend(), os.environ)
+    return [found] if found else []
+
+
+def unused_accelerator(
+    platform: str, environment: Mapping[str, str], root: Path = Path("/")
+) -> str | None:
+    """What to say if this machine has a GPU or TPU and JAX runs on the CPU; None: all is well.
+
+    Args:
+      platform: of JAX's devices, such as "cpu".
+      environment: the process's; one that asks for the CPU is taken at its word.
+      root: of the file system.
+    """
+    asked = environment.get("JAX_PLATFORMS", "") + environment.get("JAX_PLATFORM_NAME", "")
+    if platform != "cpu" or "cpu" in asked:
+        return None
+    if any(root.glob("dev/nvidia[0-9]*")) or (root / "proc/driver/nvidia/version").exists():
+        if environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+            return None
+        plugin = [name for name in ("jax-cuda13-plugin", "jax-cuda12-plugin") if _has(name)]
+        fix = (
+            f"{plugin[0]} is installed, but finds no GPU it can use: check nvidia-smi and the "
+            "driver's version"
+            if plugin
+            else "install JAX for it: pip install -e '.[cuda]'"
+        )
+        return f"this machine has an NVIDIA GPU, but JAX runs on the CPU; {fix}"
+    if any(root.glob("dev/accel[0-9]*")):
+        return (
+            "this machine has a TPU, but JAX runs on the CPU; install JAX for it: "
+            "pip install -e '.[tpu]'"
+        )
+    return None
+
+
+def _has(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

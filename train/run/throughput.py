@@ -1,0 +1,41 @@
+"""Where the time of a run goes."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from train.run.progress import Row
+
+
+class Clock:
+    """Where the time of a logging window goes."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._wait = self._pause = 0.0
+        self._since, self._at = time.perf_counter(), 0
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time that the input takes from training."""
+        since = time.perf_counter()
+        yield
+        self._wait += time.perf_counter() - since
+
+    def pause(self, seconds: float) -> None:
+        """Time that was not training's."""
+        self._pause += seconds
+
+    def lap(self, batch_size: int) -> Row:
+        """images/s, share of the time spent waiting for input, and seconds, since the last lap."""
+        seconds = time.perf_counter() - self._since - self._pause
+        row = {
+            "images_per_sec": round((self.steps - self._at) * batch_size / seconds, 2),
+            "input_wait": round(self._wait / seconds, 4),
+            "seconds": round(seconds, 3),
+        }
+        self._since, self._at, self._wait, self._pause = time.perf_counter(), self.steps, 0.0, 0.0
+        return row
