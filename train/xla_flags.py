@@ -4,7 +4,7 @@ import os
 from importlib.metadata import version
 
 # XLA's CPU compiler hands single convolutions to a library that is slower than its own way
-# (benchmarks/NOTES.md). A flag that a later XLA does not know would end the process.
+# (docs/results/cpu.md). A flag that a later XLA does not know would end the process.
 _NAME = "--xla_cpu_experimental_ynn_fusion_type"
 _VALUE = "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 _KNOWN_BEFORE = (0, 13)
