@@ -21,8 +21,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
 import jax
 import pytest
 
-from train.compilation_cache import use_compilation_cache
-from train.xla_flags import set_xla_flags
+from train.runtime import set_xla_flags, use_compilation_cache
 
 set_xla_flags()  # as the command line does
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.record import Row, at_least_one, command, emit, environment, spread
 from resnet_jax.zoo import get_spec
-from train.xla_flags import set_xla_flags
+from train.runtime import set_xla_flags
 
 Turns = dict[str, list[dict[str, float]]]
 CASES = ("resnet50", "resnet152", "resnet152,plain", "resnet1202_cifar")
@@ -96,8 +96,8 @@ def first_step(case: Case, cache: str | None) -> dict[str, float]:
     import jax
     import numpy as np
 
-    from train.compilation_cache import use_compilation_cache
     from train.distributed.mesh import put_batch
+    from train.runtime import use_compilation_cache
 
     use_compilation_cache(cache)
     run = make_run(case)

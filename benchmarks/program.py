@@ -24,8 +24,8 @@ from benchmarks.workloads import Unsupported, describe, read_case
 from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig
 from train.plan import hlo
-from train.plan.compile import peak_bytes
 from train.plan.topology import check_compiler, devices, parse_topology, prepare_environment
+from train.run.memory import peak_bytes
 
 _SMALL = 1_000_000  # bytes
 _MAP = re.compile(r"\s*(?:ROOT )?%?[\w.\-]*(?:copy|transpose)[\w.\-]* = \w+\[(\d+),")
@@ -91,7 +91,7 @@ def measure(args: ProgramArgs) -> Row:
         if args.hlo:
             args.hlo.mkdir(parents=True, exist_ok=True)
             (args.hlo / f"{name}.txt").write_text(text)
-        said = {**said_of(compiled), **count(text, args.config.batch_size // topology.chips)}
+        said = {**compiler_stats(compiled), **count(text, args.config.batch_size // topology.chips)}
         said["modelled_ms"] = round(1e3 * said["hbm_bytes"] / topology.chip.hbm_bandwidth, 2)
         found[name] = said
     return {
@@ -105,7 +105,7 @@ def measure(args: ProgramArgs) -> Row:
     }
 
 
-def said_of(compiled: Any) -> Row:
+def compiler_stats(compiled: Any) -> Row:
     """What the compiler says of an executable: FLOPs, bytes accessed and held, and bytes through
     HBM as its text has them.
     """

@@ -1,4 +1,4 @@
-"""Training fed by the host and from the devices, in turn, and the rate at which plans are made.
+"""Training fed by the host and from the devices, in turn, and the rate at which crop parameters are drawn.
 
 usage: resnet-jax bench resident RECIPE [options of the recipe]
 
@@ -19,14 +19,13 @@ import tyro
 from benchmarks.record import command, emit, environment, spread
 from benchmarks.workloads import describe
 from train.cli.arguments import parse, split
-from train.compilation_cache import use_compilation_cache
 from train.config import RunConfig
-from train.data.on_device import plans
+from train.console import warn
+from train.data.on_device import crop_params
 from train.recipes import get_recipe
 from train.run.dispatch import Dispatches, dispatches
 from train.run.parts import Run
-from train.run.progress import warn
-from train.xla_flags import set_xla_flags
+from train.runtime import set_xla_flags, use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def plans_per_second(run: Run, steps: int = 400) -> float:
     """Plans of examples per second of one core, the best of three."""
     config, found = run.config, []
     for turn in range(3):
-        made = plans(
+        made = crop_params(
             len(run.splits.train),
             config.augment,
             seed=config.seed,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resnet_jax.init import Initializer, kaiming_normal
-from resnet_jax.remat import keep
+from resnet_jax.remat import save_for_backward
 
 
 class Conv(nn.Module):
@@ -46,7 +46,7 @@ class Conv(nn.Module):
         """[B, H, W, C_in] -> [B, ceil(H / stride), ceil(W / stride), features], in `dtype`."""
         kernel = self.kernel(x.shape[-1]).astype(self.dtype)
         x, shape = x.astype(self.dtype), (self.stride, self.groups, self.dilation)
-        return keep(convolve(x, kernel, *shape, in_loop=self.in_loop))
+        return save_for_backward(convolve(x, kernel, *shape, in_loop=self.in_loop))
 
     @nn.compact
     def kernel(self, channels: int) -> jax.Array:
@@ -159,7 +159,7 @@ def _in_memory(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.cond(there, lambda x: x, lambda x: x * jnp.nan, x)
 
 
-def gradient_in_memory(x: jax.Array, parameter: jax.Array) -> jax.Array:
+def materialised_gradient(x: jax.Array, parameter: jax.Array) -> jax.Array:
     """x; on a CPU its gradient is computed once, and not once more wherever it is used.
 
     `parameter` is anything finite of the layer's that every device has (see `_in_memory`).

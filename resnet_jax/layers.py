@@ -10,7 +10,7 @@ from jax import lax
 
 from resnet_jax.init import Initializer, dense_uniform, kaiming_normal
 from resnet_jax.norm import at_least_float32
-from resnet_jax.remat import keep
+from resnet_jax.remat import save_for_backward
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -39,7 +39,7 @@ class SqueezeExcite(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
         squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
-        gate = keep(x.astype(at_least_float32(x.dtype)).mean((1, 2), keepdims=True))
+        gate = save_for_backward(x.astype(at_least_float32(x.dtype)).mean((1, 2), keepdims=True))
         gate = nn.relu(nn.Dense(squeezed, kernel_init=kaiming_normal(), name="fc1")(gate))
         gate = nn.Dense(channels, kernel_init=kaiming_normal(), name="fc2")(gate)
         return x * nn.sigmoid(gate).astype(x.dtype)
@@ -59,7 +59,7 @@ class EfficientChannelAttention(nn.Module):
         size = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(size + 1 - size % 2, 3)
         kernel = self.param("kernel", self.kernel_init, (size, 1, 1), jnp.float32)
-        means = keep(x.astype(at_least_float32(x.dtype)).mean((1, 2)))[..., None]
+        means = save_for_backward(x.astype(at_least_float32(x.dtype)).mean((1, 2)))[..., None]
         pad = (size // 2, size // 2)
         numbers = ("NWC", "WIO", "NWC")
         gate = lax.conv_general_dilated(
@@ -83,12 +83,12 @@ class DropPath(nn.Module):
         """[B, ...] -> [B, ...]."""
         if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0):
             return x
-        keep = 1 - self.rate
+        keep_rate = 1 - self.rate
         shape = (x.shape[0], *(1,) * (x.ndim - 1))
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)
         # Divided in float32: rounded to bfloat16, the chance would be up to 0.2 % off.
         wide = x.astype(at_least_float32(x.dtype))
-        return jnp.where(kept, wide / keep, 0).astype(x.dtype)
+        return jnp.where(kept, wide / keep_rate, 0).astype(x.dtype)
 
 
 class DropBlock(nn.Module):
@@ -181,9 +181,9 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         if train and self.drop_connect:
-            keep = 1 - self.drop_connect
-            kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-            kernel = jnp.where(kept, kernel / keep, 0)
+            keep_rate = 1 - self.drop_connect
+            kept = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)
+            kernel = jnp.where(kept, kernel / keep_rate, 0)
         return x @ kernel + bias
 
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from resnet_jax.conv import convolve, gradient_in_memory
+from resnet_jax.conv import convolve, materialised_gradient
 from resnet_jax.init import Initializer
-from resnet_jax.remat import keep
+from resnet_jax.remat import save_for_backward
 
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
@@ -74,16 +74,18 @@ class BatchNorm(nn.Module):
 
         by_running = not train or self.frozen
         if kernel is not None and (by_running or not _gram_is_exact(x.dtype)):
-            x, kernel = keep(convolve(x, kernel.astype(x.dtype)[None, None])), None
+            x, kernel = save_for_backward(convolve(x, kernel.astype(x.dtype)[None, None])), None
         if by_running:
             return self._normalise(x, mean.value, var.value, scale, bias)
 
         grouped = self._grouped(x)
         if kernel is None:
-            batch_mean, batch_var = map(keep, _moments(grouped, mean.value))
+            batch_mean, batch_var = map(save_for_backward, _moments(grouped, mean.value))
             y = self._normalise(grouped, batch_mean, batch_var, scale, bias)
         else:
-            mean_in, batch_mean, batch_var = map(keep, _moments_of_product(grouped, kernel))
+            mean_in, batch_mean, batch_var = map(
+                save_for_backward, _moments_of_product(grouped, kernel)
+            )
             factor = scale * lax.rsqrt(batch_var + self.epsilon)
             # Centred before the product, or the gradient of the factor would be the small
             # difference of two sums rounded to `dtype`; and by what `dtype` can hold, or zeros
@@ -91,9 +93,9 @@ class BatchNorm(nn.Module):
             shift = lax.stop_gradient(mean_in.astype(x.dtype))
             by = kernel * factor
             offset = bias - (mean_in - shift) @ by
-            y = (keep(_product(grouped - shift, by)) + offset).astype(self.dtype)
+            y = (save_for_backward(_product(grouped - shift, by)) + offset).astype(self.dtype)
         # Two sums and the gradient of x begin with it, and behind it is a part of the network.
-        y = gradient_in_memory(y, scale)
+        y = materialised_gradient(y, scale)
         if not self.is_initializing():
             count = values_per_channel(x.shape, self.group_size)
             self._update(mean, batch_mean)
@@ -142,7 +144,7 @@ def _moments(x: jax.Array, running_mean: jax.Array) -> tuple[jax.Array, jax.Arra
     axes = tuple(range(1, x.ndim - 1))
     wide = x.astype(at_least_float32(x.dtype))
     narrow = wide.dtype != x.dtype
-    shift = running_mean if narrow else keep(wide[:, :1].mean(axes, keepdims=True))
+    shift = running_mean if narrow else save_for_backward(wide[:, :1].mean(axes, keepdims=True))
     shift = lax.stop_gradient(shift)
     moved = wide - shift
     mean = moved.mean(axes, keepdims=True)
@@ -254,7 +256,7 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", jax.nn.initializers.zeros, (channels,), jnp.float32)
         wide = x.astype(at_least_float32(x.dtype))
         wide = wide.reshape(x.shape[0], -1, self.groups, channels // self.groups)
-        centred = wide - keep(wide.mean((1, 3), keepdims=True))
-        var = keep(jnp.square(centred).mean((1, 3), keepdims=True))
+        centred = wide - save_for_backward(wide.mean((1, 3), keepdims=True))
+        var = save_for_backward(jnp.square(centred).mean((1, 3), keepdims=True))
         y = (centred * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
         return (y * scale + bias).astype(self.dtype)

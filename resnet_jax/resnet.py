@@ -20,7 +20,7 @@ from resnet_jax.layers import (
     pad_shortcut,
 )
 from resnet_jax.norm import BatchNorm, GroupNorm, at_least_float32
-from resnet_jax.remat import KEPT
+from resnet_jax.remat import SAVE_POLICY
 from resnet_jax.spec import BlockPlan, ConvPlan, ResNetSpec
 
 Layer = Any  # a module's constructor with its options filled in
@@ -155,7 +155,7 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
-        loops = self.scan and len(self.plans) >= scan.LEAST
+        loops = self.scan and len(self.plans) >= scan.MIN_SCAN_BLOCKS
         one_by_one = self.plans[:1] if loops else self.plans
         for i, (plan, rate) in enumerate(zip(one_by_one, self.drop_paths, strict=False), start=1):
             parts = (self.spec, plan, self.conv, self.norm, not loops)
@@ -182,7 +182,7 @@ class Stage(nn.Module):
             return block(act(x), 0.0 if rate is None else rate, train=train), None
 
         loop = nn.scan(
-            nn.remat(body, prevent_cse=False, policy=KEPT),
+            nn.remat(body, prevent_cse=False, policy=SAVE_POLICY),
             variable_axes={"params": 0, "batch_stats": 0},
             split_rngs={"params": True, "dropout": True},
             length=len(self.plans) - 1,

@@ -18,7 +18,7 @@ import numpy as np
 from flax.core.scope import LazyRng
 
 NAME = "blocks"
-LEAST = 4
+MIN_SCAN_BLOCKS = 4
 """Blocks of a stage that is stacked."""
 
 
@@ -33,7 +33,7 @@ def stack_blocks(tree: Any) -> Any:
     >>> stack_blocks({"stage1": stage})["stage1"]["blocks"]["bias"].shape
     (3, 8)
     """
-    return _map_stages(_stack_stage, f"block{LEAST}", tree)
+    return _map_stages(_stack_stage, f"block{MIN_SCAN_BLOCKS}", tree)
 
 
 def unstack_blocks(tree: Any) -> Any:

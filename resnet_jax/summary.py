@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.conv import Conv
-from resnet_jax.heads import classifier
+from resnet_jax.heads.classifier import classifier
 from resnet_jax.layers import Dense, EfficientChannelAttention
 from resnet_jax.norm import BatchNorm, GroupNorm
 from resnet_jax.spec import ResNetSpec, Spec

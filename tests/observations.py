@@ -26,12 +26,12 @@ from train.config import ConfigError, RunConfig, RunError
 from train.data.pipeline import EvalReader, eval_batches, train_batches
 from train.data.prefetch import Feed, never
 from train.data.sources import ArraySource, Example, open_splits
-from train.distributed.launchers import find_place
+from train.distributed.launchers import detect_process
 from train.distributed.mesh import put_batch
 from train.learn.optim import make_optimizer, make_schedule
+from train.report.metrics_file import read_metrics
 from train.run.dispatch import dispatches
 from train.run.fit import fit
-from train.run.metrics import read_metrics
 from train.run.parts import Run, make_model
 
 
@@ -194,7 +194,7 @@ def cache(config: RunConfig, workdir) -> str:
 
 def processes(config: RunConfig, workdir) -> str:
     """Which place among the processes it takes (two real ones: test_distributed.py)."""
-    return str(find_place(config.mesh, 1, {}))
+    return str(detect_process(config.mesh, 1, {}))
 
 
 def layout(config: RunConfig, workdir) -> str:
@@ -307,7 +307,7 @@ def changed(config: RunConfig, path: str, value: Any) -> RunConfig:
 
 
 def together(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """Several changes at once: fields of one group are valid only together."""
+    """MultiProcess changes at once: fields of one group are valid only together."""
     groups: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         head, _, name = path.rpartition(".")

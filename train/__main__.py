@@ -22,10 +22,10 @@ from train.cli.usage import (
 )
 from train.config import ConfigError, RunConfig, RunError
 from train.config.effects import accepted_by_eval, check_applicable, check_effects
-from train.console import lost_output, safe_output
-from train.names import accept_every_character, utf8
+from train.console import accept_every_character, lost_output, safe_output
 from train.paths import expand
-from train.xla_flags import set_xla_flags
+from train.printable import utf8
+from train.runtime import set_xla_flags
 
 Config = Annotated[RunConfig, tyro.conf.arg(name="")]
 
@@ -68,14 +68,15 @@ def train(args: list[str]) -> None:
     usage = "train [RECIPE]"
     given = parse(f"train {name}", about, TrainArgs, start, options, usage=usage)
     warnings = [*filter(None, [warning]), *check_effects(given.config, recipe)]
-    from train.distributed.signals import Stop
+    from train.data.workers import kill_workers
+    from train.distributed.signals import StopSignal
     from train.runtime import set_malloc
 
     if note:
         print(note, flush=True)
     _tell(warnings)
     set_malloc()
-    with Stop().listening() as stop:
+    with StopSignal(kill_workers).install() as stop:
         from train.run.fit import fit  # takes a second, in which an interrupt would crash JAX
 
         extend = bool(given.extend)
@@ -98,7 +99,7 @@ def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
 
 def _tell(warnings: list[str]) -> None:
     if warnings:
-        from train.run.progress import warn
+        from train.console import warn
 
         for warning in warnings:
             warn(warning)
@@ -116,7 +117,7 @@ def evaluate(args: list[str]) -> None:
     given = parse("eval DIR", EVAL_HELP, EvalArgs, EvalArgs(config), options, **shown)
     _tell(check_applicable("eval", config, given.config, accepted_by_eval))
     from train.inference.inference import evaluate_run
-    from train.run.metrics import to_line
+    from train.report.metrics_file import to_line
     from train.run.start_screen import accelerator_warnings
 
     _tell(accelerator_warnings())

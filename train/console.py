@@ -8,7 +8,12 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+from train.printable import utf8
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Nobody will read again: a pipe without a reader, a terminal that was closed."""
@@ -125,3 +130,24 @@ def _open_standard() -> None:
                 os.dup2(null, number)
                 os.close(null)
             os.set_inheritable(number, True)
+
+
+def accept_every_character() -> None:
+    """Stdout and stderr escape what their encoding lacks, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="backslashreplace")
+
+
+def warn(text: str) -> None:
+    """A line on stderr, for what must be seen though nobody asked."""
+    print(f"warning: {utf8(text)}", file=sys.stderr, flush=True)
+
+
+def table_console() -> "Console":
+    """As wide as the terminal, and wide enough for a whole row where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=120, highlight=False)

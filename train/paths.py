@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from resnet_jax import home
-from train.config import ConfigError
+from train.errors import ConfigError
 
 # TensorStore takes a backslash for a separator; Orbax takes these for buckets of cloud storage.
 _BUCKETS = ("gs", "s3", "az", "hf")

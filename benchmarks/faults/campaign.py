@@ -1,14 +1,14 @@
 """A fault campaign: one training, killed, damaged and starved of disk again and again.
 
-    python -m benchmarks.faults.campaign [--kills 100] [--damages 15] [--disks 5] [--outside 6] [--seed 0]
-        [--out benchmarks/results/faults.jsonl]
+    python -m benchmarks.faults.campaign [--kills 100] [--damages 15] [--disks 5] [--outside 6]
+        [--seed 0] [--out benchmarks/results/faults.jsonl]
 
 A tiny network is trained on the digits by the command line in child processes. The first one is
 left alone and keeps every checkpoint: the reference. The others get SIGKILL at random moments, some
 of them inside an evaluation or the writing of a checkpoint; between some restarts a random file
 of the newest checkpoint is cut off, deleted, or has a bit flipped; and a run on a small file system
-(needs root) finds it full. Then come faults from outside (benchmarks/faults/outside.py): directories with
-odd names, a second process in the same one, output that nobody reads, closed terminals, signals to
+(needs root) finds it full. Then come faults from outside (benchmarks/faults/outside.py):
+directories with odd names, a second process in the same one, output that nobody reads, closed terminals, signals to
 all processes, files of the data that changed.
 
 After every fault each checkpoint that is there must be the reference's of that step, to the bit,
@@ -241,7 +241,7 @@ class Campaign:
             self.check_end(starved)
 
     def from_outside(self, count: int) -> None:
-        """Each fault of benchmarks/faults/outside.py, so many times where moments are chosen at random."""
+        """Each fault of `benchmarks.faults.outside`; `count` times where moments are random."""
         outside.paths(self)
         outside.second_process(self, count)
         outside.lost_output(self)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint.reader import Content, Corrupt, read
+from train.checkpoint.reader import CheckpointData, CorruptCheckpoint, read
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVAL, SAVE, LOG = 3000, 100, 50, 10
@@ -75,11 +75,11 @@ class Workdir:
         names = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def content(self, step: int) -> Content | None:
+    def content(self, step: int) -> CheckpointData | None:
         """None: it is not what was saved."""
         try:
             return read(self.checkpoints.resolve() / str(step))
-        except Corrupt:
+        except CorruptCheckpoint:
             return None
 
     @property
@@ -110,7 +110,7 @@ class Workdir:
         return [{k: v for k, v in json.loads(s).items() if k not in TIMES} for s in lines]
 
 
-def same(a: Content | None, b: Content | None) -> bool:
+def same(a: CheckpointData | None, b: CheckpointData | None) -> bool:
     """Whether two checkpoints agree in every bit of state, progress and metrics."""
     if a is None or b is None or a.arrays.keys() != b.arrays.keys():
         return False

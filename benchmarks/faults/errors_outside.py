@@ -1,4 +1,4 @@
-"""Cases of `benchmarks.faults.errors` that come from outside a run, or from the command that starts it."""
+"""Cases of `benchmarks.faults.errors` from outside a run, or from the command that starts it."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """Faults that come from outside a run: paths, second processes, terminals, signals, other files.
 
-Part of `benchmarks.faults.campaign`. Each function takes a `Campaign`, tries one kind of fault, and checks
-against the campaign's undisturbed run what it leaves.
+Part of `benchmarks.faults.campaign`. Each function takes a `Campaign`, tries one kind of fault,
+and checks against the campaign's undisturbed run what it leaves.
 """
 
 import contextlib

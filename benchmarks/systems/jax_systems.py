@@ -19,7 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks.workloads import Unsupported, facts, random_batch
 from train.config import RunConfig
 from train.distributed.mesh import make_mesh, put_batch
-from train.plan.compile import abstract_batch
+from train.run.memory import abstract_batch
 from train.run.parts import Run, make_model
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from train.config import ConfigError, RunConfig
-from train.xla_flags import set_xla_flags
+from train.runtime import set_xla_flags
 
 NEEDS: dict[str, dict[str, str]] = {
     "ours": {},
@@ -82,7 +82,7 @@ class JaxStepper:
             set_xla_flags()  # as `resnet-jax train` does
         import jax
 
-        from benchmarks.program import said_of
+        from benchmarks.program import compiler_stats
         from benchmarks.systems.jax_systems import BUILDERS
 
         here = jax.devices()
@@ -104,7 +104,7 @@ class JaxStepper:
             "trace_seconds": then - built,
             "compile_seconds": now - then,
             "first_step_seconds": time.perf_counter() - since,
-            **said_of(self._step),
+            **compiler_stats(self._step),
         }
 
     def advance(self, count: int) -> float:

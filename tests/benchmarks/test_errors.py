@@ -1,4 +1,4 @@
-"""Some cases of `benchmarks/faults/errors.py`, whose table is in docs/faults.md, from end to end."""
+"""Some cases of `benchmarks/faults/errors.py`, whose table is in docs/faults.md."""
 
 import os
 from pathlib import Path

@@ -14,6 +14,7 @@ from benchmarks import (
     gpu_parts,
     h200,
     interleaved,
+    profiler,
     step,
     training,
     wheels,
@@ -82,7 +83,7 @@ def test_the_command_lines_can_be_read(sizes, given, tmp_path, monkeypatch):
     def measure(name: str):
         return lambda args, *_: measured.append(name) or {"not_here": {}}
 
-    for module in (step, end_to_end, kernels, training):
+    for module in (step, end_to_end, profiler, training):
         monkeypatch.setattr(module, "measure", measure(module.__name__))
     first = {"images_per_second": {"median": 1.0}, "examples": 9}
     monkeypatch.setattr(training, "pilot", lambda args: (dict(first), 0.0))

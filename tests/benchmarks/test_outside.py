@@ -1,4 +1,4 @@
-"""Faults from outside a run, once each: the small mode of what `benchmarks/faults/campaign.py` does.
+"""Faults from outside a run, once each: the small mode of `benchmarks/faults/campaign.py`.
 
 The runs are processes of their own, and each must end as one that nothing disturbed, bit for bit.
 """

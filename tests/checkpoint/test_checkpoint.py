@@ -16,7 +16,7 @@ from tests.run.test_fit import content
 from tests.runs import TINY, command, environment, resnet_jax, tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError
-from train.distributed.mesh import make_mesh, replicated
+from train.distributed.mesh import make_mesh, replicated_sharding
 from train.run.parts import Run
 
 
@@ -45,7 +45,7 @@ def test_empty_folder(state, tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointConfig())
     assert checkpoints.restore(state) is None
     with pytest.raises(ConfigError, match="no checkpoint in it"):
-        checkpoints.restore_weights("best", replicated(make_mesh()))
+        checkpoints.restore_weights("best", replicated_sharding(make_mesh()))
 
 
 def test_best_is_known_to_another_process(state, tmp_path):
@@ -59,7 +59,7 @@ def test_best_is_known_to_another_process(state, tmp_path):
     second.save(5, state, {}, None)
     second.wait()
     assert second.steps() == [2, 5]
-    sharding = replicated(make_mesh())
+    sharding = replicated_sharding(make_mesh())
     assert second.restore_weights("best", sharding).step == 2
     assert second.restore_weights("last", sharding).step == 5
     assert second.restore_weights("2", sharding).step == 2
@@ -73,7 +73,7 @@ def test_weights_are_those_that_a_run_is_judged_by(state, tmp_path):
     checkpoints.save(1, state.replace(ema=shifted), {}, None)
     checkpoints.save(2, state.replace(ema={}), {}, None)
     checkpoints.wait()
-    sharding = replicated(make_mesh(jax.devices()[:2]))
+    sharding = replicated_sharding(make_mesh(jax.devices()[:2]))
     averaged = checkpoints.restore_weights("1", sharding)
     assert averaged.name == "ema" and same(averaged.variables, shifted)
     raw = checkpoints.restore_weights("2", sharding)
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_what_the_state_was(state, tmp_path):
         now = step(now)
     checkpoints.wait()
     for i in range(5):
-        found = checkpoints.restore_weights(str(i), replicated(make_mesh()))
+        found = checkpoints.restore_weights(str(i), replicated_sharding(make_mesh()))
         assert all((leaf == i).all() for leaf in jax.tree.leaves(found.variables))
 
 

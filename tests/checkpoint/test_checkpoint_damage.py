@@ -20,7 +20,7 @@ from tests.run.test_fit import content
 from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError, RunError
-from train.distributed.mesh import make_mesh, replicated
+from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.state import TrainState
 from train.run.fit import fit
 
@@ -33,7 +33,7 @@ def small_state(seed: int, classes: int = 10) -> TrainState:
     stats = {"norm": {"mean": jnp.full((8,), float(seed))}}
     opt_state = ({"trace": jax.tree.map(jnp.ones_like, params)}, (), jnp.uint32(seed))
     state = TrainState(jnp.int32(seed), params, stats, opt_state, {})
-    return jax.device_put(state, replicated(make_mesh()))
+    return jax.device_put(state, replicated_sharding(make_mesh()))
 
 
 def opened(folder: Path, **changes: object) -> Checkpoints:
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_model(copy, change, message):
 
 
 def test_evaluation_says_what_is_left_and_touches_nothing(copy):
-    sharding = replicated(make_mesh())
+    sharding = replicated_sharding(make_mesh())
     (copy / "3.orbax-checkpoint-tmp").mkdir()  # of the training beside it
     flat = next(path for path in (copy / "1" / "state" / "d").iterdir())
     flat.write_bytes(flat.read_bytes()[:-9])
@@ -231,7 +231,7 @@ def test_checkpoints_without_digests(tmp_path):
     found = checkpoints.restore(small_state(9))
     assert found.step == 2 and found.progress == {"window": {}, "bad": [2]} and not found.notes
     assert same(found.state, small_state(2))
-    assert checkpoints.restore_weights("best", replicated(make_mesh())).step == 1
+    assert checkpoints.restore_weights("best", replicated_sharding(make_mesh())).step == 1
     checkpoints.save(3, found.state, {}, {"top1": 0.1})
     checkpoints.save(4, found.state, {}, None)
     checkpoints.wait()
@@ -256,7 +256,7 @@ def test_a_figure_that_is_not_a_number_is_not_the_best(tmp_path):
         for step, figure in enumerate(figures):
             checkpoints.save(step, small_state(step), {}, {best: figure})
         checkpoints.close()
-        assert checkpoints.restore_weights("best", replicated(make_mesh())).step == 1
+        assert checkpoints.restore_weights("best", replicated_sharding(make_mesh())).step == 1
 
 
 @contextlib.contextmanager
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written(copy):
             opened(copy).restore(small_state(9))
         with pytest.raises(RunError, match=message):
             opened(copy).save(3, small_state(3), {}, None)
-        assert opened(copy).restore_weights("best", replicated(make_mesh())).step == 1
+        assert opened(copy).restore_weights("best", replicated_sharding(make_mesh())).step == 1
 
 
 def test_a_folder_that_becomes_unwritable(copy):

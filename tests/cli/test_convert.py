@@ -17,11 +17,11 @@ from PIL import Image
 from resnet_jax import create_model, load_weights, save_weights
 from tests.runs import ROOT, tiny
 from train.__main__ import main
-from train.checkpoint.weights import of_run, preprocessing
 from train.data.images.crops import eval_image
 from train.inference.inference import read_weights
 from train.run.fit import fit
 from train.run.parts import make_model, read_config
+from train.run.preprocessing import of_run, preprocessing
 
 IMAGENET = "test_resnet"  # small, and of 1000 classes
 CIFAR = "resnet8_cifar"

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from tests.runs import MODEL, ROOT, resnet_jax, tiny
-from train.names import accept_every_character
-from train.run.metrics import LeftOut, read_metrics
+from train.console import accept_every_character, warn
+from train.report.metrics_file import read_metrics
+from train.run.metrics import SkippedStep
 from train.run.nonfinite import describe
 from train.run.parts import Run
-from train.run.progress import Display, warn
+from train.run.progress import Display
 
 BAD = os.fsdecode(b"b\xe4d.png")  # no UTF-8
 
@@ -73,7 +74,7 @@ def test_anomaly_names_examples_in_utf8():
     run = Run(tiny())
     named: Any = _Named(run.splits.train)
     run.__dict__["splits"] = replace(run.splits, train=named)
-    found = describe(run, LeftOut(1, "loss", "nan"))
+    found = describe(run, SkippedStep(1, "loss", "nan"))
     assert {entry["name"] for entry in found["examples"]} == {"b\\xe4d.png"}
 
 

@@ -10,8 +10,9 @@ import pytest
 from resnet_jax.zoo import ZOO, image_size
 from tests.runs import ROOT, environment
 from train.__main__ import main
-from train.cli.tables import count, print_answers
+from train.cli.tables import count
 from train.inference.inference import Answer, Guess
+from train.inference.predictions import print_answers
 from train.recipes import all_recipes, modules
 
 # He 2016a and 2016b, torchvision and timm

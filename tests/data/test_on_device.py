@@ -1,4 +1,4 @@
-"""train/data/on_device.py, train/run/dispatch.py: the host's batches, cut out on the devices."""
+"""train/data/on_device.py, train/run/dispatch.py: the host's batches, gather_crops out on the devices."""
 
 import contextlib
 import dataclasses
@@ -16,14 +16,14 @@ from tests.run.test_fit import content
 from tests.runs import tiny
 from train.config import AugmentConfig, ConfigError, DataConfig, RunError
 from train.data import on_device as module
-from train.data.on_device import lives_on_devices, plans, stacked, upload
+from train.data.on_device import crop_params, lives_on_devices, stacked, upload
 from train.data.order import asked
 from train.data.philox import first_words
 from train.data.pipeline import BadExample
 from train.data.sources import ArraySource, Splits, open_splits
 from train.distributed.mesh import make_mesh
-from train.distributed.signals import Stop
-from train.run.dispatch import MOST, SECONDS, Pace, Together
+from train.distributed.signals import StopSignal
+from train.run.dispatch import MOST, SECONDS, ChunkSizer, MultiStep
 from train.run.evaluate import evaluate
 from train.run.fit import fit
 from train.run.metrics import NonFinite, Window
@@ -37,7 +37,7 @@ def on_devices(source, size, start, stop, devices, *, data=DATA, augment=PAD, se
     found = upload(source, data, augment, mesh, report=pytest.fail)
     order = {"seed": seed, "batch_size": size, "start": start, "stop": stop}
     order["order"] = data.order
-    host = list(plans(len(source), augment, stand_in=found.stand_in, **order))
+    host = list(crop_params(len(source), augment, replacement=found.replacement, **order))
     return host, [found.put(each) for each in host]
 
 
@@ -106,7 +106,7 @@ def test_unreadable_images_are_replaced_as_the_host_does(tmp_path, devices):
 def test_each_device_cuts_its_own_rows(devices):
     """Nothing travels between devices, and a device has no more of the batch than its part."""
     found = upload(noise(), DATA, PAD, make_mesh(devices), report=pytest.fail)
-    [host] = plans(len(noise()), PAD, seed=0, batch_size=16, start=0, stop=1)
+    [host] = crop_params(len(noise()), PAD, seed=0, batch_size=16, start=0, stop=1)
     batch = found.put(host)
     assert {s.data.shape for s in batch["image"].addressable_shards} == {(2, 4, 4, 3)}
     text = found._jitted.lower(found.images, found.labels, host["plan"]).compile().as_text()
@@ -114,7 +114,7 @@ def test_each_device_cuts_its_own_rows(devices):
 
 
 def test_plans_of_several_steps_are_one():
-    host = list(plans(20, PAD, seed=0, batch_size=6, start=3, stop=6))
+    host = list(crop_params(20, PAD, seed=0, batch_size=6, start=3, stop=6))
     one = stacked(host, 5)
     assert one["plan"].shape == (5, 6, 4) and not one["plan"][3:].any()
     np.testing.assert_array_equal(one["plan"][1], host[1]["plan"])
@@ -200,7 +200,7 @@ RARE = {"log_every": "25st", "eval_every": "25st", "checkpoint_every": ""}
 def together(seconds: float):
     """As on a GPU: many steps in a dispatch, which takes so long. Gives how many they were."""
     sent: list[int] = []
-    original = Together.run
+    original = MultiStep.run
 
     def run(self, state, work):
         sent.append(work.steps)
@@ -209,7 +209,7 @@ def together(seconds: float):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.run.dispatch, "loops_are_fast", lambda mesh: True)
         patch.setattr(train.run.dispatch, "SECONDS", seconds)
-        patch.setattr(Together, "run", run)
+        patch.setattr(MultiStep, "run", run)
         yield sent
 
 
@@ -233,7 +233,7 @@ def at_once(tmp_path_factory):
 def stop_after(step, config, workdir):
     """A signal comes during the dispatch that ends with this step."""
     original = Trainer._advance
-    stop = Stop()
+    stop = StopSignal()
 
     def advance(self, dispatches):
         original(self, dispatches)
@@ -247,7 +247,7 @@ def stop_after(step, config, workdir):
 def test_many_steps_in_a_dispatch_are_the_same_training(by_host, at_once, tmp_path):
     """Another program, whose sums XLA may order differently: to 1e-6 of each mean after 25 steps.
 
-    Between the two runs of it, which are cut into dispatches differently, not a bit differs.
+    Between the two runs of it, which are gather_crops into dispatches differently, not a bit differs.
     """
     with together(seconds=1e9) as sent:
         fit(run_of("on"), tmp_path, quiet=True)
@@ -318,7 +318,7 @@ def test_a_dispatch_takes_a_quarter_of_a_second(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(train.run.dispatch.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(jax, "block_until_ready", lambda end: now.insert(0, max(now[0], end)))
-    pace, end, took = Pace(), 0.0, []
+    pace, end, took = ChunkSizer(), 0.0, []
     for each in [0.02] * 4 + [0.001] * 4 + [0.7] * 4:  # seconds of a step
         took.append(pace.steps)
         end = max(end, now[0]) + each * pace.steps

@@ -16,7 +16,7 @@ from tests.data.test_pipeline import DATA, PLAIN, assert_same, batches, column, 
 from tests.runs import tiny
 from train.config.serialize import to_json
 from train.data.on_device import plans
-from train.data.order import asked, asked_between
+from train.data.order import example_indices, example_indices_between
 from train.run.parts import read_config
 from train.run.resume import resumed_config
 
@@ -36,7 +36,9 @@ def draw(count: int, epochs: Sequence[tuple[int, int]], order: int) -> np.ndarra
     """int64 [epochs, count]: the examples of each (seed, epoch), in order."""
     found = []
     for seed, epoch in epochs:
-        table = asked_between(count, seed, epoch * count, (epoch + 1) * count, order=order)
+        table = example_indices_between(
+            count, seed, epoch * count, (epoch + 1) * count, order=order
+        )
         assert (table[:, 0] == epoch).all()
         found.append(table[:, 1])
     return np.stack(found)
@@ -191,7 +193,7 @@ def test_the_order_does_not_depend_on_numpys_version():
         [3, 0, 4, 8, 2, 7, 9, 6, 1, 5],
         [5, 9, 4, 6, 3, 2, 8, 7, 0, 1],
     ]
-    assert int(asked_between(10**6, 0, 17, 18)[0, 1]) == 250059
+    assert int(example_indices_between(10**6, 0, 17, 18)[0, 1]) == 250059
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -199,8 +201,8 @@ def test_the_order_does_not_depend_on_numpys_version():
     "count, start, stop", [(20, 0, 0), (20, 7, 7), (7, 3, 40), (1, 0, 3), (9, 18, 27)]
 )
 def test_any_part_of_the_stream_is_that_of_the_whole(count, start, stop, order):
-    whole = asked_between(count, 1, 0, 60, order=order)
-    found = asked_between(count, 1, start, stop, order=order)
+    whole = example_indices_between(count, 1, 0, 60, order=order)
+    found = example_indices_between(count, 1, start, stop, order=order)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, whole[start:stop])
     np.testing.assert_array_equal(whole[:, 0], np.arange(60) // count)
@@ -215,7 +217,7 @@ def test_every_reader_keeps_to_the_version(order):
     np.testing.assert_array_equal(column(found, "index"), expected)
     made = plans(20, PLAIN, seed=4, batch_size=6, start=0, stop=8, order=order)
     np.testing.assert_array_equal(np.concatenate([each["plan"][:, 0] for each in made]), expected)
-    steps = [asked(20, 4, 6, step, order=order) for step in range(8)]
+    steps = [example_indices(20, 4, 6, step, order=order) for step in range(8)]
     np.testing.assert_array_equal(np.concatenate(steps), expected)
 
 

@@ -1,4 +1,4 @@
-"""train/data/prefetch.py: the same batches, one ahead, and what is said and done when none comes."""
+"""train/data/prefetch.py: the same batches, read ahead, and what happens when none comes."""
 
 import dataclasses
 import gc

@@ -1,4 +1,4 @@
-"""Several processes train as one does, and end together: real ones, two simulated devices each."""
+"""MultiProcess processes train as one does, and end together: real ones, two simulated devices each."""
 
 import hashlib
 import re
@@ -19,9 +19,9 @@ from tests.runs import TINY, command, environment, resnet_jax, tiny
 from train.checkpoint.manager import Checkpoints
 from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import open_splits
-from train.distributed.mesh import make_mesh, replicated
+from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.multi_process import AGAIN
-from train.run.metrics import read_metrics
+from train.report.metrics_file import read_metrics
 from train.run.parts import read_config
 
 # At a kink, such as ReLU's, rounding decides which way a gradient goes.
@@ -114,7 +114,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def variables_at(workdir: Path, step: int) -> list[np.ndarray]:
     checkpoints = Checkpoints(workdir / "checkpoints", read_config(workdir).checkpoint)
-    weights = checkpoints.restore_weights(str(step), replicated(make_mesh(jax.devices()[:1])))
+    weights = checkpoints.restore_weights(
+        str(step), replicated_sharding(make_mesh(jax.devices()[:1]))
+    )
     return [np.asarray(leaf) for leaf in jax.tree.leaves(weights.variables)]
 
 

@@ -12,7 +12,7 @@ import yaml
 from train.__main__ import TrainArgs
 from train.cli.arguments import parse
 from train.config import MeshConfig
-from train.distributed.launchers import find_place
+from train.distributed.launchers import detect_process
 from train.recipes import get_recipe
 
 TEXT = (Path(__file__).parents[2] / "docs" / "launch.md").read_text()
@@ -48,7 +48,7 @@ def test_commands_are_read(command):
     variables = {"k": "1", "COORDINATOR": "host:1", "OMPI_COMM_WORLD_SIZE": "2"}
     given = options(shlex.split(command), **variables, OMPI_COMM_WORLD_RANK="1")
     assert given.workdir.name in ("resnet50", "two")
-    assert given.config.mesh == MeshConfig() or find_place(given.config.mesh, 1).index == 1
+    assert given.config.mesh == MeshConfig() or detect_process(given.config.mesh, 1).index == 1
 
 
 def test_the_jobset():
@@ -65,7 +65,7 @@ def test_the_jobset():
     assert rule["onExitCodes"]["containerName"] == container["name"]
     for index in range(spec["completions"]):
         given = options(container["command"], JOB_COMPLETION_INDEX=str(index))
-        place = find_place(given.config.mesh, 1)
+        place = detect_process(given.config.mesh, 1)
         # a pod is called JOBSET-JOB-REPLICA-INDEX, in the subdomain JOBSET
         assert place.host == f"{name}-{job['name']}-0-0.{name}"
         assert (place.count, place.index) == (spec["parallelism"], index)

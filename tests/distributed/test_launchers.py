@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from train.config import ConfigError, MeshConfig
-from train.distributed.launchers import Place, find_place, launched_by
+from train.distributed.launchers import ProcessInfo, detect_process, launched_by
 
 SLURM = {
     "SLURM_JOB_ID": "4711",
@@ -47,30 +47,30 @@ def test_launchers(variables, launcher):
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Place | None]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ProcessInfo | None]:
     """The place that a process finds with these variables alone."""
 
-    def place(variables: dict[str, str], config: MeshConfig | None = None) -> Place | None:
+    def place(variables: dict[str, str], config: MeshConfig | None = None) -> ProcessInfo | None:
         for name in {**SLURM, **OPEN_MPI, **POD}:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        return find_place(config or MeshConfig(), 5)
+        return detect_process(config or MeshConfig(), 5)
 
     return place
 
 
 def test_places(launched):
     port = 65535 - 2**12 + 1 + 4711 % 2**12
-    assert launched(SLURM) == Place("node001", port, 4, 3, [1])
-    assert launched({**SLURM, "CUDA_VISIBLE_DEVICES": "1"}) == Place("node001", port, 4, 3)
+    assert launched(SLURM) == ProcessInfo("node001", port, 4, 3, [1])
+    assert launched({**SLURM, "CUDA_VISIBLE_DEVICES": "1"}) == ProcessInfo("node001", port, 4, 3)
     alone = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "1(x4)"}
-    assert launched({**alone, "CUDA_VISIBLE_DEVICES": "0,1"}) == Place("node001", port, 4, 3)
+    assert launched({**alone, "CUDA_VISIBLE_DEVICES": "0,1"}) == ProcessInfo("node001", port, 4, 3)
     assert launched(SLURM, MeshConfig(processes=1)) is None
     port = 65535 - 2**12 + 1 + 1531576320 // 2**12 % 2**12
-    assert launched(OPEN_MPI) == Place("10.96.0.1", port, 2, 1)
+    assert launched(OPEN_MPI) == ProcessInfo("10.96.0.1", port, 2, 1)
     explicit = MeshConfig(coordinator="[fe80::1]:99", processes=2, process_id=0)
-    assert launched(SLURM, explicit) == Place("fe80::1", 99, 2, 0)
+    assert launched(SLURM, explicit) == ProcessInfo("fe80::1", 99, 2, 0)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from resnet_jax import create_model
 from resnet_jax.norm import BatchNorm
 from tests.learn.test_step import OPTIONS, assert_close, host_batch
 from train.config import ConfigError, MixConfig, OptimConfig
-from train.distributed.mesh import make_mesh, put_batch, sharded
+from train.distributed.mesh import fsdp_sharding, make_mesh, put_batch
 from train.learn.optim import make_optimizer
 from train.learn.prepare import make_prepare
 from train.learn.state import TrainState, create_state, init_variables, state_sharding
@@ -68,7 +68,7 @@ def test_fsdp_divides_the_devices(devices):
 def test_arrays_are_cut_along_their_longest_axis_that_divides(devices):
     mesh = make_mesh(devices, fsdp=4)
     shapes = {"kernel": (3, 3, 8, 16), "first": (3, 3, 3, 6), "bias": (12,), "count": ()}
-    cut = sharded({name: jnp.zeros(shape) for name, shape in shapes.items()}, mesh)
+    cut = fsdp_sharding({name: jnp.zeros(shape) for name, shape in shapes.items()}, mesh)
     assert {name: where.spec for name, where in cut.items()} == {
         "kernel": PartitionSpec(None, None, None, "fsdp"),
         "first": PartitionSpec(),

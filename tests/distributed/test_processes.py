@@ -1,7 +1,7 @@
 """How several processes find each other, agree, stop together and end together.
 
-Most of it needs no JAX, so that here the processes are threads; `tests/distributed/test_distributed.py` trains
-with real ones.
+Most of it needs no JAX, so that here the processes are threads;
+`tests/distributed/test_distributed.py` trains with real ones.
 """
 
 import signal
@@ -19,9 +19,9 @@ from tests.distributed.test_launchers import OPEN_MPI, SLURM
 from tests.runs import command, environment
 from train.config import ConfigError, MeshConfig, RunError
 from train.distributed import multi_process
-from train.distributed.coordination import Board, Hub, connect
-from train.distributed.launchers import Place
-from train.distributed.multi_process import Several
+from train.distributed.coordination import Client, Server, connect
+from train.distributed.launchers import ProcessInfo
+from train.distributed.multi_process import MultiProcess
 from train.distributed.processes import Processes, start
 
 
@@ -31,14 +31,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_all(count: int, body: Callable[[Several], Any]) -> list[Any]:
+def run_all(count: int, body: Callable[[MultiProcess], Any]) -> list[Any]:
     """What `body` returns in each of so many processes, which are threads here."""
     port, results, errors = free_port(), [None] * count, []
 
     def one(index: int) -> None:
         try:
-            own = Several(Place("127.0.0.1", port, count, index))
-            own._board.wait(own._keys("here"), 10)
+            own = MultiProcess(ProcessInfo("127.0.0.1", port, count, index))
+            own._client.wait(own._keys("here"), 10)
             results[index] = body(own)
             own.leave()
         except BaseException as error:
@@ -68,7 +68,7 @@ def test_alone():
 
 
 def test_what_processes_agree_on():
-    def body(own: Several) -> tuple:
+    def body(own: MultiProcess) -> tuple:
         k = own.index
         gathered = own.gather({"k": k})
         agreed = own.agree(k != 2), own.agree(True)
@@ -85,7 +85,7 @@ def test_what_processes_agree_on():
 def test_who_did_not_come_to_where_the_others_are(monkeypatch):
     monkeypatch.setattr(multi_process, "MEET_SECONDS", 0.3)
 
-    def body(own: Several) -> None:
+    def body(own: MultiProcess) -> None:
         if own.index == 0:
             with pytest.raises(RunError, match=r"processes 1, 3 did not come .* within 0.3 s"):
                 own.barrier()
@@ -122,7 +122,7 @@ def test_all_stop_before_the_same_step(total, fetches):
     lockstep = Lockstep(3)
     times: list[float] = []
 
-    def body(own: Several) -> tuple[int, str | None]:
+    def body(own: MultiProcess) -> tuple[int, str | None]:
         k, since = own.index, time.perf_counter()
         for step in range(total):
             signal = "SIGTERM" if k == 1 and step >= 40 else None
@@ -146,7 +146,7 @@ def test_all_stop_before_the_same_step(total, fetches):
 
 
 def test_a_signal_before_the_first_step():
-    def body(own: Several) -> tuple[int, str | None]:
+    def body(own: MultiProcess) -> tuple[int, str | None]:
         time.sleep(0.2 * own.index)  # it compiles, and has not come to the loop
         step = 5
         while not (reason := own.should_stop(step, "SIGINT" if own.index == 0 else None)):
@@ -158,15 +158,15 @@ def test_a_signal_before_the_first_step():
     assert results[0] == results[1] and results[0][0] < 30
 
 
-def joining(port: int, index: int, count: int, heard: Any = lambda key, value: None) -> Board:
-    return Board("127.0.0.1", port, index=index, count=count, heard=heard, seconds=5)
+def joining(port: int, index: int, count: int, heard: Any = lambda key, value: None) -> Client:
+    return Client("127.0.0.1", port, index=index, count=count, heard=heard, seconds=5)
 
 
 def test_the_end_of_a_process_is_heard_by_all():
     port, heard = free_port(), [[] for _ in range(4)]
-    hub = Hub(port, 4)
+    hub = Server(port, 4)
     boards = [
-        Board(
+        Client(
             "127.0.0.1", port, index=k, count=4, heard=lambda *e, k=k: heard[k].append(e), seconds=5
         )
         for k in range(4)
@@ -188,7 +188,7 @@ def test_the_end_of_a_process_is_heard_by_all():
 
 def test_processes_that_do_not_fit_are_refused():
     port = free_port()
-    hub = Hub(port, 3)
+    hub = Server(port, 3)
     first = joining(port, 0, 3)
     first.wait(["here/0"], 5)
     with pytest.raises(ConfigError, match="process 1 says that there are 2 processes, and process"):
@@ -218,7 +218,7 @@ def test_nobody_listens():
     with pytest.raises(RunError, match=r"cannot be reached at nowhere.invalid:1 within 1"):
         connect("nowhere.invalid", 1, 1)
     with socket.create_server(("", port)), pytest.raises(RunError, match="Address already in use"):
-        Hub(port, 2)
+        Server(port, 2)
 
 
 CHILD = """

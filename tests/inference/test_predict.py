@@ -14,9 +14,9 @@ from tests.resnet_jax.test_convert import random_variables
 from tests.runs import resnet_jax
 from train.__main__ import main
 from train.config import ConfigError
-from train.inference.inference import Answer, Guess
+from train.inference.inference import Answer, Prediction
 from train.inference.predictions import image_files, show
-from train.names import csv_cell, csv_path, one_line, utf8
+from train.printable import csv_cell, csv_path, one_line, utf8
 
 NAME = "resnet8_cifar"
 BYTES = os.fsdecode(b"caf\xe9.png")  # no UTF-8
@@ -127,13 +127,13 @@ def test_a_table_that_cannot_be_written_is_an_error_before_anything_is_computed(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_message():
     with pytest.raises(ConfigError, match=r"^/dev/full: No space left on device$") as caught:
-        show([Answer(Path("a.png"), [Guess("cat", 1.0)])], 1, Path("/dev/full"))
+        show([Answer(Path("a.png"), [Prediction("cat", 1.0)])], 1, Path("/dev/full"))
     assert caught.value.__suppress_context__
 
 
 def test_the_rows_of_a_table_are_counted(tmp_path, capsys):
-    guesses = [Guess("cat", 0.6), Guess("dog", 0.4)]
-    answers = [Answer(Path("a.png"), guesses), Answer(Path("b.png"), [], "broken")]
+    predictions = [Prediction("cat", 0.6), Prediction("dog", 0.4)]
+    answers = [Answer(Path("a.png"), predictions), Answer(Path("b.png"), [], "broken")]
     with pytest.raises(ConfigError, match="1 of 2 images"):
         show(answers, 2, tmp_path / "t.csv")
     assert f"wrote 3 rows to {tmp_path / 't.csv'}\n" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""train/learn/tasks.py: loss and metrics in closed form, ties and values that are no numbers included."""
+"""train/learn/tasks.py: loss and metrics in closed form, with ties and NaN."""
 
 import math
 

@@ -10,12 +10,13 @@ from train.__main__ import main
 from train.config import AugmentConfig, ConfigError, DataConfig, MeshConfig, ModelConfig
 from train.data.pipeline import train_batches
 from train.distributed.mesh import make_mesh
-from train.plan.compile import abstract_batch, compile_step, memory_in, shard_bytes
+from train.plan.compile import compile_step
 from train.plan.planner import PlanArgs, data_facts, images_per_core, model
 from train.plan.report import render
 from train.plan.roofline import IMAGES_PER_CORE
 from train.plan.topology import parse_topology
 from train.recipes import get_recipe
+from train.run.memory import abstract_batch, memory_in, shard_bytes
 from train.run.parts import Run
 
 PARAMETERS, STATISTICS = 20424, 448

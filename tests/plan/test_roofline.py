@@ -1,6 +1,7 @@
 """The models of a plan, by closed forms."""
 
-from train.plan.roofline import Footprint, Roofline, suggestions
+from train.plan.roofline import Roofline
+from train.run.memory import Footprint, suggestions
 
 
 def test_the_longest_binds():

@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.test_report import Page, evaluation, report, said, training
 from train.report.curves import LINES
-from train.run.metrics import read_metrics
+from train.report.metrics_file import read_metrics
 
 
 def curves(page: Page, name: str) -> list[list[list[tuple[float, float]]]]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax.heads import classifier
+from resnet_jax.heads.classifier import classifier
 from resnet_jax.spec import LeNetSpec, ResNetSpec, Spec
 from resnet_jax.summary import Layer, groups, summarise, totals
 from resnet_jax.zoo import ZOO, num_classes

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/torch_checkpoint.py, on files written by hand and, where it is installed, by torch."""
+"""resnet_jax/weights/torch_checkpoint.py on files written by hand and, if installed, by torch."""
 
 import os
 import pickle

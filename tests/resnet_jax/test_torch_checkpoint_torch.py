@@ -1,4 +1,4 @@
-"""resnet_jax/weights/torch_checkpoint.py beside torch: files that torch writes, and torch reading ours."""
+"""resnet_jax/weights/torch_checkpoint.py: files that torch writes, and torch reading ours."""
 
 import collections
 from typing import Any

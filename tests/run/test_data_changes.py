@@ -1,4 +1,4 @@
-"""train/run/data_changes.py: data that have changed since a run began, and data that are not the run's."""
+"""train/run/data_changes.py: data that changed since a run began, and data of another run."""
 
 import json
 import os

@@ -19,11 +19,11 @@ from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
 from train.data.order import asked
-from train.distributed.mesh import make_mesh, replicated
-from train.distributed.signals import Stop
+from train.distributed.mesh import make_mesh, replicated_sharding
+from train.distributed.signals import StopSignal
 from train.inference.inference import evaluate_run
+from train.report.metrics_file import read_metrics
 from train.run.fit import fit
-from train.run.metrics import read_metrics
 from train.run.parts import Run, read_config
 
 TIMES = ("seconds", "images_per_sec", "input_wait")
@@ -114,8 +114,8 @@ def test_a_signal_saves_and_the_run_resumes_exactly(finished, tmp_path, monkeypa
 
 
 def test_a_signal_before_the_first_step(tmp_path):
-    stop = Stop()
-    with stop.listening():
+    stop = StopSignal()
+    with stop.install():
         os.kill(os.getpid(), signal.SIGINT)
         while not stop.signal:
             time.sleep(0.01)
@@ -320,6 +320,6 @@ def test_a_network_without_batch_norm(tmp_path, monkeypatch):
             fit(config, tmp_path, quiet=True)
     fit(config, tmp_path, quiet=True)  # resumes
     weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint)
-    variables = weights.restore_weights("last", replicated(make_mesh())).variables
+    variables = weights.restore_weights("last", replicated_sharding(make_mesh())).variables
     assert variables["batch_stats"] == {} and variables["params"]["head"]["bias"].shape == (10,)
     assert weights.steps()[-1] == 10

@@ -12,15 +12,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from train.config import RunError
-from train.run.metrics import (
-    AHEAD,
-    MetricsLog,
-    NonFinite,
-    Window,
-    means,
-    parse_metrics,
-    read_metrics,
-)
+from train.report.metrics_file import parse_metrics, read_metrics
+from train.run.metrics import AHEAD, MetricsLog, NonFinite, Window, means
 
 
 def sums(step: int) -> dict[str, jnp.ndarray]:

@@ -1,4 +1,4 @@
-"""train/run/preprocessing.py: a run that starts from weights prepares images as the weights expect."""
+"""train/run/preprocessing.py: a run prepares images as its initial weights expect."""
 
 import json
 from dataclasses import replace
@@ -10,14 +10,14 @@ import pytest
 from resnet_jax import Preprocessing
 from tests.runs import MODEL, tiny
 from train.__main__ import main
-from train.checkpoint.weights import Card, of_run
+from train.checkpoint.weights import Card
 from train.config import ConfigError, DataConfig, EvalConfig, InitConfig, RunConfig
 from train.config.serialize import to_json
 from train.inference.inference import evaluate_run
 from train.recipes import get_recipe
 from train.run.fit import fit
 from train.run.parts import read_config
-from train.run.preprocessing import take_over
+from train.run.preprocessing import of_run, take_over
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.26, 0.27)
 VIEW = Preprocessing(size=176, crop_fraction=0.95, interpolation="bicubic", mean=MEAN, std=STD)

@@ -13,8 +13,8 @@ import train.run.fit
 from tests.run.test_fit import content
 from tests.runs import tiny
 from train.config import CheckpointConfig, ConfigError, DataConfig, OptimConfig, RunConfig
+from train.report.metrics_file import read_metrics
 from train.run.fit import fit
-from train.run.metrics import read_metrics
 from train.run.parts import Run, read_class_names, read_config, write_config
 from train.run.resume import check_duration, check_workdir, describe_extension, record_segments
 

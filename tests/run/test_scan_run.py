@@ -76,13 +76,13 @@ def test_its_weights_leave_and_come_back_plain(trained, tmp_path, capsys):
         capsys.readouterr().out
     )
     init = InitConfig(weights=str(file), head="keep")
-    judged = {}
+    eval_weights = {}
     for scan, wanted in ((True, kept), (None, plain)):
         run = Run(deep(scan, init=init))
         state = run.new_state()
         assert equal(state.variables, wanted) and equal(state.ema, wanted)
-        judged[scan] = evaluate(run, {"raw": state.variables}).metrics["raw"]
-    assert judged[True] == pytest.approx(judged[None], rel=1e-5)
+        eval_weights[scan] = evaluate(run, {"raw": state.variables}).metrics["raw"]
+    assert eval_weights[True] == pytest.approx(eval_weights[None], rel=1e-5)
 
 
 def test_a_plan_counts_every_trip(devices):

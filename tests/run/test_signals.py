@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.runs import environment
-from train.distributed.signals import Stop
+from train.distributed.signals import StopSignal
 
 LISTEN = """
 import hashlib, os, signal, sys, time
-from train.distributed.signals import Stop
-with Stop().listening() as stop:
+from train.distributed.signals import StopSignal
+with StopSignal().install() as stop:
     print("listening", flush=True)
     {wait}
     print(stop.signal, flush=True)
@@ -90,7 +90,7 @@ def test_handlers_and_threads_are_put_back(capfd):
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(s) for s in numbers]
     files = sorted(os.listdir("/proc/self/fd"))
-    with Stop().listening() as stop:
+    with StopSignal().install() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         end = time.monotonic() + 5
         while stop.signal is None and time.monotonic() < end:
@@ -105,7 +105,7 @@ def test_handlers_and_threads_are_put_back(capfd):
 def test_other_signals_are_none_of_its_business():
     seen: list[int] = []
     old = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
-    with Stop().listening() as stop:
+    with StopSignal().install() as stop:
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.1)
     signal.signal(signal.SIGUSR1, old)

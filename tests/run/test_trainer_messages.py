@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from train.distributed.processes import CommonEnd
+from train.distributed.processes import CoordinatedExit
 from train.run.trainer import Trainer
 
 
@@ -24,7 +24,7 @@ def trainer(step: int, total: int, bad: tuple[int, ...] = ()) -> tuple[Any, list
 
 def test_a_stop_in_the_last_evaluation():
     found, _ = trainer(12_000, 12_000)
-    with pytest.raises(CommonEnd) as caught:
+    with pytest.raises(CoordinatedExit) as caught:
         found._stop("SIGTERM")
     assert str(caught.value) == (
         "stopped by SIGTERM in the last evaluation: all 12,000 steps are done and saved; the same "
@@ -34,7 +34,9 @@ def test_a_stop_in_the_last_evaluation():
 
 def test_a_stop_before_it():
     found, _ = trainer(1_500, 12_000)
-    with pytest.raises(CommonEnd, match=r"^stopped by SIGINT after step 1,500 of 12,000, saved; "):
+    with pytest.raises(
+        CoordinatedExit, match=r"^stopped by SIGINT after step 1,500 of 12,000, saved; "
+    ):
         found._stop("SIGINT")
 
 

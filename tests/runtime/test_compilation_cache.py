@@ -1,4 +1,4 @@
-"""train/compilation_cache.py: a start without a home directory, or with one that is read-only."""
+"""train/runtime.py: a start without a home directory, or with one that is read-only."""
 
 import os
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from resnet_jax.home import expand
-from train.compilation_cache import use_compilation_cache
 from train.config import ConfigError
+from train.runtime import use_compilation_cache
 
 OPTIONS = (
     "jax_enable_compilation_cache",

@@ -10,7 +10,7 @@ from tests.runs import environment
 
 CHILD = """
 import ctypes, json, resource, sys, threading
-from train.runtime import give_back, set_malloc
+from train.runtime import trim_heap, set_malloc
 if sys.argv[1] == "set":
     set_malloc()
 libc = ctypes.CDLL(None)
@@ -23,7 +23,7 @@ def work():
 threads = [threading.Thread(target=work) for _ in range(6)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
-give_back()
+trim_heap()
 file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
 libc.malloc_info(0, file)
 libc.fclose(file)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from train import xla_flags
-from train.xla_flags import set_xla_flags
+from train import runtime
+from train.runtime import set_xla_flags
 
 OURS = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
@@ -32,7 +32,7 @@ def test_a_users_own_flags_stay(given, wanted, monkeypatch):
 @pytest.mark.parametrize(("jaxlib", "known"), [("0.12.9", True), ("0.13.0", False)])
 def test_an_xla_that_may_not_know_the_flag_is_not_given_it(jaxlib, known, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setattr(xla_flags, "version", lambda _: jaxlib)
+    monkeypatch.setattr(runtime, "version", lambda _: jaxlib)
     set_xla_flags()
     assert ("XLA_FLAGS" in os.environ) == known
 

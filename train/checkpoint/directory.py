@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from train.checkpoint.reader import Corrupt, Record, read_record
+from train.checkpoint.reader import CorruptCheckpoint, Record, read_record
 from train.config import CheckpointConfig
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -45,18 +45,18 @@ class Folder:
         """Where the checkpoint of a step is."""
         return self.path / str(step)
 
-    def records(self) -> dict[int, Record | Corrupt]:
+    def records(self) -> dict[int, Record | CorruptCheckpoint]:
         """What every checkpoint says of itself, ascending, or why it cannot be read."""
-        records: dict[int, Record | Corrupt] = {}
+        records: dict[int, Record | CorruptCheckpoint] = {}
         for step in self.steps():
             try:
                 records[step] = read_record(self.step(step))
-            except Corrupt as error:
+            except CorruptCheckpoint as error:
                 if self.step(step).is_dir():  # else a training beside this has just deleted it
                     records[step] = error
         return records
 
-    def best(self, records: dict[int, Record | Corrupt]) -> int | None:
+    def best(self, records: dict[int, Record | CorruptCheckpoint]) -> int | None:
         """The best by `checkpoint.best`, the newer of equals; None: none was evaluated."""
         scores = {}
         for step, record in records.items():
@@ -84,7 +84,7 @@ class Folder:
                 self.step(step).rename(going)
                 shutil.rmtree(going)
 
-    def set_aside(self, step: int) -> Path:
+    def quarantine(self, step: int) -> Path:
         """Renames a damaged checkpoint, so that nobody takes it for one. Raises `OSError`."""
         target, count = self.step(step).with_suffix(".corrupt"), 1
         while target.exists():

@@ -20,7 +20,14 @@ from jax.experimental import multihost_utils
 from train.checkpoint.digests import digests, named
 from train.checkpoint.directory import Folder
 from train.checkpoint.paths import ArraysSave, make_writer
-from train.checkpoint.reader import Corrupt, Progress, Record, read_record, to_json, verify
+from train.checkpoint.reader import (
+    CorruptCheckpoint,
+    Progress,
+    Record,
+    read_record,
+    to_json,
+    verify,
+)
 from train.checkpoint.restore import restore as restore_arrays
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.learn.state import TrainState, Variables
@@ -43,15 +50,15 @@ class Restored(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What a run is judged by in a checkpoint: "raw" weights, or "ema" if it averages them."""
+    """What a run is eval_weights by in a checkpoint: "raw" weights, or "ema" if it averages them."""
 
     step: int
     name: str
     variables: Variables
 
 
-def judged(state: TrainState) -> tuple[str, Variables]:
-    """The name and the variables that a run is judged by."""
+def eval_weights(state: TrainState) -> tuple[str, Variables]:
+    """The name and the variables that a run is eval_weights by."""
     return ("ema", state.ema) if state.ema else ("raw", state.variables)
 
 
@@ -128,7 +135,7 @@ class Checkpoints:
                 read_record(folder)
             else:
                 verify(folder)
-        except Corrupt as error:
+        except CorruptCheckpoint as error:
             raise RunError(
                 f"checkpoint {step} was written to {self.folder}, but what can be read there is "
                 f"not what was saved ({error}): its disk is broken, or something else writes there"
@@ -194,7 +201,7 @@ class Checkpoints:
         if found is None:
             return None
         for step, record in self._folder.records().items():
-            if isinstance(record, Corrupt):
+            if isinstance(record, CorruptCheckpoint):
                 bad.setdefault(step, str(record))
         notes = [f"{self._set_aside(*each)}; step {found.step} is used" for each in bad.items()]
         placed = [found.arrays[name] for name in shardings]
@@ -205,7 +212,7 @@ class Checkpoints:
         if jax.process_index() != 0:
             return f"checkpoint {step} is damaged ({why})"
         try:
-            target = self._folder.set_aside(step)
+            target = self._folder.quarantine(step)
         except OSError as error:
             raise RunError(
                 f"checkpoint {step} in {self.folder} is damaged ({why}), and cannot be set aside: "
@@ -220,7 +227,7 @@ class Checkpoints:
           which: "best" (by `checkpoint.best`), "last" or a step.
 
         Returns:
-          The weights that the run is judged by.
+          The weights that the run is eval_weights by.
 
         Raises:
           ConfigError: no such checkpoint, or it is damaged: the message names those that are whole.
@@ -234,7 +241,7 @@ class Checkpoints:
         paths = {tuple(name.split("/")): array for name, array in found.arrays.items()}
         tree = flax.traverse_util.unflatten_dict(paths)
         parts = {field.name: tree.get(field.name, {}) for field in dataclasses.fields(TrainState)}
-        name, variables = judged(TrainState(**parts))
+        name, variables = eval_weights(TrainState(**parts))
         variables = {"batch_stats": {}, **variables}  # a part without arrays is not stored
         return Weights(step, name, variables)
 
@@ -247,7 +254,7 @@ class Checkpoints:
         if which == "best":
             records = self._folder.records()
             for step, record in records.items():
-                if isinstance(record, Corrupt):  # it may be the best one
+                if isinstance(record, CorruptCheckpoint):  # it may be the best one
                     raise self._unusable(step, str(record))
             best = self._folder.best(records)
             return steps[-1] if best is None else best
@@ -276,7 +283,7 @@ class Checkpoints:
     def _has_weights(self, step: int) -> bool:
         try:
             verify(self._folder.step(step), _weights)
-        except Corrupt:
+        except CorruptCheckpoint:
             return False
         return True
 
@@ -299,7 +306,7 @@ def _reason(error: Exception) -> str:
 
 
 def _weights(names: Iterable[str]) -> list[str]:
-    """The paths, of a checkpoint's, of the weights that a run is judged by."""
+    """The paths, of a checkpoint's, of the weights that a run is eval_weights by."""
     names = list(names)
     averaged = [name for name in names if name.startswith("ema/")]
     return averaged or [name for name in names if name.startswith(("params/", "batch_stats/"))]

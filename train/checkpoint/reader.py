@@ -1,9 +1,9 @@
 """One checkpoint as one process reads it.
 
-Beside the arrays, a checkpoint holds a record: its step, the progress, the metrics, and what
-`train.checkpoint.digests` said of every array when it was saved. The record has a checksum of its own. So a
-bit that flipped anywhere between the device and here is found: in the arrays, in their names and
-shapes, in the progress.
+Beside the arrays, a checkpoint holds a record: its step, the progress, the metrics, and the digest
+of every array when it was saved (`train.checkpoint.digests`). The record has a checksum of its own.
+So a bit that flipped anywhere between the device and here is found: in the arrays, in their names
+and shapes, in the progress.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ READ_AHEAD = 256 * 2**20
 """Bytes of arrays that a reader holds on the host at once."""
 
 
-class Corrupt(Exception):
+class CorruptCheckpoint(Exception):
     """A checkpoint that is not what was saved; the message says in what."""
 
 
@@ -47,7 +47,7 @@ class Record(NamedTuple):
     """By the array's path; None from before there were any."""
 
 
-class Content(NamedTuple):
+class CheckpointData(NamedTuple):
     """A checkpoint on the host."""
 
     step: int
@@ -70,7 +70,7 @@ def read_record(folder: Path) -> Record:
     """The record of the checkpoint in `folder`, whose name is its step.
 
     Raises:
-      Corrupt: it cannot be read, or is not the one that was saved.
+      CorruptCheckpoint: it cannot be read, or is not the one that was saved.
     """
     saved = _read_json(folder / "progress" / "metadata")
     if not {"content", "sha256"} & saved.keys():  # from before there were digests
@@ -78,9 +78,9 @@ def read_record(folder: Path) -> Record:
         return Record(saved, _read_json(metrics) if metrics.exists() else None, None)
     content: Any = saved.get("content")
     if saved.get("sha256") != _checksum(content):
-        raise Corrupt("progress/metadata: not what was saved, by its checksum")
+        raise CorruptCheckpoint("progress/metadata: not what was saved, by its checksum")
     if str(content["step"]) != folder.name:
-        raise Corrupt(f"it was saved as step {content['step']}")
+        raise CorruptCheckpoint(f"it was saved as step {content['step']}")
     return Record(content["progress"], content["metrics"], content["digests"])
 
 
@@ -89,11 +89,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise Corrupt(f"{where}: {error.strerror}") from error
+        raise CorruptCheckpoint(f"{where}: {error.strerror}") from error
     except ValueError as error:
-        raise Corrupt(f"{where}: not readable as JSON") from error
+        raise CorruptCheckpoint(f"{where}: not readable as JSON") from error
     if not isinstance(content, dict):
-        raise Corrupt(f"{where}: not a record")
+        raise CorruptCheckpoint(f"{where}: not a record")
     return content
 
 
@@ -111,7 +111,7 @@ class Stored(NamedTuple):
         Reads ahead, but holds at most `READ_AHEAD` bytes at once, or one range if it is larger.
 
         Raises:
-          Corrupt: an array cannot be read.
+          CorruptCheckpoint: an array cannot be read.
         """
         parts = {name: self.arrays[name][ranges[name]] for name in ranges}
         waiting, reading, held = deque(parts.items()), deque[Any](), 0
@@ -124,7 +124,7 @@ class Stored(NamedTuple):
             try:
                 yield name, np.asarray(future.result())
             except (ValueError, OSError) as error:  # TensorStore's
-                raise Corrupt(_said(self.folder, str(error))) from error
+                raise CorruptCheckpoint(_said(self.folder, str(error))) from error
             del future
             held -= size
 
@@ -132,12 +132,14 @@ class Stored(NamedTuple):
         """Compares digests of arrays, by path, with those that were saved.
 
         Raises:
-          Corrupt: one differs.
+          CorruptCheckpoint: one differs.
         """
         for name, digest in found.items():
             saved = self.record.digests[name] if self.record.digests is not None else digest
             if digest != saved:
-                raise Corrupt(f"state: {name} is not what was saved ({digest}, not {saved})")
+                raise CorruptCheckpoint(
+                    f"state: {name} is not what was saved ({digest}, not {saved})"
+                )
 
 
 def open_checkpoint(folder: Path, state: Any = None) -> Stored:
@@ -149,7 +151,7 @@ def open_checkpoint(folder: Path, state: Any = None) -> Stored:
       state: a tree that it has to fit; None: any will do.
 
     Raises:
-      Corrupt: something cannot be read, is missing, or is not what was saved.
+      CorruptCheckpoint: something cannot be read, is missing, or is not what was saved.
       OtherModel: it does not fit.
     """
     record = read_record(folder)
@@ -160,23 +162,23 @@ def open_checkpoint(folder: Path, state: Any = None) -> Stored:
     try:
         stored = _open_arrays(folder / "state")
     except (ValueError, OSError) as error:  # TensorStore's
-        raise Corrupt(_said(folder, str(error))) from error
+        raise CorruptCheckpoint(_said(folder, str(error))) from error
     there = {name: describe(array) for name, array in stored.items()}
     if digests is None:
         _check_model(folder, there, state)
     elif name := _first_difference(saved, there):
-        raise Corrupt(f"state: {name} is {there.get(name, 'missing')}")
+        raise CorruptCheckpoint(f"state: {name} is {there.get(name, 'missing')}")
     return Stored(folder, record, stored)
 
 
-def read(folder: Path) -> Content:
+def read(folder: Path) -> CheckpointData:
     """All of the checkpoint in `folder`, verified, in this process's memory.
 
     Raises:
-      Corrupt: something cannot be read, is missing, or is not what was saved.
+      CorruptCheckpoint: something cannot be read, is missing, or is not what was saved.
     """
     stored = open_checkpoint(folder)
-    return Content(int(folder.name), stored.record, dict(_verified(stored, stored.arrays)))
+    return CheckpointData(int(folder.name), stored.record, dict(_verified(stored, stored.arrays)))
 
 
 def verify(folder: Path, choose: Callable[[Iterable[str]], Iterable[str]] = list) -> None:
@@ -242,7 +244,7 @@ def _open_arrays(folder: Path) -> dict[str, Any]:
     keys = [key.decode() for key in ts.KvStore.open(store).result().list().result()]
     names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
     if not names:
-        raise Corrupt("state/manifest.ocdbt: missing, or it names no arrays")
+        raise CorruptCheckpoint("state/manifest.ocdbt: missing, or it names no arrays")
     opening = {
         name.replace(".", "/"): ts.open(
             {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}, open=True, read=True

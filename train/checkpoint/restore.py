@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from train.checkpoint.digests import digests
-from train.checkpoint.reader import Corrupt, OtherModel, Record, Stored, open_checkpoint
+from train.checkpoint.reader import CorruptCheckpoint, OtherModel, Record, Stored, open_checkpoint
 
 _GOOD, _DAMAGED, _FOREIGN = range(3)
 
@@ -54,7 +54,7 @@ def restore(
         stored = open_checkpoint(folder, state)
         arrays = _place(stored, choose(stored.arrays))
         verdict = _GOOD
-    except Corrupt as error:
+    except CorruptCheckpoint as error:
         why = str(error)
     except OtherModel as error:
         verdict, why = _FOREIGN, str(error)
@@ -62,7 +62,7 @@ def restore(
     if stored and worst == _GOOD:  # else some process would wait in `digests` for another one
         try:
             stored.check(digests(arrays))
-        except Corrupt as error:
+        except CorruptCheckpoint as error:
             verdict, why = _DAMAGED, str(error)
         worst = _worst(verdict)
     if worst == _FOREIGN:

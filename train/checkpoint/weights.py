@@ -8,14 +8,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resnet_jax.zoo import ZOO
-from train.config import ConfigError, InitConfig, ModelConfig, RunConfig
+from train.config import ConfigError, InitConfig, ModelConfig
 from train.paths import expand
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def read_card(file: Path) -> Card | None:
 
 
 @contextlib.contextmanager
-def _as_config_error() -> Iterator[None]:
+def as_config_error() -> Iterator[None]:
     from resnet_jax import WeightsError
     from resnet_jax.weights.torch_checkpoint import UnsafeFile
 
@@ -106,7 +105,7 @@ def load_published(name: str, tag: str, **options: Any) -> "tuple[Variables, Pre
     """`resnet_jax.load_pretrained` for the command line. Raises `ConfigError`."""
     from resnet_jax import load_pretrained
 
-    with _as_config_error():
+    with as_config_error():
         return load_pretrained(name, tag, **options)
 
 
@@ -141,7 +140,7 @@ def _tensors(
         options = {"num_classes": num_classes, "head": head} if head == "reset" else {}
         variables, _ = load_published(*found, **options)
         return flatten_dict(variables, sep="/")
-    with _as_config_error():
+    with as_config_error():
         tensors = read_tensors(
             weights_file(given), needed(model.name, num_classes, **model.changes)
         )
@@ -193,40 +192,6 @@ def _network_of(tensors: Mapping[str, np.ndarray]) -> str | None:
     return None
 
 
-def preprocessing(file: Path, name: str) -> "Preprocessing":
-    """What the network `name` expects of images, with the weights in `file`.
-
-    As it is written beside them, or what torchvision's and timm's weights of this name usually
-    expect. Raises as `stated_preprocessing`.
-    """
-    from resnet_jax.weights.pretrained import default_preprocessing
-
-    return stated_preprocessing(file, name) or default_preprocessing(name)
-
-
-def stated_preprocessing(file: Path, name: str) -> "Preprocessing | None":
-    """What is written beside the weights in `file` about the images that they expect.
-
-    In the .json of `convert`, or in a config.json: timm's, or that of the run whose directory the
-    file lies in. None if there is neither.
-
-    Raises:
-      ConfigError: a file of that name which is none of these.
-    """
-    from resnet_jax.weights import pretrained
-    from train.run.parts import read_config
-
-    if card := read_card(file):
-        return card.preprocessing
-    config = file.with_name("config.json")
-    if not config.is_file():
-        return None
-    if (file.parent / "checkpoints").is_dir():
-        return of_run(read_config(file.parent))
-    with _as_config_error():
-        return pretrained.read_config(config, name)[0]
-
-
 def weights_file(given: str | Path) -> Path:
     """The file that a person named: `~` is the home directory, a folder its model.safetensors.
 
@@ -248,26 +213,3 @@ def weights_file(given: str | Path) -> Path:
             f"resnet-jax convert {given} weights.safetensors"
         )
     return file
-
-
-PREPROCESSING = {
-    "data.image_size": "size",
-    "data.mean": "mean",
-    "data.std": "std",
-    "eval.crop_fraction": "crop_fraction",
-    "eval.interpolation": "interpolation",
-}
-"""Options of a run -> the field of `Preprocessing` that each one is."""
-
-
-def of_run(config: RunConfig) -> "Preprocessing":
-    """What a run does to the images that it evaluates."""
-    from resnet_jax import Preprocessing
-
-    view = {field: attrgetter(name)(config) for name, field in PREPROCESSING.items()}
-    return Preprocessing(**view)
-
-
-def options_of(view: "Preprocessing") -> dict[str, Any]:
-    """The inverse of `of_run`: the options of a run that does this to its images."""
-    return {name: getattr(view, field) for name, field in PREPROCESSING.items()}

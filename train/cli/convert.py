@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.checkpoint.weights import Card, Variables, load, of_run, read_card
+from train.checkpoint.weights import Card, Variables, load, read_card
 from train.cli import arguments
 from train.config import ConfigError, ModelConfig
 from train.paths import expand
+from train.run.preprocessing import of_run
 
 
 @dataclass(frozen=True)

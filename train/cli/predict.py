@@ -14,9 +14,6 @@ from train.checkpoint.weights import (
     Variables,
     load,
     load_published,
-    of_run,
-    options_of,
-    preprocessing,
     published,
     read_card,
     weights_file,
@@ -27,6 +24,7 @@ from train.config import ConfigError, ModelConfig, RunConfig
 from train.config.effects import PREDICTION, check_applicable
 from train.config.serialize import with_options
 from train.paths import expand
+from train.run.preprocessing import of_run, options_of, preprocessing
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,11 @@ def predict(args: list[str]) -> None:
     class_names = _class_names(given.classes, trained.classes, trained.class_names)
 
     from train.cli.tables import print_view
-    from train.compilation_cache import use_compilation_cache
     from train.data.images.crops import limits
     from train.inference import inference
     from train.inference.predictions import image_files, show
     from train.run.parts import make_model
+    from train.runtime import use_compilation_cache
 
     config = trained.config
     use_compilation_cache(config.compilation_cache)
@@ -124,7 +122,7 @@ def _base(name: str) -> RunConfig:
 
 def _warn(warnings: list[str]) -> None:
     if warnings:
-        from train.run.progress import warn
+        from train.console import warn
 
         for warning in warnings:
             warn(warning)

@@ -4,29 +4,19 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from resnet_jax.spec import LeNetSpec, ResNetSpec
 from resnet_jax.zoo import ZOO, image_size, num_classes
-from train.names import one_line
+from train.console import table_console
 from train.recipes import modules
 
 if TYPE_CHECKING:
     from resnet_jax import Preprocessing
     from resnet_jax.summary import Layer
-    from train.inference.inference import Answer
-
-
-def _console() -> Console:
-    """As wide as the terminal, and wide enough for a whole row where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=120, highlight=False)
 
 
 def _layers(name: str) -> "list[Layer]":
@@ -77,7 +67,7 @@ def print_models(names: list[str]) -> None:
             f"{multiply_adds / 1e9:.3f}",
             _source(name),
         )
-    console = _console()
+    console = table_console()
     console.print(table)
     console.print(
         "FLOPs are multiply-adds of convolutions and the head for one image, as in the papers."
@@ -147,7 +137,7 @@ def print_model(name: str) -> None:
     parameters, multiply_adds, statistics = totals(layers)
     total = (f"{parameters:,}", f"{multiply_adds / 1e6:.1f}", f"{statistics:,}")
     table.add_row("total", "", "", *total)
-    _console().print(table)
+    table_console().print(table)
 
 
 def _range(block: str, repeats: int) -> str:
@@ -185,22 +175,9 @@ def print_view(view: "Preprocessing") -> None:
     )
 
 
-def print_answers(answers: "Sequence[Answer]") -> None:
-    """Images and their most probable classes, one image a row."""
-    count = max(len(answer.guesses) for answer in answers)
-    table = Table("image", *(f"top-{k}" for k in range(1, 1 + count)))
-    table.columns[0].overflow = "fold"
-    for path, guesses, error in answers:
-        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in guesses]
-        if error:
-            best = ["not read"]
-        table.add_row(*map(Text, (one_line(path), *best)))  # a class may be called "[red]"
-    _console().print(table)
-
-
 def print_recipes() -> None:
     """Every recipe with its model, data and length, under what its module says of it."""
-    console = _console()
+    console = table_console()
     for module in modules():
         console.print(inspect.getdoc(module), markup=False, highlight=False)
         table = Table("recipe", "model", "data", "duration", "batch", "precision")

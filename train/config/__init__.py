@@ -1,3 +1,25 @@
 """Every option of a run, each with one home, checked when it is built. Nothing here imports JAX."""
 
-from train.config.schema import *  # noqa: F403
+from train.config.base import field_docs, to_steps
+from train.config.data import AugmentConfig, DataConfig
+from train.config.learn import MixConfig, OptimConfig
+from train.config.model import InitConfig, ModelConfig
+from train.config.run import CheckpointConfig, EvalConfig, MeshConfig, RunConfig
+from train.errors import ConfigError, RunError
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointConfig",
+    "ConfigError",
+    "DataConfig",
+    "EvalConfig",
+    "InitConfig",
+    "MeshConfig",
+    "MixConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "RunError",
+    "field_docs",
+    "to_steps",
+]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.data.sources import FolderSource, Splits
-from train.names import utf8
 from train.paths import expand
+from train.printable import utf8
 
 _FILE = "files.json.gz"
 _SAMPLE = 16  # training files of which the content is compared too

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunConfig
 from train.data.images.crops import pad_offsets
-from train.data.order import asked_between
+from train.data.order import example_indices_between
 from train.data.philox import first_words
 from train.data.pipeline import (
     BadExample,
@@ -28,8 +28,7 @@ from train.data.pipeline import (
 )
 from train.data.prefetch import Feed, never
 from train.data.sources import Source, Splits
-from train.distributed.mesh import by_example, replicated
-from train.learn.prepare import Batch
+from train.distributed.mesh import Batch, batch_sharding, replicated_sharding
 
 LIMIT = 2 * 2**30
 """Bytes of images on each device, up to which `data.resident` "auto" is on."""
@@ -38,7 +37,9 @@ COLUMNS = ("index", "top", "left", "mirrored")
 
 _CROPS = ("pad", "none")
 _KNOWN = ("crop", "pad", "flip", "area", "aspect")  # area and aspect: of other crops
-_BLOCK = 4096  # examples whose plans are made together: NumPy's overhead is gone from there on
+_BLOCK = (
+    4096  # examples whose parameters are drawn together: NumPy's overhead is gone from there on
+)
 _READ = 256  # examples of a batch in the one reading of the set
 
 
@@ -84,7 +85,7 @@ def _bytes_on_device(config: RunConfig, splits: Splits) -> int:
     return seen + len(evaluation) * size**2 * evaluation.channels
 
 
-def plans(
+def crop_params(
     count: int,
     augment: AugmentConfig,
     *,
@@ -93,14 +94,14 @@ def plans(
     start: int,
     stop: int,
     order: int = 2,
-    stand_in: np.ndarray | None = None,
+    replacement: np.ndarray | None = None,
 ) -> Iterator[HostBatch]:
     """What the training batches of steps `start` up to `stop` are made of.
 
     Args:
       count: of examples in the source.
       order: `data.order`.
-      stand_in: the example read in place of each one; None: each is read itself.
+      replacement: the example read in place of each one; None: each is read itself.
 
     Yields:
       `plan` int32 [batch_size, 4] (`COLUMNS`) and, as `train_batches` does, `bad` and `retried`.
@@ -109,15 +110,17 @@ def plans(
     for first in range(start, stop, steps):
         last = min(first + steps, stop)
         positions = first * batch_size, last * batch_size
-        epochs, wanted = asked_between(count, seed, *positions, order=order).T
-        indices = wanted if stand_in is None else stand_in[wanted]
-        plan = _plan(epochs, indices, augment, seed).reshape(-1, batch_size, len(COLUMNS))
+        epochs, wanted = example_indices_between(count, seed, *positions, order=order).T
+        indices = wanted if replacement is None else replacement[wanted]
+        plan = _crop_params(epochs, indices, augment, seed).reshape(-1, batch_size, len(COLUMNS))
         bad = np.where(indices == wanted, -1, wanted).astype(np.int32).reshape(-1, batch_size)
         for rows in zip(plan, bad, strict=True):
             yield {"plan": rows[0], "bad": rows[1], "retried": np.zeros(batch_size, np.int32)}
 
 
-def _plan(epochs: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int) -> np.ndarray:
+def _crop_params(
+    epochs: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int
+) -> np.ndarray:
     """int32 [N, 4]: what `images.train_image` draws from each example's generator."""
     key = augmentation_key(seed, epochs.astype(np.uint64), indices.astype(np.uint64))
     words = first_words(np.stack(key, axis=-1))
@@ -131,7 +134,7 @@ def _plan(epochs: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed:
     return plan
 
 
-def cut(images: jax.Array, labels: jax.Array, plan: jax.Array, size: int) -> Batch:
+def gather_crops(images: jax.Array, labels: jax.Array, plan: jax.Array, size: int) -> Batch:
     """The batch of a plan [B, 4], cut out of the set: to be traced.
 
     Args:
@@ -161,27 +164,29 @@ class Resident:
     """uint8 [N, H, W, C], with zeros around them if crops are of the padded image."""
     labels: jax.Array
     """int32 [N]."""
-    stand_in: np.ndarray | None
+    replacement: np.ndarray | None
     """int64 [N]: the example in place of each one, where some could not be read."""
     size: int
     """Side of the images that the network sees."""
     mesh: Mesh
 
     @cached_property
-    def cut(self) -> Callable[[jax.Array, jax.Array, jax.Array], Batch]:
-        """(images, labels, plan [B, 4]) -> the batch; B is cut over the devices."""
-        data = by_example(self.mesh)
+    def gather_crops(self) -> Callable[[jax.Array, jax.Array, jax.Array], Batch]:
+        """(images, labels, plan [B, 4]) -> the batch; B is split over the devices."""
+        data = batch_sharding(self.mesh)
 
         def batch(images: jax.Array, labels: jax.Array, plan: jax.Array) -> Batch:
-            found = cut(images, labels, plan, self.size)
+            found = gather_crops(images, labels, plan, self.size)
             return lax.with_sharding_constraint(found, data)
 
         return batch
 
     @cached_property
     def _jitted(self) -> Any:
-        everywhere, data = replicated(self.mesh), by_example(self.mesh)
-        return jax.jit(self.cut, in_shardings=(everywhere, everywhere, data), out_shardings=data)
+        everywhere, data = replicated_sharding(self.mesh), batch_sharding(self.mesh)
+        return jax.jit(
+            self.gather_crops, in_shardings=(everywhere, everywhere, data), out_shardings=data
+        )
 
     def put(self, batch: HostBatch) -> Batch:
         """A step's plan -> its batch on the devices, as `put_batch` would bring it there."""
@@ -218,11 +223,11 @@ def upload(
             here = batch["index"][there]
             images[here, pad : pad + size, pad : pad + size] = batch["image"][there]
             labels[here], readable[here] = batch["label"][there], True
-    put = partial(jax.device_put, device=replicated(mesh))
-    return Resident(put(images), put(labels), _stand_ins(readable), size, mesh)
+    put = partial(jax.device_put, device=replicated_sharding(mesh))
+    return Resident(put(images), put(labels), _replacements(readable), size, mesh)
 
 
-def _stand_ins(readable: np.ndarray) -> np.ndarray | None:
+def _replacements(readable: np.ndarray) -> np.ndarray | None:
     """The next readable example, after the last the first, as `TrainReader` goes on to."""
     good = np.flatnonzero(readable)
     if not len(good):

@@ -24,7 +24,9 @@ from grain.experimental import index_shuffle
 _one_at_a_time = threading.Lock()
 
 
-def asked(count: int, seed: int, batch_size: int, step: int, *, order: int = 2) -> np.ndarray:
+def example_indices(
+    count: int, seed: int, batch_size: int, step: int, *, order: int = 2
+) -> np.ndarray:
     """The examples that a training step asks for, computed without reading any.
 
     Args:
@@ -38,10 +40,12 @@ def asked(count: int, seed: int, batch_size: int, step: int, *, order: int = 2) 
       example was replaced.
     """
     start = step * batch_size
-    return asked_between(count, seed, start, start + batch_size, order=order)[:, 1]
+    return example_indices_between(count, seed, start, start + batch_size, order=order)[:, 1]
 
 
-def asked_between(count: int, seed: int, start: int, stop: int, *, order: int = 2) -> np.ndarray:
+def example_indices_between(
+    count: int, seed: int, start: int, stop: int, *, order: int = 2
+) -> np.ndarray:
     """int64 [stop - start, 2]: epoch and index at these positions of the training stream."""
     found = [np.empty((0, 2), np.int64)]
     for epoch in range(start // count, -(-stop // count)):

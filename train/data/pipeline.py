@@ -21,7 +21,7 @@ from absl import flags
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
 from train.data.images import crops, dali
-from train.data.order import asked_between
+from train.data.order import example_indices_between
 from train.data.retry import read_again
 from train.data.sources import Source
 from train.data.thread_pool import in_threads
@@ -116,7 +116,7 @@ class TrainReader(_Reader):
     def asked(self, start: int, stop: int) -> list[tuple[int, int]]:
         """(epoch, index) at each position from `start` up to `stop`."""
         count, order = len(self.source), self.data.order
-        return asked_between(count, self.seed, start, stop, order=order).tolist()
+        return example_indices_between(count, self.seed, start, stop, order=order).tolist()
 
     def __call__(self, asked: tuple[int, int], out: np.ndarray) -> Row:
         """Writes the pixels to `out`; in place of an unreadable example, the next readable one."""

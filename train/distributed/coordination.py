@@ -1,7 +1,7 @@
 """A board that every process of a run writes on and reads: who failed, who is done, what is agreed.
 
-Process 0 keeps it (`Hub`) at the coordinator's address; every process, 0 too, holds one connection
-to it (`Board`). It is apart from JAX because JAX's own client answers whatever goes wrong (a
+Process 0 keeps it (`Server`) at the coordinator's address; every process, 0 too, holds one connection
+to it (`Client`). It is apart from JAX because JAX's own client answers whatever goes wrong (a
 process that is missing, a lost connection) by aborting with a stack trace; here it is an entry.
 """
 
@@ -72,7 +72,7 @@ def connect(
             return connection
 
 
-class Hub:
+class Server:
     """Process 0's side: passes every entry on to every process, in one order for all.
 
     It adds `here/K` when process K comes, `lost/K` when its connection ends without `done/K` or
@@ -163,7 +163,7 @@ class Hub:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
-class Board:
+class Client:
     """A process's side. An entry never changes: the first one under a key counts, for everyone.
 
     Args:

@@ -11,7 +11,7 @@ _HOW = "--mesh.coordinator HOST:PORT --mesh.processes N --mesh.process_id K"
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """A process among `count`."""
 
     host: str
@@ -23,9 +23,9 @@ class Place:
     """The GPUs of its machine that it uses; None: all that it sees."""
 
 
-def find_place(
+def detect_process(
     config: MeshConfig, seconds: int, environ: Mapping[str, str] = os.environ
-) -> Place | None:
+) -> ProcessInfo | None:
     """This process's place among several; None: it is alone.
 
     Raises:
@@ -36,7 +36,7 @@ def find_place(
     if config.coordinator is not None:
         assert config.processes is not None and config.process_id is not None
         host, port = _address(config.coordinator)
-        return Place(host, port, config.processes, config.process_id)
+        return ProcessInfo(host, port, config.processes, config.process_id)
     launcher = launched_by(environ)
     return _detect(launcher, seconds, environ) if launcher else None
 
@@ -77,11 +77,11 @@ def _on_a_tpu_machine(environ: Mapping[str, str]) -> bool:
     return cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in platforms.split(",")
 
 
-def _detect(launcher: str, seconds: int, environ: Mapping[str, str]) -> Place | None:
+def _detect(launcher: str, seconds: int, environ: Mapping[str, str]) -> ProcessInfo | None:
     """What JAX makes of the launcher's variables."""
     if launcher == "Kubernetes" and not find_spec("kubernetes"):
         raise ConfigError(
-            "this is a pod of an indexed Kubernetes job. Several that train together are told "
+            "this is a pod of an indexed Kubernetes job. MultiProcess that train together are told "
             f"{_HOW}, or find each other with the package kubernetes (pip install 'jax[k8s]'); "
             "for one that trains alone: --mesh.processes 1"
         )
@@ -112,7 +112,7 @@ def _detect(launcher: str, seconds: int, environ: Mapping[str, str]) -> Place | 
     # all of them, and one that the launcher lets see a single GPU has that one.
     if _alone_on_its_machine(environ) or environ.get("CUDA_VISIBLE_DEVICES", "").isdigit():
         local = None
-    return Place(*_address(address), count, index, list(local) if local else None)
+    return ProcessInfo(*_address(address), count, index, list(local) if local else None)
 
 
 def _alone_on_its_machine(environ: Mapping[str, str]) -> bool:

@@ -9,6 +9,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train.config import ConfigError
 
+Batch = dict[str, jax.Array]
+"""A global batch on the devices: image, label, mask, and what `prepare` adds."""
+
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
     """All devices of all processes, in rows of `fsdp` that share one copy of the state.
@@ -40,22 +43,22 @@ def shard(mesh: Mesh) -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
     """The same array on every device: the state."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_example(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis cut over the devices: a batch."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def by_example_of_each(mesh: Mesh) -> NamedSharding:
+def steps_sharding(mesh: Mesh) -> NamedSharding:
     """The second axis cut over the devices: the batches of several steps."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
-def sharded(tree: Any, mesh: Mesh) -> Any:
+def fsdp_sharding(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each array, or shape, of a tree that `mesh.fsdp` devices keep between them.
 
     An array is cut along its longest axis that they divide; what has none, every device has.
@@ -65,16 +68,16 @@ def sharded(tree: Any, mesh: Mesh) -> Any:
     def cut(x: Any) -> NamedSharding:
         axes = [i for i, size in enumerate(x.shape) if size % parts == 0]
         if parts == 1 or not axes:
-            return replicated(mesh)
+            return replicated_sharding(mesh)
         axis = max(axes, key=lambda i: x.shape[i])
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
 
     return jax.tree.map(cut, tree)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     """This process's rows of a batch -> the global batch's image, label and mask on the devices."""
-    sharding = by_example(mesh)
+    sharding = batch_sharding(mesh)
     on_device = {key: batch[key] for key in ("image", "label", "mask")}
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), on_device)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.config import ConfigError, RunError
-from train.distributed.coordination import Board, Hub
-from train.distributed.launchers import Place
-from train.distributed.processes import CommonEnd, Processes
-from train.distributed.tcp_proxy import Relay
-from train.names import utf8
-from train.run.progress import warn
+from train.console import warn
+from train.distributed.coordination import Client, Server
+from train.distributed.launchers import ProcessInfo
+from train.distributed.processes import CoordinatedExit, Processes
+from train.distributed.tcp_proxy import TcpProxy
+from train.printable import utf8
 
 CONNECT_SECONDS = 120
 """In which all processes have to be there."""
@@ -35,21 +35,23 @@ END_SECONDS = 10.0
 AGAIN = "The same command resumes from the newest checkpoint, or starts anew if there is none yet"
 
 
-class Several(Processes):
+class MultiProcess(Processes):
     """A process that has a place among others; `join` before anything else, `finish` at the end."""
 
-    def __init__(self, place: Place, stopped: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self, place: ProcessInfo, stopped: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._stopped, self._remind = stopped, time.monotonic() + QUIET_SECONDS
-        self.index, self.count, self._place = place.index, place.count, place
-        self._hub = Hub(place.port, place.count) if self.is_writer else None
+        self.index, self.count, self._process = place.index, place.count, place
+        self._server = Server(place.port, place.count) if self.is_writer else None
         self._stopping = threading.Lock()
         self._asked = self._held = self._told = self._over = False
         self._next: int | None = None  # the step that this process can still stop before
         self._meetings = 0
         self._failed = threading.Event()  # by an error of its own
         self._cut = threading.Event()  # by something that may be another one's end
-        self._board = Board(
-            "127.0.0.1" if self._hub else place.host,
+        self._client = Client(
+            "127.0.0.1" if self._server else place.host,
             place.port,
             index=place.index,
             count=place.count,
@@ -60,7 +62,7 @@ class Several(Processes):
 
     def _waiting(self, who: str) -> None:
         """Says for whom this process waits, now and then, and ends it by `RunError` on a signal."""
-        missing = f"{who} of {self.count} at {self._place.host}:{self._place.port}"
+        missing = f"{who} of {self.count} at {self._process.host}:{self._process.port}"
         if signal := self._stopped():
             raise RunError(f"stopped by {signal} while waiting for {missing}")
         if time.monotonic() > self._remind:
@@ -71,7 +73,7 @@ class Several(Processes):
         end = time.monotonic() + CONNECT_SECONDS
         while True:
             try:
-                self._board.wait(self._keys("here"), 0.2)
+                self._client.wait(self._keys("here"), 0.2)
             except TimeoutError as error:
                 who = _named(error.args)
                 if time.monotonic() > end:
@@ -85,8 +87,10 @@ class Several(Processes):
     def join(self) -> None:
         """Meets the others, and starts JAX's distributed runtime among them."""
         self._meet()
-        port = self.broadcast(_free_port() if self._hub else None)
-        address = f"127.0.0.1:{port}" if self._hub else Relay(self._place.host, port).address
+        port = self.broadcast(_free_port() if self._server else None)
+        address = (
+            f"127.0.0.1:{port}" if self._server else TcpProxy(self._process.host, port).address
+        )
         import jax
 
         # It would take SIGTERM away from the handler that is there, and knows no other signal.
@@ -98,9 +102,9 @@ class Several(Processes):
             address,
             self.count,
             self.index,
-            self._place.local_devices,
+            self._process.local_devices,
             cluster_detection_method="deactivate",
-            coordinator_bind_address=f"[::]:{port}" if self._hub else None,
+            coordinator_bind_address=f"[::]:{port}" if self._server else None,
             initialization_timeout=CONNECT_SECONDS,
             shutdown_timeout_seconds=30,
         )
@@ -111,36 +115,36 @@ class Several(Processes):
     def gather(self, value: Any) -> list[Any]:
         self._meetings += 1
         keys = self._keys(f"meeting {self._meetings}")
-        self._board.post(keys[self.index], value)
+        self._client.post(keys[self.index], value)
         try:
-            values = self._board.wait(keys, MEET_SECONDS)
+            values = self._client.wait(keys, MEET_SECONDS)
         except TimeoutError as error:
             raise RunError(
                 f"{_named(error.args)} did not come to where the others are, within "
                 f"{MEET_SECONDS:g} s"
             ) from None
-        self._board.forget(keys)
+        self._client.forget(keys)
         return values
 
     def should_stop(self, step: int, signal: str | None) -> str | None:
         with self._stopping:
             if signal and not self._asked:
                 self._asked = True
-                self._board.post("stop", f"{signal} to process {self.index}")
+                self._client.post("stop", f"{signal} to process {self.index}")
             if not self._held:
                 self._next = step + 1
                 return None
             self._tell_next(step)
         # Nobody waits here for a step of another's: what each of them may still do was said by
         # the thread that heard of the stop, not by the one that trains.
-        last = max(self._board.wait(self._keys("next")))
-        (reason,) = self._board.wait(["stop"])
+        last = max(self._client.wait(self._keys("next")))
+        (reason,) = self._client.wait(["stop"])
         return reason if step >= last else None
 
     def _tell_next(self, step: int) -> None:
         if not self._told:
             self._told = True
-            self._board.post(f"next/{self.index}", step)
+            self._client.post(f"next/{self.index}", step)
 
     def _heard(self, key: str, value: Any) -> None:
         """Every entry of the board, in the thread that reads them."""
@@ -178,15 +182,15 @@ class Several(Processes):
 
     def _say_and_exit(self, reason: str, code: int) -> None:
         print(f"error: {utf8(reason)}", file=sys.stderr)
-        if self._hub:  # the others hear of it from here
-            self._hub.wait_until_alone(END_SECONDS)
+        if self._server:  # the others hear of it from here
+            self._server.wait_until_alone(END_SECONDS)
         _exit(code)
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
         try:
             yield
-        except CommonEnd:
+        except CoordinatedExit:
             raise
         except BaseException as error:
             mine = f"process {self.index}: "
@@ -210,12 +214,12 @@ class Several(Processes):
         # From here on others end, and whatever waits for them would wait for ever: this process
         # prints what failed, but does not take its leave of JAX.
         atexit.register(_exit, code)
-        self._board.post(f"failed/{self.index}", {"code": code, "reason": reason})
+        self._client.post(f"failed/{self.index}", {"code": code, "reason": reason})
         with contextlib.suppress(TimeoutError, ConfigError):
-            self._board.wait([f"failed/{self.index}"], 2)
+            self._client.wait([f"failed/{self.index}"], 2)
         self._start(self._end, reason, code)
-        if self._hub:
-            self._hub.wait_until_alone(END_SECONDS)
+        if self._server:
+            self._server.wait_until_alone(END_SECONDS)
 
     def _end(self, reason: str, code: int) -> None:
         time.sleep(2 * END_SECONDS)
@@ -230,12 +234,12 @@ class Several(Processes):
 
     def leave(self) -> None:
         """Leaves the board with all others."""
-        self._board.post(f"done/{self.index}", True)
-        self._board.wait(self._keys("done"))
-        self._board.close()
-        if self._hub:
-            self._hub.wait_until_alone(END_SECONDS)
-            self._hub.close()
+        self._client.post(f"done/{self.index}", True)
+        self._client.wait(self._keys("done"))
+        self._client.close()
+        if self._server:
+            self._server.wait_until_alone(END_SECONDS)
+            self._server.close()
 
 
 def _by_jax(error: BaseException | None) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.config import ConfigError, MeshConfig, RunError
-from train.distributed.launchers import find_place
+from train.distributed.launchers import detect_process
 
 
-class CommonEnd(RunError):
+class CoordinatedExit(RunError):
     """A `RunError` that every process raises after the same step: an orderly end."""
 
 
@@ -95,19 +95,19 @@ def start(
     """
     from train.distributed.multi_process import (  # which imports this module
         CONNECT_SECONDS,
-        Several,
+        MultiProcess,
     )
 
-    place = find_place(config, CONNECT_SECONDS)
+    place = detect_process(config, CONNECT_SECONDS)
     if place is None:
         yield Processes()
         return
-    processes = Several(place, stopped)
+    processes = MultiProcess(place, stopped)
     try:
         with processes.reporting():
             processes.join()
             yield processes
-    except CommonEnd as error:
+    except CoordinatedExit as error:
         processes.finish()
-        raise CommonEnd(f"process {place.index}: {error}") if place.index else error from None
+        raise CoordinatedExit(f"process {place.index}: {error}") if place.index else error from None
     processes.finish()

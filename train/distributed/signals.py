@@ -6,15 +6,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-
-from train.data.workers import kill_workers
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stop:
+class StopSignal:
     """The signals ask for a stop after the step under way; SIGINT or SIGTERM again ends at once.
 
     An interrupt inside JAX's start or compilation would crash it. But Python's own handlers wait
@@ -25,7 +23,9 @@ class Stop:
     once. A process that was started to ignore SIGHUP (`nohup`) goes on ignoring it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
+        """`before_exit` is called before a repeated signal ends the process: ends its children."""
+        self._before_exit = before_exit
         self.signal: str | None = None
         """The name of the first signal."""
         self._seen: set[int] = set()
@@ -44,7 +44,7 @@ class Stop:
         self._seen.add(number)
         name = signal.Signals(number).name
         if again and number != signal.SIGHUP:
-            kill_workers()
+            self._before_exit()
             _say(f"{name} again: ended at once; what came after the last checkpoint is lost")
             with contextlib.suppress(OSError, ValueError):
                 if sys.stdout.isatty():
@@ -55,7 +55,7 @@ class Stop:
             _say(f"{name}: stopping after this step{more}")
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator["Stop"]:
+    def install(self) -> Iterator["StopSignal"]:
         """Handles the signals inside the `with`, and puts back what was there before."""
         if threading.current_thread() is not threading.main_thread():
             yield self  # Python delivers signals to the main thread alone

@@ -8,7 +8,7 @@ from train.config import RunError
 from train.distributed.coordination import connect
 
 
-class Relay:
+class TcpProxy:
     """Listens at `address` on this machine and passes everything on to `host`:`port` and back.
 
     JAX's client aborts its process, with a stack trace, in the moment in which its connection to

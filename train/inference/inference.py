@@ -11,20 +11,20 @@ import numpy as np
 
 from resnet_jax import Preprocessing
 from train.checkpoint.manager import Checkpoints, Weights
-from train.compilation_cache import use_compilation_cache
 from train.config import DataConfig, MixConfig, RunConfig
+from train.console import warn
 from train.data.images.crops import BadImage, Limits, eval_image
 from train.data.images.crops import limits as image_limits
 from train.data.sources import IMAGE_SUFFIXES
-from train.distributed.mesh import make_mesh, replicated
+from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.prepare import make_prepare
 from train.learn.state import Variables
 from train.learn.tasks import NO_CLASS, top_class
+from train.report.metrics_file import Row
 from train.run.data_changes import open_eval_data
-from train.run.evaluate import judge
-from train.run.metrics import Row
+from train.run.evaluate import evaluate_checkpoint
 from train.run.parts import Run
-from train.run.progress import warn
+from train.runtime import use_compilation_cache
 
 
 def read_weights(config: RunConfig, workdir: Path, which: str) -> Weights:
@@ -34,14 +34,14 @@ def read_weights(config: RunConfig, workdir: Path, which: str) -> Weights:
       ConfigError: no such checkpoint.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
-    return checkpoints.restore_weights(which, replicated(make_mesh()))
+    return checkpoints.restore_weights(which, replicated_sharding(make_mesh()))
 
 
 def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
     """Evaluates a checkpoint ("best", "last" or a step).
 
     Returns:
-      What `train.run.evaluate.judge` does.
+      What `train.run.evaluate.evaluate_checkpoint` does.
 
     Raises:
       ConfigError: no such checkpoint; bad data, or data of other classes than the run's.
@@ -51,10 +51,10 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
     run = Run(config, splits=splits)
     for note in notes:
         warn(note)
-    return judge(run, read_weights(config, workdir, which))
+    return evaluate_checkpoint(run, read_weights(config, workdir, which))
 
 
-class Guess(NamedTuple):
+class Prediction(NamedTuple):
     """One of the classes that an image may be of."""
 
     name: str
@@ -65,7 +65,7 @@ class Answer(NamedTuple):
     """The most probable classes of an image file, best first, or why it cannot be read."""
 
     path: Path
-    guesses: list[Guess]
+    predictions: list[Prediction]
     error: str = ""
 
 
@@ -109,7 +109,7 @@ def classify(
         if top == NO_CLASS:
             warn(f"{path}: no class is ahead; the highest logits are equal, or one is NaN")
         best = np.argsort(-p, kind="stable")[:5]
-        yield Answer(path, [Guess(names[i], float(p[i])) for i in best])
+        yield Answer(path, [Prediction(names[i], float(p[i])) for i in best])
 
 
 def _read(path: Path, view: Preprocessing, limits: Limits) -> np.ndarray | str:

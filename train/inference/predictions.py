@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+from rich.text import Text
+
 from train.config import ConfigError
+from train.console import table_console, warn
 from train.data.sources import listing
 from train.data.sources.listing import Skipped
-from train.names import csv_cell, csv_path, one_line, utf8
 from train.paths import expand
-from train.run.progress import warn
+from train.printable import csv_cell, csv_path, one_line, utf8
 
 if TYPE_CHECKING:
     from train.inference.inference import Answer
@@ -50,8 +53,6 @@ def show(answers: "Iterable[Answer]", count: int, table: Path | None) -> None:
     Raises:
       ConfigError: `table` cannot be written; or, when all is printed, some file could not be read.
     """
-    from train.cli.tables import print_answers
-
     shown, failed = [], 0
     with _csv(table) as write:
         for answer in answers:
@@ -100,7 +101,7 @@ def _csv(target: Path | None) -> Iterator[Any]:
         image = csv_path(answer.path)
         rows = [
             [image, rank, csv_cell(name), f"{p:.6f}", ""]
-            for rank, (name, p) in enumerate(answer.guesses, start=1)
+            for rank, (name, p) in enumerate(answer.predictions, start=1)
         ] or [[image, "", "", "", csv_cell(answer.error)]]
         put(rows)
         count += len(rows)
@@ -109,3 +110,16 @@ def _csv(target: Path | None) -> Iterator[Any]:
         put([["image", "rank", "class", "probability", "error"]])
         yield write
     print(f"wrote {count:,} rows to {target}", file=sys.stderr)
+
+
+def print_answers(answers: "Sequence[Answer]") -> None:
+    """Images and their most probable classes, one image a row."""
+    count = max(len(answer.predictions) for answer in answers)
+    table = Table("image", *(f"top-{k}" for k in range(1, 1 + count)))
+    table.columns[0].overflow = "fold"
+    for path, predictions, error in answers:
+        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in predictions]
+        if error:
+            best = ["not read"]
+        table.add_row(*map(Text, (one_line(path), *best)))  # a class may be called "[red]"
+    table_console().print(table)

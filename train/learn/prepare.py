@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from train.config import MixConfig
+from train.distributed.mesh import Batch
 
-Batch = dict[str, jax.Array]
 Prepare = Callable[..., Batch]
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from train.distributed.mesh import replicated, sharded
+from train.distributed.mesh import fsdp_sharding, replicated_sharding
 
 Variables = dict[str, Any]
 
@@ -82,9 +82,9 @@ def state_sharding(state: TrainState, mesh: Mesh, *, params: bool = False) -> Tr
     The optimiser's state and the EMA are cut over the mesh's `fsdp` axis (ZeRO, arXiv:1910.02054),
     and so are the parameters if asked; BatchNorm's statistics and the step are on every device.
     """
-    sharding = jax.tree.map(lambda _: replicated(mesh), state)
+    sharding = jax.tree.map(lambda _: replicated_sharding(mesh), state)
     cut = {"opt_state", "ema"} | ({"params"} if params else set())
-    return sharding.replace(**{name: sharded(getattr(state, name), mesh) for name in cut})
+    return sharding.replace(**{name: fsdp_sharding(getattr(state, name), mesh) for name in cut})
 
 
 def create_state(
@@ -99,5 +99,5 @@ def create_state(
     start = partial(first_state, tx=tx, ema=ema)
     shapes = jax.eval_shape(start, variables)
     sharding = state_sharding(shapes, mesh, params=shard_params)
-    variables = jax.device_put(variables, replicated(mesh))
+    variables = jax.device_put(variables, replicated_sharding(mesh))
     return jax.jit(start, out_shardings=sharding)(variables)

@@ -11,9 +11,9 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from train.distributed.mesh import by_example, by_example_of_each, replicated
+from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, steps_sharding
 from train.learn.optim import ema_decay_at
-from train.learn.prepare import Batch, Prepare
+from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
 from train.learn.tasks import Task, top_class
 
@@ -93,7 +93,7 @@ def make_step(
             new = kept.replace(step=new.step)
         return new, sums
 
-    everywhere, told = replicated(mesh), optax.with_extra_args_support(tx)
+    everywhere, told = replicated_sharding(mesh), optax.with_extra_args_support(tx)
     return step
 
 
@@ -112,11 +112,11 @@ def make_train_step(
     Args:
       sharding: of the state, from `state_sharding`; None: the whole of it on every device.
     """
-    everywhere = replicated(mesh)
+    everywhere = replicated_sharding(mesh)
     kept = everywhere if sharding is None else sharding
     return jax.jit(
         make_step(model, task, tx, prepare, mesh, **options),
-        in_shardings=(kept, by_example(mesh)),
+        in_shardings=(kept, batch_sharding(mesh)),
         out_shardings=(kept, everywhere),
         donate_argnums=0,
     )
@@ -155,11 +155,11 @@ def make_train_steps(
         sums = jax.tree.map(lambda x: jnp.zeros((len(plans), *x.shape), x.dtype), shapes)
         return lax.fori_loop(0, steps, body, (state, sums))
 
-    everywhere = replicated(mesh)
+    everywhere = replicated_sharding(mesh)
     kept = everywhere if sharding is None else sharding
     return jax.jit(
         many,
-        in_shardings=(kept, everywhere, everywhere, by_example_of_each(mesh), everywhere),
+        in_shardings=(kept, everywhere, everywhere, steps_sharding(mesh), everywhere),
         out_shardings=(kept, everywhere),
         donate_argnums=0,
     )
@@ -188,6 +188,6 @@ def make_eval_step(
         }
         return _sum({"loss": losses, **task.metrics(logits, batch)}, batch["mask"]), examples
 
-    everywhere, data = replicated(mesh), by_example(mesh)
+    everywhere, data = replicated_sharding(mesh), batch_sharding(mesh)
     # The variables come as they are: cut over the mesh, if the state is.
     return jax.jit(step, in_shardings=(None, data), out_shardings=(everywhere, data))

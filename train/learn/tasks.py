@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.learn.prepare import Batch
+from train.distributed.mesh import Batch
 
 
 class Task(Protocol):

@@ -1,17 +1,15 @@
 """What XLA's compiler says of a run's training step: memory, FLOPs, collectives. No step is run."""
 
-import math
-import re
 import time
 from dataclasses import asdict, replace
 from typing import Any
 
 import jax
-import numpy as np
 
 from train.config import ConfigError, MeshConfig, RunError
-from train.distributed.mesh import by_example, make_mesh
+from train.distributed.mesh import make_mesh
 from train.plan import hlo
+from train.run.memory import abstract_batch, memory_in, peak_bytes, shard_bytes
 from train.run.parts import Run
 
 
@@ -80,32 +78,6 @@ def _abstract_state(run: Run) -> Any:
         raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
 
 
-def abstract_batch(run: Run) -> dict[str, Any]:
-    """The shapes of a global batch as the pipeline delivers it, with their sharding."""
-    count, size = run.config.batch_size, run.config.data.image_size
-    shapes = {
-        "image": ((count, size, size, run.splits.train.channels), np.uint8),
-        "label": ((count,), np.int32),
-        "mask": ((count,), np.float32),
-    }
-    where = by_example(run.mesh)
-    return {k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()}
-
-
-def peak_bytes(found: Any) -> int:
-    """What a device holds while a program runs, by its `memory_analysis()`."""
-    # What comes out and is no argument's buffer, such as the metrics' sums
-    fresh = found.output_size_in_bytes - found.alias_size_in_bytes
-    code = found.generated_code_size_in_bytes
-    return found.argument_size_in_bytes + found.temp_size_in_bytes + fresh + code
-
-
-def shard_bytes(tree: Any) -> int:
-    """Bytes of one device's part of a tree of shapes with shardings."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-
-
 def _flops_before(run: Run, platform: str) -> float | None:
     """FLOPs of one chip's step before optimisation, where the compiler does not count its own.
 
@@ -119,21 +91,3 @@ def _flops_before(run: Run, platform: str) -> float | None:
     traced = one.train_step.trace(one.abstract_state, abstract_batch(one))
     cost = traced.lower(lowering_platforms=(platform,)).cost_analysis()
     return cost["flops"] if cost else None
-
-
-def memory_in(message: str) -> tuple[int | None, int | None]:
-    """(bytes needed, bytes there) of libtpu's message that a program does not fit, if it says so.
-
-    What it calls temporaries is all of it: arguments and results are counted too (libtpu 0.0.42 and
-    0.0.52, tried with programs of known size).
-
-    >>> memory_in("HLO temporaries (20.50G) exceeds available HBM (15.75G)")
-    (22011707392, 16911433728)
-    """
-    size = r"\(([\d.]+)([KMGT])\)"
-    found = re.search(rf"{size} exceeds available HBM {size}", message)
-    if not found:
-        return None, None
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    needed, there = (int(float(found[i]) * units[found[i + 1]]) for i in (1, 3))
-    return needed, there

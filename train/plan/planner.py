@@ -14,7 +14,7 @@ import tyro
 
 from train.config import ConfigError, DataConfig, RunConfig
 from train.data.sources import Splits, SyntheticSource, open_splits
-from train.plan.roofline import IMAGES_PER_CORE, Footprint, Roofline, cores_for, suggestions
+from train.plan.roofline import IMAGES_PER_CORE, Roofline, cores_for
 from train.plan.topology import (
     Topology,
     check_compiler,
@@ -22,6 +22,7 @@ from train.plan.topology import (
     parse_topology,
     prepare_environment,
 )
+from train.run.memory import Footprint, suggestions
 
 KNOWN = {
     "imagenet2012": (1_281_167, 50_000, 1000),

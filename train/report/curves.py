@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from train.run.metrics import Row
+from train.report.metrics_file import Row
 
 MARKED_POINTS = 40  # the most evaluations that are marked one by one on their curve
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from train.learn.tasks import NO_CLASS
-from train.names import utf8
+from train.printable import utf8
 from train.report.classification import (
     Predictions,
     class_name,
@@ -33,7 +33,7 @@ from train.report.classification import (
     text,
 )
 from train.report.curves import column, curves, finite
-from train.run.metrics import Row, parse_metrics
+from train.report.metrics_file import Row, parse_metrics
 
 MISTAKES = 24
 

@@ -12,12 +12,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from train.data.on_device import Resident, plans, stacked, upload
+from train.data.on_device import Resident, crop_params, stacked, upload
 from train.data.pipeline import HostBatch, train_batches
 from train.data.prefetch import Feed
 from train.data.thread_pool import in_threads
-from train.distributed.mesh import by_example_of_each, put_batch, shard
-from train.learn.prepare import Batch
+from train.distributed.mesh import Batch, put_batch, shard, steps_sharding
 from train.learn.state import TrainState
 from train.learn.step import Step, Sums, TrainSteps, make_step, make_train_steps
 from train.run.parts import Run
@@ -50,27 +49,27 @@ def dispatches(
     order |= {"start": start, "stop": run.total_steps}
     options: Any = {"report": report, "stopped": stopped}
 
-    def one_by_one(batches: Iterator[HostBatch], put: Callable[[HostBatch], Batch]) -> OneByOne:
+    def single_steps(batches: Iterator[HostBatch], put: Callable[[HostBatch], Batch]) -> SingleStep:
         feed = Feed(batches, put, config.data, first=start + 1, **options)
-        return OneByOne(feed, run.train_step)
+        return SingleStep(feed, run.train_step)
 
     if not run.resident:
         where = shard(run.mesh)
         batches = train_batches(source, config.data, config.augment, shard=where, **order)
-        return one_by_one(batches, partial(put_batch, mesh=run.mesh))
+        return single_steps(batches, partial(put_batch, mesh=run.mesh))
     resident = upload(source, config.data, config.augment, run.mesh, **options)
     say(f"the {len(source)} training images are on the devices")
-    order |= {"order": config.data.order, "stand_in": resident.stand_in}
-    found = plans(len(source), config.augment, **order)
+    order |= {"order": config.data.order, "replacement": resident.replacement}
+    found = crop_params(len(source), config.augment, **order)
     if loops_are_fast(run.mesh):
-        return Together(found, run.total_steps - start, resident, _train_steps(run, resident))
-    return one_by_one(found, resident.put)
+        return MultiStep(found, run.total_steps - start, resident, _train_steps(run, resident))
+    return single_steps(found, resident.put)
 
 
 def _train_steps(run: Run, resident: Resident) -> TrainSteps:
     parts, options = run.step_parts
     step = make_step(*parts, **options)
-    return make_train_steps(step, resident.cut, run.mesh, sharding=run.state_sharding)
+    return make_train_steps(step, resident.gather_crops, run.mesh, sharding=run.state_sharding)
 
 
 def loops_are_fast(mesh: Mesh) -> bool:
@@ -110,7 +109,7 @@ class Dispatches(abc.ABC):
         self.close()
 
 
-class OneByOne(Dispatches):
+class SingleStep(Dispatches):
     """The batches of a feed, a step each."""
 
     def __init__(self, feed: Feed[Batch], step: Step) -> None:
@@ -127,39 +126,39 @@ class OneByOne(Dispatches):
         self._feed.close()
 
 
-class Together(Dispatches):
-    """The plans of a resident set, as many steps together as take a quarter of a second."""
+class MultiStep(Dispatches):
+    """Steps on a resident set, as many in one dispatch as take a quarter of a second."""
 
     def __init__(
         self,
-        plans: Iterator[HostBatch],
+        crop_params: Iterator[HostBatch],
         count: int,
         resident: Resident,
         steps: TrainSteps,
     ) -> None:
-        """`plans` are so many."""
-        self._resident, self._steps, self._pace = resident, steps, Pace()
+        """`count`: number of steps in `crop_params`."""
+        self._resident, self._steps, self._chunk_sizer = resident, steps, ChunkSizer()
         # In a thread, a dispatch ahead.
-        self._plans = in_threads(lambda _: next(plans), range(count), 1, MOST)
+        self._crop_params = in_threads(lambda _: next(crop_params), range(count), 1, MOST)
 
     def next(self, most: int) -> Work:
-        count = min(most, self._pace.steps)
-        host = stacked(list(itertools.islice(self._plans, count)), MOST)
-        where = by_example_of_each(self._resident.mesh)
+        count = min(most, self._chunk_sizer.steps)
+        host = stacked(list(itertools.islice(self._crop_params, count)), MOST)
+        where = steps_sharding(self._resident.mesh)
         plan = jax.device_put(host.pop("plan"), where)
         arguments = self._resident.images, self._resident.labels, plan, np.int32(count)
         return Work(count, host, arguments)
 
     def run(self, state: TrainState, work: Work) -> tuple[TrainState, Sums]:
         state, sums = self._steps(state, *work.arguments)
-        self._pace.sent(work.steps, sums)
+        self._chunk_sizer.sent(work.steps, sums)
         return state, sums
 
     def close(self) -> None:
-        self._plans.close()
+        self._crop_params.close()
 
 
-class Pace:
+class ChunkSizer:
     """How many steps the next dispatch has, by how long those before it took."""
 
     def __init__(self) -> None:

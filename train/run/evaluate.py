@@ -12,17 +12,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from train.checkpoint.manager import Weights
+from train.console import warn
 from train.data.pipeline import EvalReader, HostBatch, eval_batches
 from train.data.prefetch import Feed, Stopped, never
-from train.distributed.mesh import put_batch, round_up, shard
-from train.learn.prepare import Batch
+from train.distributed.mesh import Batch, put_batch, round_up, shard
 from train.learn.state import Variables
 from train.report.classification import Predictions
+from train.report.metrics_file import Row
 from train.report.page import Subject, write_report
 from train.run import out_of_memory
-from train.run.metrics import Row, Window, means
+from train.run.metrics import Window, means
 from train.run.parts import Run
-from train.run.progress import warn
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def as_row(evaluation: Evaluation) -> Row:
     return row
 
 
-def judge(
+def evaluate_checkpoint(
     run: Run,
     weights: Weights,
     workdir: Path | None = None,

@@ -5,26 +5,26 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from train.compilation_cache import use_compilation_cache
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config.effects import unused_by_folder
 from train.config.serialize import to_json
-from train.console import safe_output
+from train.console import safe_output, warn
 from train.data.check import check_images
 from train.data.pipeline import check_decoder
+from train.data.workers import kill_workers
 from train.distributed.mesh import check_batch_size
 from train.distributed.processes import Processes, start
-from train.distributed.signals import Stop
+from train.distributed.signals import StopSignal
 from train.paths import expand, resolve_workdir
 from train.recipes import all_recipes
+from train.report.metrics_file import Row
 from train.run import out_of_memory
 from train.run.data_changes import check_data, file_digests
 from train.run.lock import RunLock
-from train.run.metrics import Row
 from train.run.norm_groups import check_statistics
 from train.run.parts import Run
 from train.run.preprocessing import take_over
-from train.run.progress import Display, warn
+from train.run.progress import Display
 from train.run.resume import (
     check_duration,
     check_workdir,
@@ -37,6 +37,7 @@ from train.run.resume import (
 from train.run.sizes import check_memory, small_images
 from train.run.start_screen import accelerator_warnings, describe_run
 from train.run.trainer import Trainer
+from train.runtime import use_compilation_cache
 
 
 def fit(
@@ -44,7 +45,7 @@ def fit(
     workdir: str | Path,
     *,
     quiet: bool = False,
-    stop: Stop | None = None,
+    stop: StopSignal | None = None,
     extend: bool = False,
     given: Collection[str] = (),
 ) -> Row:
@@ -72,7 +73,7 @@ def fit(
     config = _with_absolute_paths(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(safe_output())
-        stop = stop or stack.enter_context(Stop().listening())
+        stop = stop or stack.enter_context(StopSignal(kill_workers).install())
         processes = stack.enter_context(start(config.mesh, lambda: stop.signal))
         lock = stack.enter_context(RunLock(workdir))
         if processes.is_writer:
@@ -92,7 +93,9 @@ def fit(
             notes += check_data(workdir, run)
         processes.check_same("the files of the data", file_digests(run))
         if not resumes(workdir):
-            _ = run.given  # what is wrong with a file shows before anything is compiled or written
+            _ = (
+                run.pretrained_variables
+            )  # what is wrong with a file shows before anything is compiled or written
         processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
         try:
             (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -146,7 +149,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     return replace(config, data=replace(config.data, dir=folder))
 
 
-def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: Stop) -> None:
+def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:
     """Finds unreadable evaluation images before training; a resume's were found by its start."""
     if resumes(workdir):
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from train.config import ConfigError
-from train.run.progress import warn
+from train.console import warn
 
 _held: set[Path] = set()  # by this process, to which its own locks are no obstacle
 

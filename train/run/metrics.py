@@ -1,7 +1,6 @@
 """metrics.jsonl and TensorBoard: what a run said of itself, step by step."""
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -14,11 +13,10 @@ import numpy as np
 
 from train.config import RunError
 from train.learn.step import Sums
+from train.report.metrics_file import Row, read_metrics, to_line
 
-Row = dict[str, Any]
 
-
-class LeftOut(NamedTuple):
+class SkippedStep(NamedTuple):
     """A training step whose loss or gradient is not finite."""
 
     step: int
@@ -50,7 +48,7 @@ class Window:
         """`limit`: how many steps of the run may be left out for not being finite."""
         self.totals: dict[str, float] = dict(totals or {})
         self.limit = limit
-        self.left_out = [LeftOut(*entry) for entry in left_out]
+        self.left_out = [SkippedStep(*entry) for entry in left_out]
         """Those that were, from the start of the run."""
         self.finished = 0
         """The last step that is known to be done on the devices."""
@@ -84,7 +82,7 @@ class Window:
             names = sorted(sums, key=lambda name: name != "loss")  # it is what breaks the gradient
             broken = [name for name in names if not math.isfinite(sums[name])]
             if finite and broken:
-                self.left_out.append(LeftOut(step, broken[0], str(float(sums[broken[0]]))))
+                self.left_out.append(SkippedStep(step, broken[0], str(float(sums[broken[0]]))))
                 if len(self.left_out) > self.limit:
                     raise NonFinite(self.left_out[-1])
                 continue
@@ -107,7 +105,7 @@ class Window:
 class NonFinite(RunError):
     """Training produced a value that is not finite."""
 
-    def __init__(self, found: LeftOut) -> None:
+    def __init__(self, found: SkippedStep) -> None:
         super().__init__(f"{found.what} is not finite at step {found.step}")
         self.found = found
 
@@ -200,35 +198,3 @@ class NoLog(MetricsLog):
 
     def close(self) -> None:
         pass
-
-
-def to_line(row: Row) -> str:
-    """A row as a line of strict JSON: what is not finite becomes null."""
-
-    def strict(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps({name: strict(value) for name, value in row.items()}) + "\n"
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl in order of step; none if there is no such file.
-
-    A process killed while writing leaves half a line, at the end or, once resumed, in the middle:
-    it is left out. Where a row stands twice, the last one counts.
-    """
-    return parse_metrics(path)[0]
-
-
-def parse_metrics(path: Path) -> tuple[list[Row], int]:
-    """What `read_metrics` returns, and the number of lines that are not a row."""
-    rows: dict[tuple[int, str], Row] = {}
-    unreadable = 0
-    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
-    for line in filter(str.strip, lines):
-        try:
-            row = json.loads(line)
-            rows[math.floor(row["step"]), str(row["split"])] = row
-        except (ValueError, KeyError, TypeError, OverflowError):
-            unreadable += 1
-    return sorted(rows.values(), key=lambda row: row["step"]), unreadable

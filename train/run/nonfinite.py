@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from train.data.order import asked
-from train.names import utf8
-from train.run.metrics import LeftOut
+from train.data.order import example_indices
+from train.printable import utf8
+from train.run.metrics import SkippedStep
 from train.run.parts import Run
 
 
-def describe(run: Run, found: LeftOut) -> dict[str, Any]:
+def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
     """A step that is not finite.
 
     Returns:
@@ -21,7 +21,9 @@ def describe(run: Run, found: LeftOut) -> dict[str, Any]:
     """
     config, source = run.config, run.splits.train
     order = config.data.order
-    indices = asked(len(source), config.seed, config.batch_size, found.step - 1, order=order)
+    indices = example_indices(
+        len(source), config.seed, config.batch_size, found.step - 1, order=order
+    )
     return {
         **found._asdict(),
         "learning_rate": rate(run, found.step),
@@ -34,7 +36,7 @@ def rate(run: Run, step: int) -> float:
     return float(run.schedule(step - 1))
 
 
-def write(workdir: Path, run: Run, steps: list[LeftOut]) -> Path:
+def write(workdir: Path, run: Run, steps: list[SkippedStep]) -> Path:
     """Writes anomaly.json: the last of `steps`, and under `before` those before it.
 
     Raises:
@@ -60,7 +62,7 @@ def _text(entry: dict[str, Any]) -> str:
     return "{\n " + ",\n ".join(fields) + "\n}\n"
 
 
-def explain(workdir: Path, run: Run, found: LeftOut, limit: int) -> tuple[str, str]:
+def explain(workdir: Path, run: Run, found: SkippedStep, limit: int) -> tuple[str, str]:
     """What a run that ends by such a step says: its value and learning rate, and what may help.
 
     Args:

@@ -10,8 +10,14 @@ import jax
 
 from train.config import RunError
 from train.distributed.mesh import round_up
-from train.plan.compile import abstract_batch, memory_in, peak_bytes, shard_bytes
-from train.plan.roofline import Footprint, suggestions
+from train.run.memory import (
+    Footprint,
+    abstract_batch,
+    memory_in,
+    peak_bytes,
+    shard_bytes,
+    suggestions,
+)
 from train.run.parts import Run
 
 _MARGIN = 0.9  # of the memory, for the batch that is suggested: its temporaries may differ

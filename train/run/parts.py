@@ -272,7 +272,7 @@ class Run:
         return make_eval_step(self.model, Classify(), self.prepare, self.mesh)
 
     @cached_property
-    def given(self) -> Any:
+    def pretrained_variables(self) -> Any:
         """The variables of `init.weights`, in the network's shapes; None: it starts at random.
 
         Raises:
@@ -292,14 +292,17 @@ class Run:
         from train.learn.state import create_state, init_head, init_variables
 
         name, size = self.config.model.name, self.config.data.image_size
-        random = resumes or self.given is None
+        random = resumes or self.pretrained_variables is None
         try:
             init = init_variables if random else init_head
             variables = init(self.model, size, self.config.seed)
         except ValueError as error:
             raise ConfigError(f"{name} at data.image_size {size}: {error}") from None
         if not random:
-            head, variables = variables, self.__dict__.pop("given")  # gigabytes, if large
+            head, variables = (
+                variables,
+                self.__dict__.pop("pretrained_variables"),
+            )  # gigabytes, if large
             if self.config.init.head == "reset":
                 variables = {**variables, "params": {**variables["params"], "head": head}}
         return create_state(

@@ -5,22 +5,27 @@ written beside them: in the .json of `convert`, in the config.json of timm or of
 """
 
 from collections.abc import Collection
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from resnet_jax import Preprocessing, WeightsError
+from resnet_jax.weights import pretrained
 from resnet_jax.weights.pretrained import default_preprocessing, published_preprocessing
-from train.checkpoint.weights import (
-    PREPROCESSING,
-    of_run,
-    options_of,
-    published,
-    stated_preprocessing,
-    weights_file,
-)
+from train.checkpoint.weights import as_config_error, published, read_card, weights_file
 from train.config import ConfigError, RunConfig
 from train.config.serialize import flatten, to_json, with_options
 from train.recipes import all_recipes
 from train.run.parts import read_config
+
+PREPROCESSING = {
+    "data.image_size": "size",
+    "data.mean": "mean",
+    "data.std": "std",
+    "eval.crop_fraction": "crop_fraction",
+    "eval.interpolation": "interpolation",
+}
+"""Options of a run -> the field of `Preprocessing` that each one is."""
 
 TAKEN = tuple(name for name in PREPROCESSING if name != "data.image_size")
 """Options that a run takes over. The size of the images stays the run's own."""
@@ -87,3 +92,43 @@ def _line(view: Preprocessing) -> str:
         f"mean {mean}, std {std}, crop_fraction {view.crop_fraction:g}, {view.interpolation}, "
         f"images of {view.size} pixels"
     )
+
+
+def preprocessing(file: Path, name: str) -> Preprocessing:
+    """What the network `name` expects of images, with the weights in `file`.
+
+    As it is written beside them, or what torchvision's and timm's weights of this name usually
+    expect. Raises as `stated_preprocessing`.
+    """
+    return stated_preprocessing(file, name) or default_preprocessing(name)
+
+
+def stated_preprocessing(file: Path, name: str) -> Preprocessing | None:
+    """What is written beside the weights in `file` about the images that they expect.
+
+    In the .json of `convert`, or in a config.json: timm's, or that of the run whose directory the
+    file lies in. None if there is neither.
+
+    Raises:
+      ConfigError: a file of that name which is none of these.
+    """
+    if card := read_card(file):
+        return card.preprocessing
+    config = file.with_name("config.json")
+    if not config.is_file():
+        return None
+    if (file.parent / "checkpoints").is_dir():
+        return of_run(read_config(file.parent))
+    with as_config_error():
+        return pretrained.read_config(config, name)[0]
+
+
+def of_run(config: RunConfig) -> Preprocessing:
+    """What a run does to the images that it evaluates."""
+    view = {field: attrgetter(name)(config) for name, field in PREPROCESSING.items()}
+    return Preprocessing(**view)
+
+
+def options_of(view: Preprocessing) -> dict[str, Any]:
+    """The inverse of `of_run`: the options of a run that does this to its images."""
+    return {name: getattr(view, field) for name, field in PREPROCESSING.items()}

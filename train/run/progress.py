@@ -1,22 +1,13 @@
 """What a person sees of a run: a live bar in a terminal, plain lines anywhere else."""
 
-import sys
-from typing import Any
-
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-from train.names import utf8
+from train.printable import utf8
+from train.report.metrics_file import Row
 from train.run.eta import Remaining
-
-Row = dict[str, Any]
-
-
-def warn(text: str) -> None:
-    """A line on stderr, for what must be seen though nobody asked."""
-    print(f"warning: {utf8(text)}", file=sys.stderr, flush=True)
 
 
 class _Eta(ProgressColumn):

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from train.run.progress import Row
+from train.report.metrics_file import Row
 
 
 class Clock:

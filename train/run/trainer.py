@@ -8,22 +8,24 @@ from typing import Any
 import jax
 
 from train import STARTED
-from train.checkpoint.manager import Checkpoints, judged
+from train.checkpoint.manager import Checkpoints, eval_weights
 from train.checkpoint.reader import Progress
 from train.config import ConfigError, RunError
+from train.console import warn
 from train.data.prefetch import Stopped
-from train.distributed.mesh import replicated
-from train.distributed.processes import CommonEnd, Processes
-from train.distributed.signals import Stop
+from train.distributed.mesh import replicated_sharding
+from train.distributed.processes import CoordinatedExit, Processes
+from train.distributed.signals import StopSignal
+from train.report.metrics_file import Row
 from train.run import nonfinite
 from train.run.dispatch import Dispatches, dispatches
-from train.run.evaluate import Evaluation, as_row, evaluate, judge
-from train.run.metrics import MetricsLog, NoLog, NonFinite, Row, Window
+from train.run.evaluate import Evaluation, as_row, evaluate, evaluate_checkpoint
+from train.run.metrics import MetricsLog, NoLog, NonFinite, Window
 from train.run.parts import Run, write_config
-from train.run.progress import Display, warn
+from train.run.progress import Display
 from train.run.resume import describe_extension, record_segments, resumes
 from train.run.throughput import Clock
-from train.runtime import give_back
+from train.runtime import trim_heap
 
 _PATIENCE = 10.0  # seconds that several processes, asked to stop, wait for a batch
 
@@ -73,7 +75,7 @@ class Trainer:
                 self.display.say(extension)
             record_segments(self.workdir, self.run, step)
 
-    def train(self, stop: Stop) -> None:
+    def train(self, stop: StopSignal) -> None:
         """Steps up to the end of the run."""
         self._asked = stop
         self._clock.start()
@@ -95,7 +97,7 @@ class Trainer:
             self._stop(str(stop.signal))
         except NonFinite as error:
             raise self._explain(error) from None
-        except CommonEnd:
+        except CoordinatedExit:
             raise
         except (ConfigError, RunError) as error:  # bad input and bad storage lose nothing
             if self.processes.count > 1:
@@ -114,7 +116,7 @@ class Trainer:
     def _stopped(self, waited: float) -> bool:
         """Whether to stop in the middle of waiting, or of an evaluation.
 
-        Several processes agree on a step to stop before, and have to come to it; one that has no
+        MultiProcess processes agree on a step to stop before, and have to come to it; one that has no
         batch for it never does.
         """
         if self._asked.signal and self.processes.count > 1 and waited > _PATIENCE:
@@ -174,16 +176,16 @@ class Trainer:
         self.processes.barrier()
         total = self.run.total_steps
         if self.step == total:
-            raise CommonEnd(
+            raise CoordinatedExit(
                 f"stopped by {name} in the last evaluation: all {total:,} steps are done and "
                 "saved; the same command evaluates them and writes the report"
             )
         saved = "saved; the same command resumes there" if self.step else "nothing to save yet"
-        raise CommonEnd(f"stopped by {name} after step {self.step:,} of {total:,}, {saved}")
+        raise CoordinatedExit(f"stopped by {name} after step {self.step:,} of {total:,}, {saved}")
 
     def _log_training(self) -> None:
         means = self.window.close()
-        self._tell_left_out()
+        self._report_skipped()
         if not means:  # none of its steps was finite
             return
         row = {
@@ -194,7 +196,7 @@ class Trainer:
             "lr": float(self.run.schedule(self.step - 1)),
             **self._clock.lap(self.run.config.batch_size),
         }
-        self._share_bad()
+        self._sync_unreadable()
         if self.bad:
             row["skipped"] = len(self.bad)
         if self.retried:
@@ -204,11 +206,11 @@ class Trainer:
         self.log.write(row)
         self.display.row(row)
 
-    def _share_bad(self) -> None:
+    def _sync_unreadable(self) -> None:
         """Every process knows of the bad images that the others read."""
         self.bad.update(*self.processes.gather(sorted(self.bad)))
 
-    def _tell_left_out(self) -> None:
+    def _report_skipped(self) -> None:
         """Says which steps were left out since the last time, and keeps it in nonfinite.json."""
         left_out = self.window.left_out
         if len(left_out) == self._told:
@@ -253,16 +255,16 @@ class Trainer:
         if self.step == self._saved:
             return
         window = self.window.fetch()
-        self._tell_left_out()
-        self._share_bad()
+        self._report_skipped()
+        self._sync_unreadable()
         left_out = self.window.left_out
         progress: Progress = {"window": window, "bad": sorted(self.bad), "left_out": left_out}
         metrics = None
         if evaluation:
-            metrics = evaluation.metrics[judged(self.state)[0]]
+            metrics = evaluation.metrics[eval_weights(self.state)[0]]
         self.checkpoints.save(self.step, self.state, progress, metrics)
         self._saved = self.step
-        give_back()  # what evaluations and checkpoints took
+        trim_heap()  # what evaluations and checkpoints took
 
     def _explain(self, error: NonFinite) -> RunError:
         with contextlib.suppress(RunError):
@@ -273,15 +275,17 @@ class Trainer:
         limit = self.window.limit
         why, advice = nonfinite.explain(self.workdir, self.run, error.found, limit)
         # The sums are everyone's.
-        return CommonEnd(f"{error} {why}; {good} in {self.checkpoints.folder}. {advice}")
+        return CoordinatedExit(f"{error} {why}; {good} in {self.checkpoints.folder}. {advice}")
 
     def finish(self) -> Row:
         """Evaluates the best checkpoint and writes the report."""
         self.checkpoints.wait()
         self.display.begin("evaluating the best checkpoint", self.step)
-        best = self.checkpoints.restore_weights("best", replicated(self.run.mesh))
+        best = self.checkpoints.restore_weights("best", replicated_sharding(self.run.mesh))
         self._warn_of_bad()
-        row = judge(self.run, best, self.workdir, self.processes.is_writer, self._kept)
+        row = evaluate_checkpoint(
+            self.run, best, self.workdir, self.processes.is_writer, self._kept
+        )
         which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
         self.display.say(
             f"best checkpoint: {which}, top-1 accuracy {100 * row['top1']:.2f} % and loss "

@@ -1,7 +1,7 @@
 """From the bytes of an image file to uint8 RGB, within a bound on memory.
 
-JPEG takes a fast path through libjpeg-turbo (`train/data/images/jpeg.py`). Pillow decodes every other
-format, and every JPEG that libjpeg-turbo refuses.
+JPEG takes a fast path through libjpeg-turbo (`train/data/images/jpeg.py`). Pillow decodes every
+other format, and every JPEG that libjpeg-turbo refuses.
 """
 
 from __future__ import annotations

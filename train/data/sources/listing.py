@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from train.data.retry import is_passing
-from train.names import utf8
+from train.printable import utf8
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),

@@ -5,8 +5,6 @@ and no file takes: they are shown as \\xNN, the way a shell quotes them.
 """
 
 import re
-import sys
-from typing import Any
 
 
 def utf8(text: object) -> str:
@@ -52,11 +50,3 @@ def csv_path(path: object) -> str:
     """
     cell = utf8(path)
     return f"./{cell}" if cell != csv_cell(cell) else cell
-
-
-def accept_every_character() -> None:
-    """Stdout and stderr escape what their encoding lacks, instead of ending the program."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure: Any = getattr(stream, "reconfigure", None)
-        if reconfigure:
-            reconfigure(errors="backslashreplace")
