@@ -44,8 +44,9 @@ def top_class(logits: jax.Array) -> jax.Array:
     """[B, K] -> int32 [B]: the class with the highest logit; `NO_CLASS` if the highest is tied, or
     any logit is NaN.
 
-    >>> top_class(jnp.asarray([[0.0, 2.0, 1.0], [2.0, 2.0, 1.0], [0.0, jnp.nan, 1.0]])).tolist()
-    [1, -1, -1]
+    Examples:
+      >>> top_class(jnp.asarray([[0.0, 2.0, 1.0], [2.0, 2.0, 1.0], [0.0, jnp.nan, 1.0]])).tolist()
+      [1, -1, -1]
     """
     best = logits.argmax(-1)
     highest = jnp.take_along_axis(logits, best[:, None], axis=-1)
