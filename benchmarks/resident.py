@@ -1,4 +1,4 @@
-"""Training fed by the host and from the devices, in turn, and the rate at which crop parameters are drawn.
+"""Training fed by the host and from the devices, in turn, and how fast crops are drawn.
 
 usage: resnet-jax bench resident RECIPE [options of the recipe]
 

@@ -307,7 +307,7 @@ def changed(config: RunConfig, path: str, value: Any) -> RunConfig:
 
 
 def together(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """MultiProcess changes at once: fields of one group are valid only together."""
+    """Several changes at once: fields of one group are valid only together."""
     groups: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         head, _, name = path.rpartition(".")

@@ -8,8 +8,8 @@ left alone and keeps every checkpoint: the reference. The others get SIGKILL at 
 of them inside an evaluation or the writing of a checkpoint; between some restarts a random file
 of the newest checkpoint is cut off, deleted, or has a bit flipped; and a run on a small file system
 (needs root) finds it full. Then come faults from outside (benchmarks/faults/outside.py):
-directories with odd names, a second process in the same one, output that nobody reads, closed terminals, signals to
-all processes, files of the data that changed.
+directories with odd names, a second process in the same one, output that nobody reads, closed
+terminals, signals to all processes, files of the data that changed.
 
 After every fault each checkpoint that is there must be the reference's of that step, to the bit,
 and the newest no older than before; every restart must resume at the newest whole one and name

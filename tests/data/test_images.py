@@ -377,6 +377,7 @@ def test_the_crop_does_not_depend_on_scaled_decoding(monkeypatch):
 
 
 def test_importing_it_imports_neither_jax_nor_grain():
-    code = "import sys, train.data.images.crops\nassert not {'jax', 'grain', 'tyro'} & set(sys.modules)"
+    code = "import sys, train.data.images.crops\n"
+    code += "assert not {'jax', 'grain', 'tyro'} & set(sys.modules)"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root)

@@ -1,4 +1,4 @@
-"""train/data/on_device.py, train/run/dispatch.py: the host's batches, gather_crops out on the devices."""
+"""train/data/on_device.py, train/run/dispatch.py: the host's batches, cropped on the devices."""
 
 import contextlib
 import dataclasses
@@ -247,7 +247,7 @@ def stop_after(step, config, workdir):
 def test_many_steps_in_a_dispatch_are_the_same_training(by_host, at_once, tmp_path):
     """Another program, whose sums XLA may order differently: to 1e-6 of each mean after 25 steps.
 
-    Between the two runs of it, which are gather_crops into dispatches differently, not a bit differs.
+    Two runs of it with other numbers of steps in a dispatch are bit-identical.
     """
     with together(seconds=1e9) as sent:
         fit(run_of("on"), tmp_path, quiet=True)

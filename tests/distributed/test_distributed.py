@@ -1,4 +1,4 @@
-"""MultiProcess processes train as one does, and end together: real ones, two simulated devices each."""
+"""Several processes train as one does, and end together; each has two simulated devices."""
 
 import hashlib
 import re

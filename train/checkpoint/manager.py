@@ -50,7 +50,7 @@ class Restored(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What a run is eval_weights by in a checkpoint: "raw" weights, or "ema" if it averages them."""
+    """The weights that a run is evaluated with: "raw", or "ema" if it averages them."""
 
     step: int
     name: str
@@ -58,7 +58,7 @@ class Weights(NamedTuple):
 
 
 def eval_weights(state: TrainState) -> tuple[str, Variables]:
-    """The name and the variables that a run is eval_weights by."""
+    """The name and the variables that a run is evaluated with."""
     return ("ema", state.ema) if state.ema else ("raw", state.variables)
 
 
@@ -227,7 +227,7 @@ class Checkpoints:
           which: "best" (by `checkpoint.best`), "last" or a step.
 
         Returns:
-          The weights that the run is eval_weights by.
+          The weights that the run is evaluated with.
 
         Raises:
           ConfigError: no such checkpoint, or it is damaged: the message names those that are whole.
@@ -306,7 +306,7 @@ def _reason(error: Exception) -> str:
 
 
 def _weights(names: Iterable[str]) -> list[str]:
-    """The paths, of a checkpoint's, of the weights that a run is eval_weights by."""
+    """The paths in a checkpoint of the weights that a run is evaluated with."""
     names = list(names)
     averaged = [name for name in names if name.startswith("ema/")]
     return averaged or [name for name in names if name.startswith(("params/", "batch_stats/"))]

@@ -1,8 +1,8 @@
-"""A board that every process of a run writes on and reads: who failed, who is done, what is agreed.
+"""Messages between the processes of a run: who failed, who is done, what is agreed.
 
-Process 0 keeps it (`Server`) at the coordinator's address; every process, 0 too, holds one connection
-to it (`Client`). It is apart from JAX because JAX's own client answers whatever goes wrong (a
-process that is missing, a lost connection) by aborting with a stack trace; here it is an entry.
+Process 0 keeps them (`Server`) at the coordinator's address; every process, 0 too, holds one
+connection to it (`Client`). It is apart from JAX because JAX's own client answers whatever goes
+wrong (a missing process, a lost connection) by aborting with a stack trace; here it is an entry.
 """
 
 import asyncio

@@ -81,7 +81,7 @@ def _detect(launcher: str, seconds: int, environ: Mapping[str, str]) -> ProcessI
     """What JAX makes of the launcher's variables."""
     if launcher == "Kubernetes" and not find_spec("kubernetes"):
         raise ConfigError(
-            "this is a pod of an indexed Kubernetes job. MultiProcess that train together are told "
+            "this is a pod of an indexed Kubernetes job. Several that train together are told "
             f"{_HOW}, or find each other with the package kubernetes (pip install 'jax[k8s]'); "
             "for one that trains alone: --mesh.processes 1"
         )

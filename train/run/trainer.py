@@ -116,7 +116,7 @@ class Trainer:
     def _stopped(self, waited: float) -> bool:
         """Whether to stop in the middle of waiting, or of an evaluation.
 
-        MultiProcess processes agree on a step to stop before, and have to come to it; one that has no
+        Several processes agree on a step to stop before, and have to reach it; one that has no
         batch for it never does.
         """
         if self._asked.signal and self.processes.count > 1 and waited > _PATIENCE:

@@ -1,9 +1,9 @@
 """The part of a JPEG that is needed: at a fraction of its size, and no rows below the crop.
 
 Where libjpeg-turbo's own decoding of a region is unavailable (`train/data/images/turbojpeg.py`),
-rows are left off by writing a smaller height into a copy of the header: a sequential scan holds its rows in
-order, and the decoder stops where the header says that the image ends. Either way the pixels are
-the same bit for bit (`tests/data/test_jpeg.py`).
+rows are skipped by writing a smaller height into a copy of the header: a sequential scan holds its
+rows in order, and the decoder stops where the header says that the image ends. Either way the
+pixels are the same bit for bit (`tests/data/test_jpeg.py`).
 """
 
 from typing import NamedTuple
