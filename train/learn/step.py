@@ -54,8 +54,8 @@ def make_step(
         learning rate); a schedule of another `tx` counts the steps that were not skipped.
 
     Returns:
-      (state, batch) -> (state, sums): `loss`, the task's metrics and `count`, and `grad_norm`, the
-      gradient's global norm before clipping.
+      A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
+      and `grad_norm`, the gradient's global norm before clipping.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
@@ -136,8 +136,9 @@ def make_train_steps(
       sharding: as in `make_train_step`.
 
     Returns:
-      (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums): the state, donated,
-      after the first `steps` plans; each sum is [K], of which the first `steps` are meant.
+      A function (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums). The state is
+      donated, and comes back after the first `steps` plans. Each of the sums is [K], and its first
+      `steps` entries are valid.
     """
 
     def many(
@@ -171,9 +172,9 @@ def make_eval_step(
     """One evaluation step, jitted over the mesh.
 
     Returns:
-      (variables, batch) -> (sums, examples): `sums` as in training; `examples` holds each one's
-      `prediction` (int32 [B], `top_class`: -1 if no class is ahead), `confidence` (the highest
-      softmax probability, [B]) and `loss` ([B]).
+      A function (variables, batch) -> (sums, examples). The sums are as in training. `examples` holds
+      the `prediction` of each example (int32 [B], by `top_class`, -1 if no class is ahead), its
+      `confidence` (the highest softmax probability, [B]) and its `loss` ([B]).
     """
 
     def step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:

@@ -62,7 +62,8 @@ def fit(
       given: options that were set by hand ("data.mean"), though they are the recipe's.
 
     Returns:
-      The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
+      The evaluation of the best checkpoint, with `step`, `examples`, `loss`, `top1`, `top5` and
+      `weights`.
 
     Raises:
       ConfigError: bad input, or another process trains in `workdir`; what was trained so far is
