@@ -136,9 +136,9 @@ def make_train_steps(
       sharding: as in `make_train_step`.
 
     Returns:
-      A function (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums). The state is
-      donated, and comes back after the first `steps` plans. Each of the sums is [K], and its first
-      `steps` entries are valid.
+      A function (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums). The state
+      is donated, and comes back after the first `steps` plans. Each of the sums is [K], and its
+      first `steps` entries are valid.
     """
 
     def many(
@@ -172,9 +172,9 @@ def make_eval_step(
     """One evaluation step, jitted over the mesh.
 
     Returns:
-      A function (variables, batch) -> (sums, examples). The sums are as in training. `examples` holds
-      the `prediction` of each example (int32 [B], by `top_class`, -1 if no class is ahead), its
-      `confidence` (the highest softmax probability, [B]) and its `loss` ([B]).
+      A function (variables, batch) -> (sums, examples). The sums are as in training. `examples`
+      holds the `prediction` of each example (int32 [B], by `top_class`, -1 if no class is ahead),
+      its `confidence` (the highest softmax probability, [B]) and its `loss` ([B]).
     """
 
     def step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:
