@@ -32,7 +32,8 @@ def small(code: str) -> str:
 
 
 def test_there_are_no_others():
-    found = {page: len(python(page)) for page in PAGES if python(page)}
+    """But for the scripts of docs/trials.md, which show why something was not done."""
+    found = {page: len(python(page)) for page in PAGES if python(page) and page.name != "trials.md"}
     assert found == {README: 1, API: 6, WEIGHTS: 1, TRANSFER: 1, MODELS: 1}
 
 
