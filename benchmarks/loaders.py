@@ -104,12 +104,12 @@ def by_grain(files: list[str], size: int, batch: int, cores: int, windows: str) 
     import grain
 
     from train.config import AugmentConfig, DataConfig
-    from train.data import images
+    from train.data.images import crops
 
-    limits, augment = images.limits(DataConfig(image_size=size)), AugmentConfig()
+    limits, augment = crops.limits(DataConfig(image_size=size)), AugmentConfig()
 
     def view(example: tuple[bytes, int], rng: np.random.Generator) -> np.ndarray:
-        return images.train_image(example[0], size, augment, rng, **limits)
+        return crops.train_image(example[0], size, augment, rng, **limits)
 
     names = grain.MapDataset.source(source_of(files)).seed(0).shuffle().repeat(None)
     options = grain.ReadOptions(cores, PREFETCH * batch)
