@@ -1,7 +1,7 @@
 """The convolution and the pools: explicit symmetric padding, so that published weights line up.
 
 On a GPU and a TPU, convolutions and pools are XLA's. On a CPU, XLA's are very slow for some shapes,
-and `_cpu_form` has another way to compute those; `benchmarks/NOTES.md` has the measurements.
+and `_cpu_form` has another way to compute those; `docs/results/cpu.md` has the measurements.
 """
 
 from collections.abc import Callable

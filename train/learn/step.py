@@ -67,8 +67,8 @@ def make_step(
         another `tx` counts the steps that were not skipped.
 
     Returns:
-      (state, batch) -> (state, sums): `loss`, the task's metrics, `count`, and `grad_norm`, the
-      global norm of the gradient before clipping.
+      A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
+      and `grad_norm`, the global norm of the gradient before clipping.
     """
     everywhere = replicated_sharding(mesh)
     tx = optax.with_extra_args_support(tx)
@@ -156,9 +156,9 @@ def make_train_steps(
       sharding: as in `make_train_step`.
 
     Returns:
-      (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums): the state after the
-      first `steps` plans (the one passed in is donated), and sums of shape [K], of which only the
-      first `steps` are valid.
+      A function (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums). It returns
+      the state after the first `steps` plans (the one passed in is donated), and sums of shape [K],
+      of which only the first `steps` are valid.
     """
 
     def many(
@@ -190,8 +190,8 @@ def make_eval_step(model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh) -
     """One evaluation step, jitted over the mesh.
 
     Returns:
-      (variables, batch) -> (sums, examples): `sums` as in training; `examples` has the `loss` of
-      each example, [B], and what `Task.examples` returns.
+      A function (variables, batch) -> (sums, examples). The sums are as in training. `examples` has
+      the `loss` of each example, [B], and what `Task.examples` returns.
     """
     everywhere, data = replicated_sharding(mesh), batch_sharding(mesh)
 
