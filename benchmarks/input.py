@@ -173,8 +173,9 @@ def stages(files: list[str], size: int) -> dict[str, float]:
     import numpy as np
 
     from train.config import AugmentConfig
-    from train.data.images.crops import random_crop, resize_crop
-    from train.data.pipeline import generator
+    from train.data.images.crops import random_crop
+    from train.data.images.resize import resize_crop
+    from train.data.philox import generator
 
     source, augment = source_of(files), AugmentConfig()
     view = np.empty((size, size, 3), np.uint8)

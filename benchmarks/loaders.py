@@ -44,7 +44,7 @@ def write_windows(files: list[str], path: Path) -> None:
     from train.config import AugmentConfig
     from train.data.images.crops import sample_crop
     from train.data.images.jpeg import read_header
-    from train.data.pipeline import generator
+    from train.data.philox import generator
 
     sizes = {}
     for file in dict.fromkeys(files):

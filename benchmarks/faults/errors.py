@@ -126,7 +126,7 @@ def newest(way: str) -> Callable[[Desk], Outcome]:
         else:
             path.unlink()
         run.end()
-        aside = rf"set aside as .*{step}.corrupt, which may be deleted; step {before} is used"
+        aside = rf"quarantined as .*{step}.corrupt, which may be deleted; step {before} is used"
         matches(run, 0, rf"^warning: checkpoint {step} is damaged .*; {aside}")
         expect(f"resumes after step {before} of" in run.out.read_text(), run.out.read_text())
         good = same(run.content(STEPS), desk.whole.content(STEPS))

@@ -22,6 +22,7 @@ from train.data.order import example_indices
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.signals import StopSignal
 from train.inference.inference import evaluate_run
+from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
 from train.run.directory import read_config
 from train.run.fit import fit
@@ -35,7 +36,7 @@ def content(workdir: Path) -> tuple[list[dict], list[bytes]]:
     import jax
 
     config = read_config(workdir)
-    restored = Checkpoints(workdir / "checkpoints", config.checkpoint).restore(
+    restored = Checkpoints(workdir / "checkpoints", config.checkpoint, Classify()).restore(
         Run(config).new_state()
     )
     rows = [
@@ -308,7 +309,7 @@ def test_signals_reach_only_the_main_thread_of_a_run(tmp_path):
     thread.start()
     thread.join()
     assert not failures
-    assert Checkpoints(tmp_path / "checkpoints", tiny().checkpoint).steps() == [5]
+    assert Checkpoints(tmp_path / "checkpoints", tiny().checkpoint, Classify()).steps() == [5]
 
 
 def test_a_network_without_batch_norm(tmp_path, monkeypatch):
@@ -320,7 +321,7 @@ def test_a_network_without_batch_norm(tmp_path, monkeypatch):
         with pytest.raises(RunError, match="after step 4 of 10, saved"):
             fit(config, tmp_path, quiet=True)
     fit(config, tmp_path, quiet=True)  # resumes
-    weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint)
+    weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint, Classify())
     variables = weights.restore_weights("last", replicated_sharding(make_mesh())).variables
     assert variables["batch_stats"] == {} and variables["params"]["head"]["bias"].shape == (10,)
     assert weights.steps()[-1] == 10

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from resnet_jax.zoo import ZOO
 from train.cli.arguments import HELP
 from train.config import ConfigError, RunConfig
-from train.data.prepare_hint import tfds_sets
+from train.data.sources.prepare_hint import tfds_sets
 from train.paths import expand
 from train.recipes import all_recipes
 

@@ -7,7 +7,6 @@ from train.checkpoint.weights import Card, Variables, load, read_card
 from train.cli import arguments
 from train.config import ConfigError, ModelConfig
 from train.paths import expand
-from train.run.preprocessing import of_run
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ def _of_run(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, C
     from resnet_jax import unstack_blocks
     from train.inference.inference import read_weights
     from train.run.directory import read_class_names, read_config
+    from train.run.preprocessing import of_run
 
     config = read_config(source)
     if given.model not in (None, config.model.name):

@@ -101,6 +101,7 @@ def _base(name: str) -> RunConfig:
 
     `data.name` is "folder" in both, because `predict` reads image files whatever the run read.
     """
+
     if _is_network(name):
         from resnet_jax.weights.pretrained import default_preprocessing
 
@@ -150,6 +151,7 @@ def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _T
     Raises:
       ConfigError: no weights, or those of another network.
     """
+
     if "checkpoint" in options:
         raise ConfigError(
             f"--checkpoint {given.checkpoint}: {name!r} is a network and no run; --weights names "

@@ -23,8 +23,8 @@ def make_prepare(
 
     `image`: uint8 [B, H, W, 1 or 3] -> float32 [B, H, W, 3], one channel repeated to three;
     pixels scaled to 0..1, less `mean`, over `std` (one value, or one for each channel).
-    `target`: float32 [B, num_classes], one-hot; in training, smoothed: 1 - s for the label, and s
-    spread evenly over all classes (Szegedy 2016, arXiv:1512.00567, section 7).
+    `target`: float32 [B, num_classes], one-hot. In training it is smoothed: the label gets 1 - s,
+    and s is spread evenly over all classes (Szegedy 2016, arXiv:1512.00567, section 7).
     """
     center = jnp.asarray(mean, jnp.float32) * 255
     scale = 1 / (jnp.asarray(std, jnp.float32) * 255)

@@ -22,7 +22,7 @@ _NEW_HEAD = 1
 
 @flax.struct.dataclass
 class TrainState:
-    """Only arrays: no key, no function. Everything else is rebuilt from the run's config.
+    """Only arrays: no random key, no function. The rest is rebuilt from the run's config.
 
     Attributes:
       step: number of steps done, int32.
@@ -42,11 +42,10 @@ class TrainState:
 
 
 def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
-    """Fresh variables for images [1, image_size, image_size, 3]: a function of the seed alone.
+    """New variables for images [1, image_size, image_size, 3], which depend only on the seed.
 
     A network without BatchNorm has no statistics: {"params": ..., "batch_stats": {}}.
     """
-
     return _init(model, image_size, jax.random.key(seed), lambda variables: variables)
 
 
@@ -69,13 +68,13 @@ def _init(
         variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
         return part({"batch_stats": {}, **variables})
 
-    # One local device: a sharded host callback would need every process to answer it.
+    # On one local device: a sharded host callback would have to run in every process.
     with jax.default_device(jax.local_devices()[0]):
         return jax.jit(init)(key)
 
 
 def first_state(variables: Variables, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """The state before the first step: a pure function, to be traced."""
+    """The state before the first step. A pure function, to be traced."""
     average = jax.tree.map(jnp.copy, variables) if ema else {}
     params, stats = variables["params"], variables["batch_stats"]
     return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), average)

@@ -8,9 +8,9 @@ from train.config import ConfigError, DataConfig, RunConfig
 from train.config.effects import unused_by_folder
 from train.config.serialize import with_versions
 from train.data import file_list
-from train.data.prepare_hint import NotPrepared
 from train.data.sources import Splits, open_splits
 from train.data.sources.base import data_path, nfc
+from train.data.sources.prepare_hint import NotPrepared
 from train.run.directory import read_record
 from train.run.parts import Run
 

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from train.data.batch import HostBatch
 from train.data.on_device import Resident, crop_params, stacked, upload
-from train.data.pipeline import HostBatch, train_batches
+from train.data.pipeline import train_batches
 from train.data.prefetch import Feed
 from train.data.thread_pool import in_threads
 from train.distributed.mesh import Batch, put_batch, shard, steps_sharding
@@ -95,7 +96,7 @@ class Work:
 
     steps: int
     host: HostBatch
-    """The columns `bad` and `retried` of its batches."""
+    """The columns `unreadable` and `retried` of its batches."""
     arguments: tuple[Any, ...]
     """The arguments of the step after the state."""
 
@@ -157,8 +158,8 @@ class MultiStep(Dispatches):
         count = min(most, self._chunk_sizer.steps)
         host = stacked(list(itertools.islice(self._crop_params, count)), MAX_STEPS)
         where = steps_sharding(self._resident.mesh)
-        plan = jax.device_put(host.pop("plan"), where)
-        arguments = self._resident.images, self._resident.labels, plan, np.int32(count)
+        crops = jax.device_put(host.pop("crops"), where)
+        arguments = self._resident.images, self._resident.labels, crops, np.int32(count)
         return Work(count, host, arguments)
 
     def run(self, state: TrainState, work: Work) -> tuple[TrainState, Sums]:

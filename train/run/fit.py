@@ -6,17 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from train.checkpoint.lock import RunLock
 from train.config import ConfigError, RunConfig
 from train.console import safe_output, warn
 from train.data.workers import kill_workers
-from train.distributed.processes import Processes, start
+from train.distributed.initialize import start
+from train.distributed.processes import Processes
 from train.distributed.signals import StopSignal
 from train.paths import expand, resolve_workdir
 from train.report.metrics_file import Row
 from train.run import out_of_memory
 from train.run.checks import check_eval_images, check_run
 from train.run.directory import newest_checkpoint, resumes
-from train.run.lock import RunLock
 from train.run.parts import Run
 from train.run.preprocessing import adopt_preprocessing
 from train.run.progress import Display
@@ -73,7 +74,7 @@ def fit(
         _make_workdir(workdir)
         if processes.is_writer and lock.take():  # a new directory, which another may have used
             check_workdir(workdir, config, extend=extend)
-        display = Display(run.total_steps, quiet or not processes.is_writer)
+        display = Display(run.total_steps, run.task, quiet or not processes.is_writer)
         stack.callback(display.close)
         _introduce(run, workdir, display, lines)
         for warning in warnings if processes.is_writer else ():

@@ -20,11 +20,11 @@ class SkipLog:
         """Steps that are already in `window`, from a checkpoint, count as reported."""
         self._run, self._workdir, self._window = run, workdir, window
         self._is_writer = is_writer
-        self._reported = len(window.left_out)
+        self._reported = len(window.skipped_steps)
 
     def report(self, say: Callable[[str], None]) -> None:
         """Reports the steps that were skipped since the last call, one line each."""
-        skipped = self._window.left_out
+        skipped = self._window.skipped_steps
         if len(skipped) == self._reported:
             return
         for step, what, value in skipped[self._reported :]:
@@ -43,7 +43,7 @@ class SkipLog:
     def _write(self) -> None:
         if self._is_writer:
             with contextlib.suppress(OSError):  # the metrics and checkpoints report a full disk
-                write(self._workdir, self._run, self._window.left_out)
+                write(self._workdir, self._run, self._window.skipped_steps)
 
 
 def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
 
 
 def rate(run: Run, step: int) -> float:
-    """The learning rate of a step: `optim.lr` scaled by the batch size, warmed up and scheduled."""
+    """The learning rate of a step (from 1): scaled by the batch size, warmed up and scheduled."""
     return float(run.schedule(step - 1))
 
 
@@ -86,7 +86,7 @@ def write(workdir: Path, run: Run, steps: list[SkippedStep]) -> Path:
 
 
 def _text(entry: dict[str, Any]) -> str:
-    """JSON with one line for each field, and one for each element of a list."""
+    """JSON with one line per field and per element of a list."""
 
     def value(x: Any) -> str:
         if isinstance(x, list) and x:

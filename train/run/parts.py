@@ -34,7 +34,7 @@ from train.learn.step import (
     make_step,
     make_train_step,
 )
-from train.learn.tasks import Classify, Task
+from train.learn.tasks import Task, make_task
 
 
 class StepOptions(TypedDict):
@@ -107,7 +107,7 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
-        return Classify()
+        return make_task(self.config)
 
     @cached_property
     def schedule(self) -> optax.Schedule:

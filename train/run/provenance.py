@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from resnet_jax import __version__
+
+PROGRAM = "resnet-jax"
+"""The name of this program in records and messages; its distribution has another one."""
+
 
 def provenance() -> dict[str, Any]:
     """Devices, commit, command and versions of packages: what produces the results."""
@@ -24,11 +29,15 @@ def provenance() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that compute a result; None: not installed."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", PROGRAM)
+    found = {name: package_version(name) for name in names}
+    return {"python": platform.python_version(), **found}
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package, or of this program. None: not installed."""
+    if package == PROGRAM:  # known without its metadata: a checkout need not be installed
+        return __version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -52,6 +61,7 @@ def code_version() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

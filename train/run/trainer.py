@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 
 from train import STARTED
-from train.checkpoint.manager import Checkpoints, Restored, eval_weights
+from train.checkpoint.manager import Checkpoints, Restored
+from train.checkpoint.run_weights import eval_weights
 from train.config import ConfigError, RunError
 from train.console import warn
-from train.data.pipeline import HostBatch
+from train.data.batch import HostBatch
 from train.data.prefetch import Stopped
 from train.distributed.mesh import Batch, replicated_sharding
 from train.distributed.processes import CoordinatedExit, Processes
@@ -41,7 +42,7 @@ class Trainer:
     def __init__(self, run: Run, workdir: Path, display: Display, processes: Processes) -> None:
         """Restores the newest checkpoint in `workdir`; without one, writes config.json."""
         self.run, self.workdir, self.display, self.processes = run, workdir, display, processes
-        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint, run.task)
         found = resumes(workdir)
         processes.barrier()  # every process has looked before one of them writes
         self.step, self.state = 0, run.new_state(resumes=found)
@@ -205,10 +206,11 @@ class Trainer:
         row = evaluate_checkpoint(
             self.run, best, self.workdir, self.processes.is_writer, self._eval_batches
         )
+        metric = self.run.task.headline
         which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
         self.display.say(
-            f"best checkpoint: {which}, top-1 accuracy {100 * row['top1']:.2f} % and loss "
-            f"{row['loss']:.4f} on {row['examples']:,} evaluation images"
+            f"best checkpoint: {which}, {metric.full_name} {metric.text(row[metric.name])} and "
+            f"loss {row['loss']:.4f} on {row['examples']:,} evaluation images"
         )
         self.display.say(f"report: {self.workdir / 'report' / 'index.html'}")
         return row
@@ -235,7 +237,7 @@ class Trainer:
         if self.state.ema:
             weights["ema"] = self.state.ema
         evaluation = evaluate(
-            self.run, weights, report=self._warn, stopped=self._stopped, kept=self._eval_batches
+            self.run, weights, report=self._warn, stopped=self._stopped, cache=self._eval_batches
         )
         self.log.log_evaluation(self.step, evaluation, time.perf_counter() - since)
         return evaluation

@@ -45,7 +45,7 @@ class TrainingLog:
         self._window = Window(
             found["window"],
             limit=run.config.skip_nonfinite,
-            left_out=found.get("left_out", ()),
+            skipped_steps=found.get("left_out", ()),
         )
         self._unreadable = Unreadable(found["bad"])
         is_writer = processes.is_writer
@@ -85,8 +85,8 @@ class TrainingLog:
             **speed,
             **self._unreadable.as_row(),
         }
-        if self._window.left_out:
-            row["nonfinite"] = len(self._window.left_out)
+        if self._window.skipped_steps:
+            row["nonfinite"] = len(self._window.skipped_steps)
         self._write(row)
 
     def log_evaluation(self, step: int, evaluation: Evaluation, seconds: float) -> None:
@@ -113,7 +113,7 @@ class TrainingLog:
         self._skips.report(self._display.say)
         self._unreadable.sync(self._processes)
         indices = sorted(self._unreadable.indices)
-        return {"window": sums, "bad": indices, "left_out": self._window.left_out}
+        return {"window": sums, "bad": indices, "left_out": self._window.skipped_steps}
 
     def explain(self, error: NonFinite) -> tuple[str, str]:
         """(reason, advice) for a run that ends with `error`."""

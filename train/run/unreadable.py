@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from train.data.pipeline import HostBatch
+from train.data.batch import HostBatch
 from train.data.sources import Source
 from train.distributed.processes import Processes
 from train.report.metrics_file import Row
@@ -23,8 +23,8 @@ class Unreadable:
         self.retried = 0
 
     def add(self, batch: HostBatch) -> None:
-        """Takes the columns `bad` and `retried` of the batches that this process read."""
-        self.indices.update(int(i) for i in batch["bad"] if i >= 0)
+        """Takes the columns `unreadable` and `retried` of the batches that this process read."""
+        self.indices.update(int(i) for i in batch["unreadable"] if i >= 0)
         self.retried += int(batch["retried"].sum())
 
     def sync(self, processes: Processes) -> None:
