@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict, Unpack
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,14 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 TrainSteps = Callable[..., tuple[TrainState, Sums]]
 EvalStep = Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]
 Cut = Callable[[jax.Array, jax.Array, jax.Array], Batch]
+
+
+class StepOptions(TypedDict):
+    """The keyword arguments of `make_step`."""
+
+    seed: int
+    ema_decay: float
+    skip_nonfinite: NotRequired[bool]
 
 
 class JittedStep(Protocol):
@@ -125,7 +133,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     sharding: TrainState | None = None,
-    **options: Any,
+    **options: Unpack[StepOptions],
 ) -> JittedStep:
     """`make_step`, which takes the same arguments, jitted over the mesh, its state donated.
 
