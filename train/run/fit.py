@@ -193,6 +193,11 @@ def _check_lengths(run: Run, *, resumed: bool) -> str | None:
     """
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
+    mix, total = run.config.mix, run.total_steps
+    if mix.mixes and mix.off and (end := run.steps(mix.off, total)) >= total:
+        raise ConfigError(
+            f"mix.off {mix.off!r} is {end} steps: must be shorter than the run ({total} steps)"
+        )
     too_large = _batch_size_error(run)
     if too_large and not resumed:
         raise ConfigError(too_large)

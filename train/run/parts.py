@@ -144,10 +144,14 @@ class Run:
         """What config.json keeps of the data's files; None where they are no folder of photos."""
         return file_list.summary(self.splits)
 
-    def steps(self, duration: str) -> int:
-        """Steps in a duration of this run."""
-        batch_size = self.config.batch_size
-        return to_steps(duration, examples=len(self.splits.train), batch_size=batch_size)
+    def steps(self, duration: str, total: int | None = None) -> int:
+        """Steps in a duration of this run; `total`: of which a share, such as "10%", is one."""
+        return to_steps(
+            duration,
+            examples=len(self.splits.train),
+            batch_size=self.config.batch_size,
+            total=total,
+        )
 
     @cached_property
     def total_steps(self) -> int:
@@ -182,7 +186,9 @@ class Run:
 
         data = self.config.data
         names = self.splits.train.class_names
-        return make_prepare(len(names), data.mean, data.std, self.config.mix)
+        mix, total = self.config.mix, self.total_steps
+        until = total - self.steps(mix.off, total) if mix.mixes and mix.off else None
+        return make_prepare(len(names), data.mean, data.std, mix, mix_until=until)
 
     @cached_property
     def train_step(self) -> Any:
