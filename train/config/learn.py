@@ -26,9 +26,9 @@ class MixConfig:
     per: Literal["batch", "example"] = "batch"
     """Whether the draws of mixup and CutMix are one of a batch or one of each example."""
     off: str = ""
-    """Length of the end of the run without mixup and CutMix: "15ep", "1000st" or "10%"; '': none."""
+    """Length of the run's end without mixup and CutMix: "15ep", "1000st", "10%"; '': none."""
     cutout: int = 0
-    """Side of a square, in pixels, that is set to the mean (DeVries 2017); 0: off. CIFAR-10: 16."""
+    """Side in pixels of a square that is set to the mean (DeVries 2017: 16 on CIFAR-10); 0: off."""
     erasing: float = 0.0
     """Probability that a rectangle of an image is erased (Zhong 2017)."""
     erasing_area: tuple[float, float] = (0.02, 1 / 3)
