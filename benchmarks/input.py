@@ -1,10 +1,10 @@
-"""The input alone: JPEGs a second, on the whole and by stage, side by side with tf.data.
+"""The input alone: JPEGs a second, on the whole and by stage, side by side with Grain and tf.data.
 
     python -m benchmarks.input [--data DIR] [--peers "ours,tf.data,tf.data our crops"] [--cores 2]
         [--rounds 7] [--batches 4] [--peer_python PYTHON] [--out benchmarks/results/input.jsonl]
 
 Training batches from JPEG files: random resized crop to `--size` pixels, flip, uint8, two batches
-ahead (`benchmarks/loaders.py` has both). Each loader runs in a process of its own with as many
+ahead (`benchmarks/loaders.py` has them). Each loader runs in a process of its own with as many
 decoding threads as `--cores`, and they take turns (A B A B ...). While one runs, the others are
 stopped (SIGSTOP): nothing is read ahead in another's time. A turn first takes `--drain` batches,
 uncounted, so that what was ready is gone, then measures `--batches`. All files were read once
@@ -173,8 +173,9 @@ def stages(files: list[str], size: int) -> dict[str, float]:
     import numpy as np
 
     from train.config import AugmentConfig
-    from train.data.images.crops import random_crop, resize_crop
-    from train.data.pipeline import generator
+    from train.data.images.crops import random_crop
+    from train.data.images.resize import resize_crop
+    from train.data.philox import generator
 
     source, augment = source_of(files), AugmentConfig()
     view = np.empty((size, size, 3), np.uint8)

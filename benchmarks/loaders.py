@@ -1,4 +1,4 @@
-"""Loaders of the same JPEGs: ours, and tf.data as Flax's ImageNet example has it.
+"""Loaders of the same JPEGs: ours, Grain's, and tf.data as Flax's ImageNet example has it.
 
 A loader is an iterator over batches: uint8 [batch, size, size, 3], randomly cropped (area 8 to
 100 %, aspect 3/4 to 4/3) and resized, mirrored half of the time, reading two batches ahead.
@@ -44,7 +44,7 @@ def write_windows(files: list[str], path: Path) -> None:
     from train.config import AugmentConfig
     from train.data.images.crops import sample_crop
     from train.data.images.jpeg import read_header
-    from train.data.pipeline import generator
+    from train.data.philox import generator
 
     sizes = {}
     for file in dict.fromkeys(files):
@@ -99,6 +99,23 @@ def ours(
     return (found["image"] for found in batches)
 
 
+def by_grain(files: list[str], size: int, batch: int, cores: int, windows: str) -> Loader:
+    """Our files and views in a pipeline of Grain's: its order, threads and batches."""
+    import grain
+
+    from train.config import AugmentConfig, DataConfig
+    from train.data.images import crops
+
+    limits, augment = crops.limits(DataConfig(image_size=size)), AugmentConfig()
+
+    def view(example: tuple[bytes, int], rng: np.random.Generator) -> np.ndarray:
+        return crops.train_image(example[0], size, augment, rng, **limits)
+
+    names = grain.MapDataset.source(source_of(files)).seed(0).shuffle().repeat(None)
+    options = grain.ReadOptions(cores, PREFETCH * batch)
+    return iter(names.random_map(view).to_iter_dataset(options).batch(batch))
+
+
 def tf_data(
     files: list[str],
     size: int,
@@ -151,6 +168,7 @@ LOADERS: dict[str, Callable[..., Loader]] = {
     "ours": ours,
     "ours in processes": partial(ours, workers=True),
     "ours by DALI": partial(ours, decoder="dali"),
+    "Grain": by_grain,
     "tf.data": tf_data,
     "tf.data our crops": partial(tf_data, same_crops=True),
     "tf.data our crops antialiased": partial(tf_data, same_crops=True, antialias=True),

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -24,8 +24,8 @@ from benchmarks.workloads import Unsupported, describe, read_case
 from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig
 from train.plan import hlo
+from train.plan.compile import compiler_stats
 from train.plan.topology import check_compiler, devices, parse_topology, prepare_environment
-from train.run.memory import peak_bytes
 
 _SMALL = 1_000_000  # bytes
 _MAP = re.compile(r"\s*(?:ROOT )?%?[\w.\-]*(?:copy|transpose)[\w.\-]* = \w+\[(\d+),")
@@ -102,20 +102,6 @@ def measure(args: ProgramArgs) -> Row:
         **environment(),
         "systems": found,
         "not_here": absent,
-    }
-
-
-def compiler_stats(compiled: Any) -> Row:
-    """What the compiler says of an executable: FLOPs, bytes accessed and held, and bytes through
-    HBM as its text has them.
-    """
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    return {
-        "flops": cost.get("flops"),
-        "bytes_accessed": cost.get("bytes accessed"),
-        "hbm_bytes": sum(hlo.hbm_bytes(compiled.as_text()).values()),
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": peak_bytes(memory),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 Row = dict[str, Any]
 
 PACKAGES = (
-    *("resnet-jax", "jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda13-plugin"),
+    *("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda13-plugin"),
     *("dm-haiku", "jax-resnet", "keras", "torch", "torchvision"),
 )
 FLAGS = (
@@ -25,16 +25,15 @@ FLAGS = (
 
 def environment() -> Row:
     """Host, versions, flags and commit that a figure depends on; no device is touched."""
-    from train.run.provenance import (
-        code_version,  # loaders' processes have another Python, without it
-    )
+    # loaders' processes have another Python, without it
+    from train.run.provenance import PROGRAM, code_version, package_version
 
     return {
         "host": f"{os.cpu_count()} cores, {_processor()}",
         "host_cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": versions(PACKAGES),
+        "versions": {PROGRAM: package_version(PROGRAM), **versions(PACKAGES)},
         "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
         "commit": code_version(),
     }

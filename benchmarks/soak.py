@@ -11,7 +11,6 @@ of the steps and the end.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -24,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
+from train.run.provenance import versions
+
 LOG_EVERY = 100
 NEAR = 10
 """Rows whose samples make a figure."""
@@ -152,8 +152,7 @@ def main() -> int:
     result = {
         "benchmark": "soak",
         "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "steps": args.steps,
         "seconds": round(seconds),
         "growth": round(growth, 4),

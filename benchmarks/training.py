@@ -113,6 +113,8 @@ def measure(args: TrainingArgs, steps: int, workdir: Path) -> Row:
     Raises:
       RunError: the run failed.
     """
+    from train.learn.tasks import make_task  # imports JAX
+
     config = args.config
     config = replace(
         config,
@@ -128,6 +130,7 @@ def measure(args: TrainingArgs, steps: int, workdir: Path) -> Row:
     evaluations = [row for row in rows if row["split"] == "eval"]
     examples = json.loads((workdir / "config.json").read_text())["examples"]["train"]
     last = evaluations[-1]
+    metric = make_task(config).headline
     return {
         "benchmark": "training",
         **describe(config),
@@ -140,7 +143,7 @@ def measure(args: TrainingArgs, steps: int, workdir: Path) -> Row:
         "seed": config.seed,
         "seconds": round(took, 1),
         "evaluated_on": last["examples"],
-        "top1": last["top1"],
-        "best_top1": max(row["top1"] for row in evaluations),
+        metric.name: last[metric.name],
+        f"best_{metric.name}": metric.best([row[metric.name] for row in evaluations]),
         "eval_loss": last["loss"],
     }

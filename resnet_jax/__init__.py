@@ -7,6 +7,8 @@ Names resolve on first use, so that a program that only validates a configuratio
 import importlib
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from resnet_jax.heads.classifier import Classifier, create_model
     from resnet_jax.norm import BatchNorm

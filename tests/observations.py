@@ -23,16 +23,19 @@ from tests.examples import picture
 from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, RunConfig, RunError
-from train.data.pipeline import EvalReader, eval_batches, train_batches
+from train.data.pipeline import eval_batches, train_batches
 from train.data.prefetch import Feed, never
+from train.data.readers import EvalReader
 from train.data.sources import ArraySource, Example, open_splits
 from train.distributed.launchers import detect_process
 from train.distributed.mesh import put_batch
+from train.learn.model import make_model
 from train.learn.optim import make_optimizer, make_schedule
+from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
 from train.run.dispatch import dispatches
 from train.run.fit import fit
-from train.run.parts import Run, make_model
+from train.run.parts import Run
 
 
 def digest(tree: Any) -> str:
@@ -291,7 +294,7 @@ def listed(config: RunConfig, workdir) -> str:
 
 def keeping(config: RunConfig, workdir) -> str:
     """Which checkpoints stay of three that top-1 and loss rank differently."""
-    checkpoints = Checkpoints(workdir, config.checkpoint)
+    checkpoints = Checkpoints(workdir, config.checkpoint, Classify())
     state = Run(config).new_state()
     for step, (top1, loss) in {1: (0.9, 2.0), 2: (0.5, 1.0), 3: (0.1, 3.0)}.items():
         checkpoints.save(step, state, {"window": {}, "bad": []}, {"top1": top1, "loss": loss})

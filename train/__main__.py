@@ -85,7 +85,7 @@ def train(args: list[str]) -> None:
 
 def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
     from train.recipes import get_recipe
-    from train.run.parts import read_config
+    from train.run.directory import read_config
 
     if not names:  # --help alone
         return Path(), get_recipe("digits")
@@ -150,8 +150,9 @@ def bench(args: list[str]) -> None:
     root = Path(__file__).parents[1]
     if not (root / "benchmarks" / "cli.py").is_file():
         raise ConfigError(
-            "bench: the benchmarks are not installed with the package; run it in a checkout "
-            "(pip install -e .)"
+            "bench: the benchmarks are not part of the installed package; they need a checkout of "
+            "the source. Get one (git clone, or unpack the source archive), then in its folder: "
+            "pip install -e . && resnet-jax bench"
         )
     if str(root) not in sys.path:
         sys.path.append(str(root))  # an editable install knows the packages alone
@@ -198,7 +199,7 @@ def _print_version() -> None:
     found = versions()
     own, python = found.pop("resnet-jax"), found.pop("python")
     commit = code_version()
-    print(f"resnet-jax {own or 'not installed'}" + (f" (commit {commit})" if commit else ""))
+    print(f"resnet-jax {own}" + (f" (commit {commit})" if commit else ""))
     print(f"python {python}")
     for name, version in found.items():
         print(f"{name} {version or 'not installed'}")

@@ -19,7 +19,6 @@ Prints a table and one JSON line; exits with 1 if anything was wrong.
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -37,8 +36,8 @@ from typing import Any
 
 from benchmarks.faults import outside
 from benchmarks.faults.child_run import SAVE, STEPS, Workdir, environment, same, small_disk
+from train.run.provenance import versions
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "resnet-jax")
 AIMS = {"start": 15, "anywhere": 25, "checkpoint": 30, "evaluation": 30}
 """Where kills are aimed at, and how often, in %."""
 AIMED = 20
@@ -284,8 +283,7 @@ def setting() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
         "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
 
 

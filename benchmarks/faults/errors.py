@@ -126,7 +126,7 @@ def newest(way: str) -> Callable[[Desk], Outcome]:
         else:
             path.unlink()
         run.end()
-        aside = rf"set aside as .*{step}.corrupt, which may be deleted; step {before} is used"
+        aside = rf"quarantined as .*{step}.corrupt, which may be deleted; step {before} is used"
         matches(run, 0, rf"^warning: checkpoint {step} is damaged .*; {aside}")
         expect(f"resumes after step {before} of" in run.out.read_text(), run.out.read_text())
         good = same(run.content(STEPS), desk.whole.content(STEPS))
@@ -219,7 +219,7 @@ def bright(limit: int) -> Callable[[Desk], Outcome]:
             expect("train[200]" in [e["name"] for e in entry["examples"]], str(entry))
         after = f"anomaly.json names steps {', '.join(map(str, steps))}: each has that example"
         if limit < 6:
-            matches(run, 1, rf"is not finite at step \d+ .*after {limit} such steps were left out")
+            matches(run, 1, rf"is not finite at step \d+ .*after {limit} skipped steps")
             expect(len(steps) == limit + 1, str(steps))
             return run.outcome("an example that overflows, once an epoch; limit reached", after)
         expect(run.code == 0 and len(steps) == left_out, f"{steps} {run.text}")

@@ -19,8 +19,9 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks.workloads import Unsupported, facts, random_batch
 from train.config import RunConfig
 from train.distributed.mesh import make_mesh, put_batch
+from train.learn.model import make_model
 from train.run.memory import abstract_batch
-from train.run.parts import Run, make_model
+from train.run.parts import Run
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 

@@ -82,8 +82,8 @@ class JaxStepper:
             set_xla_flags()  # as `resnet-jax train` does
         import jax
 
-        from benchmarks.program import compiler_stats
         from benchmarks.systems.jax_systems import BUILDERS
+        from train.plan.compile import compiler_stats
 
         here = jax.devices()
         if len(here) < devices:

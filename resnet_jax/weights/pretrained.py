@@ -16,7 +16,6 @@ from resnet_jax import zoo
 from resnet_jax.home import expand
 from resnet_jax.spec import ResNetSpec
 from resnet_jax.validate import check_fields
-from resnet_jax.weights.convert import Variables, load_weights
 from resnet_jax.weights.files import WeightsError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -61,7 +60,7 @@ def load_pretrained(
     num_classes: int | None = None,
     *,
     head: Literal["keep", "reset"] = "keep",
-) -> tuple[Variables, Preprocessing]:
+) -> tuple[dict[str, Any], Preprocessing]:
     """The weights that timm publishes as `name.tag`, and the images that they expect.
 
     Looked for in `$RESNET_JAX_WEIGHTS` (default ~/.cache/resnet-jax/weights), in a folder called
@@ -79,6 +78,8 @@ def load_pretrained(
         where), or do not fit.
       ValueError: unknown name.
     """
+    from resnet_jax.weights.convert import load_weights  # with JAX; the rest does without
+
     zoo.get_spec(name)
     repository = f"{name}.{tag}"
     weights, config = (_find(repository, file) for file in ("model.safetensors", "config.json"))

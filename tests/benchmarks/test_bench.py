@@ -264,4 +264,6 @@ def test_without_a_checkout(monkeypatch, tmp_path, capsys):
     """An installed wheel has no benchmarks."""
     monkeypatch.setattr(command_line, "__file__", str(tmp_path / "train" / "__main__.py"))
     assert command_line.main(["bench", "step"]) == 2
-    assert "run it in a checkout" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 1
+    assert err.startswith("error: bench: ") and "need a checkout" in err and "git clone" in err

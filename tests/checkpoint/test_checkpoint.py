@@ -1,4 +1,4 @@
-"""Checkpoints: what survives, and what a disk without room does."""
+"""Checkpoints: saving, restoring, which are kept, and full disks."""
 
 import contextlib
 import os
@@ -17,6 +17,7 @@ from tests.runs import TINY, command, environment, resnet_jax, tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError
 from train.distributed.mesh import make_mesh, replicated_sharding
+from train.learn.tasks import Classify
 from train.run.parts import Run
 
 
@@ -31,18 +32,18 @@ def same(a: object, b: object) -> bool:
 
 
 def test_round_trip_is_exact(state, tmp_path):
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), Classify())
     window = {"loss": 0.1 + 0.2, "count": 64.0, "steps": 2}
     checkpoints.save(7, state, {"window": window, "bad": [3]}, None)
     checkpoints.close()
-    found = Checkpoints(tmp_path, CheckpointConfig()).restore(state)
+    found = Checkpoints(tmp_path, CheckpointConfig(), Classify()).restore(state)
     assert found.step == 7
     assert same(found.state, state)
     assert found.progress == {"window": window, "bad": [3]}
 
 
 def test_empty_folder(state, tmp_path):
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), Classify())
     assert checkpoints.restore(state) is None
     with pytest.raises(ConfigError, match="no checkpoint in it"):
         checkpoints.restore_weights("best", replicated_sharding(make_mesh()))
@@ -50,11 +51,11 @@ def test_empty_folder(state, tmp_path):
 
 def test_best_is_known_to_another_process(state, tmp_path):
     """The figures are on disk: a resumed run neither forgets nor deletes the best one."""
-    first = Checkpoints(tmp_path, CheckpointConfig(keep=1))
+    first = Checkpoints(tmp_path, CheckpointConfig(keep=1), Classify())
     for step, top1 in ((1, 0.2), (2, 0.8), (3, 0.5)):
         first.save(step, state, {}, {"top1": top1})
     first.close()
-    second = Checkpoints(tmp_path, CheckpointConfig(keep=1))
+    second = Checkpoints(tmp_path, CheckpointConfig(keep=1), Classify())
     second.save(4, state, {}, {"top1": 0.4})
     second.save(5, state, {}, None)
     second.wait()
@@ -68,7 +69,7 @@ def test_best_is_known_to_another_process(state, tmp_path):
 
 
 def test_weights_are_those_that_a_run_is_judged_by(state, tmp_path):
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), Classify())
     shifted = jax.tree.map(lambda x: x + 1, state.ema)
     checkpoints.save(1, state.replace(ema=shifted), {}, None)
     checkpoints.save(2, state.replace(ema={}), {}, None)
@@ -83,7 +84,7 @@ def test_weights_are_those_that_a_run_is_judged_by(state, tmp_path):
 
 def test_a_checkpoint_is_what_the_state_was(state, tmp_path):
     """Writing goes on while the next steps overwrite the donated buffers."""
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep=5))
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep=5), Classify())
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     now = jax.tree.map(jnp.zeros_like, state)
     for i in range(5):
@@ -97,7 +98,7 @@ def test_a_checkpoint_is_what_the_state_was(state, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path):
-    """A file system of 3 MB of its own."""
+    """A separate file system of 3 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
@@ -127,7 +128,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(small_disk, tmp_path):
     message = re.search(r"error: .*No space left on device; the last good one is step (\d+)", said)
     assert message, said
     filler.unlink()
-    assert Checkpoints(workdir / "checkpoints", CheckpointConfig()).steps()[-1] == int(message[1])
+    assert Checkpoints(workdir / "checkpoints", CheckpointConfig(), Classify()).steps()[-1] == int(
+        message[1]
+    )
     for folder in (workdir, tmp_path / "undisturbed"):
         done = resnet_jax("train", "digits", "--workdir", str(folder), *options)
         assert done.returncode == 0, done.stderr

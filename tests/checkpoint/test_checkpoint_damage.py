@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, are another run's, or were cut short."""
+"""Checkpoints that are damaged, incomplete, or of another run."""
 
 import contextlib
 import json
@@ -22,6 +22,7 @@ from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.state import TrainState
+from train.learn.tasks import Classify
 from train.run.fit import fit
 
 
@@ -37,7 +38,7 @@ def small_state(seed: int, classes: int = 10) -> TrainState:
 
 
 def opened(folder: Path, **changes: object) -> Checkpoints:
-    return Checkpoints(folder, CheckpointConfig(**changes))
+    return Checkpoints(folder, CheckpointConfig(**changes), Classify())
 
 
 def same(a: object, b: object) -> bool:
@@ -47,7 +48,7 @@ def same(a: object, b: object) -> bool:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints 1 and 2, of states 1 and 2; 1 is the better one."""
+    """Checkpoints 1 and 2, of states 1 and 2; checkpoint 1 is the better one."""
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
     checkpoints = opened(folder)
     checkpoints.save(1, small_state(1), {"bad": [1]}, {"top1": 0.9})
@@ -87,7 +88,7 @@ def flipped_late(path: Path, content: bytes) -> None:
 
 
 def test_every_file_damaged_in_turn(two, tmp_path):
-    """What comes back is exactly what was saved, of this step or of the one before."""
+    """The restored state is exactly that of this checkpoint or of the previous one."""
     files = sorted(p.relative_to(two) for p in (two / "2").rglob("*") if p.is_file())
     needed, fell_back = set(), 0
     for file in files:
@@ -106,7 +107,7 @@ def test_every_file_damaged_in_turn(two, tmp_path):
                 where = str(file.relative_to("2"))
                 which = r"params[./]head[./]kernel" if "process_0" in where else re.escape(where)
                 assert re.search(rf"\((state[:,] (array )?)?{which}[: ]", note), note
-                aside = f"set aside as {folder / '2.corrupt'}, which may be deleted"
+                aside = f"quarantined as {folder / '2.corrupt'}, which may be deleted"
                 assert note.endswith(f"); {aside}; step 1 is used"), note
                 assert opened(folder).steps() == [1] and (folder / "2.corrupt").is_dir(), what
             else:
@@ -144,13 +145,13 @@ def test_a_run_that_fell_back_ends_as_if_nothing_had_happened(tmp_path):
 def test_nothing_whole_is_never_a_new_start(copy):
     (copy / "1" / "state" / "manifest.ocdbt").unlink()
     (copy / "2" / "progress" / "metadata").write_text("[]")
-    for _ in range(2):  # the second time too: nothing was set aside
+    for _ in range(2):  # the second time too: nothing was quarantined
         with pytest.raises(RunError, match=r"none of.*step 2: .*not a record.*step 1: .*move them"):
             opened(copy).restore(small_state(9))
     assert opened(copy).steps() == [1, 2]
 
 
-def test_an_older_one_with_unreadable_figures_is_set_aside_too(copy):
+def test_an_older_one_with_unreadable_metrics_is_quarantined_too(copy):
     record = copy / "1" / "progress" / "metadata"
     record.write_text(record.read_text().replace("0.9", "0.7"))
     checkpoints = opened(copy)
@@ -178,7 +179,7 @@ def test_another_steps_checkpoint(copy):
     ],
 )
 def test_a_checkpoint_of_another_model(copy, change, message):
-    """Bad input, not damage: nothing is set aside, and no older one is taken."""
+    """Bad input, not damage: nothing is quarantined, and no older checkpoint is used."""
     with pytest.raises(ConfigError, match=rf"2 is a checkpoint of another model: .*{message}"):
         opened(copy).restore(change(small_state(9)))
     assert opened(copy).steps() == [1, 2]
@@ -186,7 +187,7 @@ def test_a_checkpoint_of_another_model(copy, change, message):
 
 def test_evaluation_says_what_is_left_and_touches_nothing(copy):
     sharding = replicated_sharding(make_mesh())
-    (copy / "3.orbax-checkpoint-tmp").mkdir()  # of the training beside it
+    (copy / "3.orbax-checkpoint-tmp").mkdir()  # of a training that runs at the same time
     flat = next(path for path in (copy / "1" / "state" / "d").iterdir())
     flat.write_bytes(flat.read_bytes()[:-9])
     before = sorted(copy.rglob("*"))
@@ -211,7 +212,7 @@ def test_evaluation_says_what_is_left_and_touches_nothing(copy):
 
 
 def legacy(folder: Path) -> None:
-    """Checkpoints 1 and 2 as the version before digests wrote them."""
+    """Checkpoints 1 and 2 in the format of the version without digests."""
     options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["top1"])
     handlers = {"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
     with ocp.CheckpointManager(folder, item_handlers=handlers, options=options) as manager:
@@ -261,7 +262,7 @@ def test_a_figure_that_is_not_a_number_is_not_the_best(tmp_path):
 
 @contextlib.contextmanager
 def mounted_read_only(folder: Path) -> Iterator[None]:
-    """The same folder, on a file system that cannot be written."""
+    """The same folder on a read-only file system."""
     for options in (["--bind"], ["-o", "remount,ro,bind"]):
         args = ["mount", *options, str(folder), str(folder)]
         mounted = subprocess.run(args, capture_output=True, check=False)
@@ -282,7 +283,7 @@ def test_a_folder_that_cannot_be_written(copy):
 
 
 def test_a_folder_that_becomes_unwritable(copy):
-    """The reason in words, at once, and what was saved before stays."""
+    """The reason is reported at once, and earlier checkpoints stay."""
     checkpoints = opened(copy)
     checkpoints.save(3, small_state(3), {}, None)
     checkpoints.wait()

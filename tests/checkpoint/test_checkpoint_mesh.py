@@ -1,4 +1,4 @@
-"""Checkpoints of a state that is cut over devices, on other devices and in other processes."""
+"""Checkpoints of a sharded state, restored on other devices and in other processes."""
 
 import shutil
 import socket
@@ -15,6 +15,7 @@ from train.checkpoint.digests import digests
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig
 from train.learn.state import TrainState
+from train.learn.tasks import Classify
 
 
 def host_state() -> TrainState:
@@ -35,7 +36,7 @@ def mesh_of(devices: list[jax.Device], fsdp: int) -> Mesh:
 
 
 def put(state: TrainState, mesh: Mesh) -> TrainState:
-    """The momentum's first axis that `fsdp` divides is cut over it; the rest is replicated."""
+    """The momentum is sharded along the first axis that `fsdp` divides; the rest is replicated."""
     size = mesh.shape["fsdp"]
 
     def lie(array: np.ndarray, cut: bool) -> jax.Array:
@@ -53,7 +54,7 @@ def zeros_like(state: TrainState) -> TrainState:
 
 
 def check(found: TrainState, like: TrainState) -> None:
-    """Bit-equal to `host_state`, and lying as `like` does; of what this process holds."""
+    """Checks this process's shards: bit-equal to `host_state`, with the shardings of `like`."""
     trees = [jax.tree.leaves(tree) for tree in (found, like, host_state())]
     for array, model, wanted in zip(*trees, strict=True):
         assert array.sharding == model.sharding and array.dtype == wanted.dtype
@@ -62,7 +63,7 @@ def check(found: TrainState, like: TrainState) -> None:
 
 
 def opened(folder: Path) -> Checkpoints:
-    return Checkpoints(folder, CheckpointConfig())
+    return Checkpoints(folder, CheckpointConfig(), Classify())
 
 
 def test_from_eight_devices_to_fewer_and_back(devices, tmp_path):
@@ -87,7 +88,7 @@ def test_from_eight_devices_to_fewer_and_back(devices, tmp_path):
 
 
 def two_processes(folder: Path) -> None:
-    """Saves from two processes of two devices, and restores there; `main` is each one's part."""
+    """Saves and restores in two processes of two devices; each runs `main`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -115,7 +116,7 @@ def main(folder: str, port: str, process: str) -> None:
         checkpoints.save(step, found.state, {"bad": [step]}, None)
     checkpoints.wait()
     mine = Path(folder)
-    if process == "1":  # it alone cannot read the newest
+    if process == "1":  # only this process cannot read the newest
         mine = shutil.copytree(mine, mine.with_name("other"))
         (mine / "9" / "progress" / "metadata").write_text("")
     found = opened(mine).restore(zeros_like(state))
@@ -129,7 +130,7 @@ def main(folder: str, port: str, process: str) -> None:
 
 
 def test_two_processes_and_back(devices, tmp_path):
-    """One process's checkpoint, read, written and fallen back from by two, read by one again."""
+    """Two processes restore one process's checkpoint, save, fall back; one restores theirs."""
     whole = put(host_state(), mesh_of(devices, 2))
     folder = tmp_path / "checkpoints"
     checkpoints = opened(folder)

@@ -1,4 +1,4 @@
-"""Restoring a state that is sharded over processes: each one reads its own share, and no more."""
+"""Restoring a state that is sharded over processes: each reads only its own share."""
 
 import json
 import re
@@ -21,6 +21,7 @@ from train.checkpoint.reader import open_checkpoint, read_record, to_json, verif
 from train.checkpoint.restore import held_range, restore
 from train.config import CheckpointConfig, RunError
 from train.learn.state import TrainState
+from train.learn.tasks import Classify
 
 MIB = 2**20
 ARRAYS, SHAPE = 12, (1024, 2048)  # of 8 MiB each
@@ -33,14 +34,14 @@ def mesh_of(devices: list[jax.Device], fsdp: int) -> Mesh:
 
 
 def test_the_range_that_a_process_holds(devices):
-    """Of one process it is the whole array; of devices that share an axis, their part of it."""
+    """The whole array for a single process; a part of an axis for devices that share it."""
     mesh = mesh_of(devices[:4], 4)
     for spec, shape in (((), (3, 5)), (("fsdp",), (8, 3)), ((None, "fsdp"), (3, 8)), ((), ())):
         sharding = NamedSharding(mesh, PartitionSpec(*spec))
         assert held_range(sharding, shape) == tuple(slice(0, n) for n in shape)
 
     class OfOneProcess:
-        """Two of four devices; the second half of axis 1."""
+        """Two of four devices, which hold the second half of axis 1."""
 
         def addressable_devices_indices_map(self, shape):
             return {0: (slice(None), slice(4, 6)), 1: (slice(None), slice(6, None))}
@@ -50,7 +51,7 @@ def test_the_range_that_a_process_holds(devices):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, devices) -> tuple[Path, TrainState]:
-    """A checkpoint with averaged weights, of arrays of every rank."""
+    """A checkpoint with averaged weights and arrays of all ranks."""
     rng = np.random.default_rng(0)
     params = {name: rng.standard_normal((64, 8), np.float32) for name in "ab"}
     params["vector"] = np.arange(5.0, dtype=np.float32)
@@ -59,7 +60,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, devices) -> tuple[Path, Trai
     sharding = NamedSharding(mesh_of(devices, 1), PartitionSpec())
     state = jax.device_put(state, sharding)
     folder = tmp_path_factory.mktemp("small")
-    checkpoints = Checkpoints(folder, CheckpointConfig())
+    checkpoints = Checkpoints(folder, CheckpointConfig(), Classify())
     checkpoints.save(3, state, {}, None)
     checkpoints.close()
     return folder, state
@@ -84,18 +85,18 @@ def test_a_range_is_read_as_it_was_saved(small):
 def test_every_array_is_read_however_little_may_be_held(small, ahead, monkeypatch):
     folder, state = small
     monkeypatch.setattr(reader, "READ_AHEAD", ahead)
-    found = Checkpoints(folder, CheckpointConfig()).restore(state).state
+    found = Checkpoints(folder, CheckpointConfig(), Classify()).restore(state).state
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), found, state))
 
 
 def test_evaluation_reads_the_weights_alone(small, tmp_path, devices):
-    """A damaged optimiser state stops no evaluation; it does stop a resume."""
+    """A damaged optimiser state prevents a resume, but not an evaluation."""
     folder, state = small
     copy = shutil.copytree(folder, tmp_path / "copy")
     record = read_record(copy / "3")
     record.digests["opt_state/trace/a"] = "float32[64,8] 00000000"
     (copy / "3" / "progress" / "metadata").write_text(json.dumps(to_json(3, record)))
-    checkpoints = Checkpoints(copy, CheckpointConfig())
+    checkpoints = Checkpoints(copy, CheckpointConfig(), Classify())
     sharding = NamedSharding(mesh_of(devices[:2], 2), PartitionSpec())
     found = checkpoints.restore_weights("last", sharding)
     assert found.name == "ema" and set(found.variables) == {"params", "batch_stats"}
@@ -110,25 +111,25 @@ def test_evaluation_reads_the_weights_alone(small, tmp_path, devices):
 
 
 def read_so_far() -> int:
-    """Bytes that this process has read from files."""
+    """Number of bytes that this process has read from files."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(dict(line.split(": ") for line in lines)["rchar"])
 
 
 def status(field: str) -> int:
-    """Bytes of resident memory: now (VmRSS), or the most since `restart_peak` (VmHWM)."""
+    """Bytes of resident memory: now (VmRSS), or the peak since `restart_peak` (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
 def restart_peak() -> int:
-    """Returns what is resident now."""
+    """Resets the peak of resident memory, and returns the present value."""
     Path("/proc/self/clear_refs").write_text("5")
     return status("VmRSS")
 
 
 def large_state(mesh: Mesh, seed: int) -> TrainState:
-    """`ARRAYS` arrays that the mesh's devices share; each process makes its own shards."""
+    """`ARRAYS` arrays sharded over the mesh; each process makes its own shards."""
     sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
     shard = (SHAPE[0] // mesh.shape["fsdp"], SHAPE[1])
 
@@ -145,7 +146,7 @@ def large_state(mesh: Mesh, seed: int) -> TrainState:
 
 
 def check_disagreement(folder: Path, template: TrainState, process: str) -> None:
-    """Arrays that one process finds damaged: no process uses them, and none waits for ever."""
+    """If one process finds damage, no process uses the arrays, and none waits for ever."""
     if process == "1":
         copy = shutil.copytree(folder, folder.parent / "other" / "1")
         record = read_record(copy)
@@ -160,11 +161,11 @@ def check_disagreement(folder: Path, template: TrainState, process: str) -> None
 
 
 def main(folder: str, port: str, process: str) -> None:
-    """One of the two processes: saves, restores, and says what that took."""
+    """One of two processes: saves, restores, and prints the bytes and memory that this took."""
     jax.distributed.initialize(f"localhost:{port}", 2, int(process))
     reader.READ_AHEAD = 8 * MIB
     state = large_state(mesh_of(jax.devices(), 4), 1)
-    checkpoints = Checkpoints(Path(folder), CheckpointConfig())
+    checkpoints = Checkpoints(Path(folder), CheckpointConfig(), Classify())
     before = restart_peak()
     checkpoints.save(1, state, {}, None)
     checkpoints.wait()
@@ -187,7 +188,7 @@ def main(folder: str, port: str, process: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measured by /proc")
 def test_each_of_two_processes_reads_its_share(tmp_path):
-    """Half of the state each: bytes read, and memory on top of what is there."""
+    """Each process reads half of the state, and needs little memory beyond its share."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -211,7 +212,7 @@ def test_each_of_two_processes_reads_its_share(tmp_path):
         found = {name: int(size) for name, size in said_here}
         print(i, {name: f"{size / MIB:.1f}" for name, size in found.items()})
         assert 0.4 * TOTAL < found["read"] < 0.55 * TOTAL
-        assert found["restore"] < 0.8 * TOTAL  # its share, which is now on its devices, and a bit
+        assert found["restore"] < 0.8 * TOTAL  # its share, now on its devices, and a little more
         if i == 0:
             assert found["verify"] < 0.4 * TOTAL
 

@@ -1,4 +1,4 @@
-"""Digests: the same wherever an array lies, and another one for any other array."""
+"""Digests: equal on any device and sharding, and different for different arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def random_bits(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def by_hand(words: list[int]) -> int:
-    """MurmurHash3's fmix32 of each word and its place, in Python's integers."""
+    """MurmurHash3's fmix32 of each word and its position, with Python's integers."""
     total = 0
     for place, word in enumerate(words):
         x = (word + place * 0x9E3779B9) % 2**32
@@ -71,7 +71,7 @@ def test_every_bit_counts(dtype):
 
 
 def test_places_shapes_and_types_count():
-    """Even two that differ in the sign alone, which a weighted sum of words would not see."""
+    """Also two arrays that differ in signs only, which a weighted sum of words would miss."""
     array = np.array([1.0, -1.0, 0.0, -0.0], np.float32)
     others = [array[[1, 0, 2, 3]], array[[0, 1, 3, 2]], array[::-1], array.reshape(2, 2)]
     others += [array.view(np.int32), np.append(array, np.float32(0))]

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/convert.py: files that are damaged, unsafe, or weights of something else."""
+"""resnet_jax/weights/convert.py: files that are damaged, unsafe, or of another network."""
 
 import os
 import pickle
@@ -34,7 +34,7 @@ from tests.resnet_jax.test_torch_checkpoint import Call, Name
 
 
 def write(path: Path) -> Path:
-    """Weights of `CIFAR`."""
+    """The weights of the network `CIFAR`."""
     if path.suffix == ".pth":
         return torch_file(path, torch_tensors(CIFAR))
     save_weights(random_variables(CIFAR), path, CIFAR)
@@ -42,7 +42,7 @@ def write(path: Path) -> Path:
 
 
 def refused(path: Path, *parts: str) -> None:
-    """Both readers say what is wrong with the file, and begin with its name."""
+    """The message of both readers, which must begin with the name of the file."""
     readers: tuple[Callable, ...] = (read_tensors, lambda file: load_weights(file, CIFAR))
     for reader in readers:
         with pytest.raises(WeightsError) as caught:
@@ -89,7 +89,7 @@ def test_text(text, suffix, tmp_path):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_damaged_npz(compressed, tmp_path):
-    """Every byte in turn: either it is read, or there is one clear error."""
+    """Each byte is changed in turn: the file is read, or there is one clear error."""
     good, bad = tmp_path / "good.npz", tmp_path / "bad.npz"
     (np.savez_compressed if compressed else np.savez)(good, w=np.arange(30.0))
     data, errors = good.read_bytes(), 0
@@ -104,7 +104,7 @@ def test_damaged_npz(compressed, tmp_path):
 
 
 class Marker:
-    """A pickle that makes a file when it is loaded."""
+    """A pickle that creates a file when it is loaded."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -176,7 +176,7 @@ def test_checkpoint_of_something_else(tmp_path):
 
 
 def test_misfits_are_listed(tmp_path):
-    """The first three of each kind, and how many there are."""
+    """The message has the first three of each kind, and their number."""
     tensors = torch_tensors(CIFAR)
     for key in ("bn1.weight", "bn1.bias"):
         del tensors[key]
@@ -211,7 +211,7 @@ def test_weights_of_another_network(suffix, tmp_path):
 
 
 def test_one_tensor_too_many_or_too_few():
-    """No tensor is taken or left without a word."""
+    """No tensor is used or ignored silently."""
     tensors = torch_tensors(CIFAR)
     for key in tensors:
         rest = {other: value for other, value in tensors.items() if other != key}

@@ -1,4 +1,4 @@
-"""What is said of weights that are named wrongly, or are those of another network."""
+"""Messages about weights with a wrong name, or of another network."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/convert.py: saving, and what a failure leaves."""
+"""resnet_jax/weights/convert.py: saving, also when it fails."""
 
 import os
 import re
@@ -54,7 +54,7 @@ def test_variables_of_another_network(suffix, tmp_path):
     with pytest.raises(WeightsError) as caught:
         save_weights(variables, path, CIFAR)
     message = says(caught, "params/head/kernel (64, 10), not (64, 11)")
-    assert "head='reset'" not in message  # that is advice for who loads
+    assert "head='reset'" not in message  # that advice is for loading
     assert path.read_text() == "before" and os.listdir(tmp_path) == [path.name]
 
 
@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_the_old_file(suffix, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == [path.name]
     same(load_weights(path, CIFAR), old)
-    # Whoever has the old file open goes on reading that.
+    # A process that has the old file open continues to read it.
     os.link(path, tmp_path / f"open.{suffix}")
     save_weights(new, path, CIFAR)
     same(load_weights(path, CIFAR), new)
@@ -88,7 +88,7 @@ def test_no_such_folder(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 def test_others_may_read_the_file(suffix, tmp_path):
-    """As far as the umask lets them."""
+    """Other users can read the file if the umask allows it."""
     before = os.umask(0o027)
     try:
         save_weights(random_variables(CIFAR), tmp_path / f"a.{suffix}", CIFAR)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.runs import MODEL, TINY, resnet_jax
 from train.data.sources import open_splits
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from tests.runs import ROOT, tiny
 from train.__main__ import main
 from train.data.images.crops import eval_image
 from train.inference.inference import read_weights
+from train.learn.model import make_model
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import make_model, read_config
-from train.run.preprocessing import of_run, preprocessing
+from train.run.preprocessing import find_preprocessing, of_run
 
 IMAGENET = "test_resnet"  # small, and of 1000 classes
 CIFAR = "resnet8_cifar"
@@ -191,7 +192,7 @@ def test_weights_in_a_run_directory_see_what_the_run_saw(run, folder, capsys):
     weights = run / "model.npz"
     said(capsys, "convert", run, weights)
     # the narrow network has no name of its own; its preprocessing is all that is asked for here
-    assert preprocessing(weights, CIFAR) == of_run(read_config(run))
+    assert find_preprocessing(weights, CIFAR) == of_run(read_config(run))
     assert of_run(read_config(run)).size == 8 and of_run(read_config(run)).mean == (0.305,)
 
 
@@ -265,7 +266,7 @@ def test_a_folder_as_the_hub_leaves_it(folder, tmp_path, capsys, monkeypatch):
     ]
     assert lines[0] == lines[1] and lines[0].startswith("images: 64 pixels, crop_fraction 0.95")
     assert main(["convert", str(here), "x.npz"]) == 2
-    assert "no run but a folder of timm's weights" in capsys.readouterr().err
+    assert "is a folder of timm weights, not a run directory" in capsys.readouterr().err
 
 
 def test_a_file_in_the_home_directory(folder, tmp_path, capsys, monkeypatch):

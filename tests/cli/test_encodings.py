@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.runs import MODEL, ROOT, resnet_jax, tiny
 from train.console import accept_every_character, warn
+from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
 from train.run.metrics import SkippedStep
 from train.run.nonfinite import describe
@@ -63,7 +64,7 @@ def test_a_run_on_a_strict_terminal(photos, tmp_path, monkeypatch):
 
 
 def test_what_a_person_sees_has_escapes(capsys):
-    display = Display(1)
+    display = Display(1, Classify())
     display.say(f"left out {BAD}")
     warn(BAD)
     out, err = capsys.readouterr()

@@ -12,7 +12,7 @@ from resnet_jax import save_weights
 from tests.resnet_jax.test_convert import random_variables
 from tests.runs import tiny
 from train.__main__ import main
-from train.checkpoint.weights import published
+from train.checkpoint.weights import parse_timm_name
 from train.cli.predict import PredictArgs
 from train.run.fit import fit
 
@@ -126,9 +126,12 @@ def test_class_names_and_preprocessing_of_a_run(run, image, tmp_path, capsys):
 
 def test_what_is_a_published_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert published("resnet50.a1_in1k") == ("resnet50", "a1_in1k")
+    assert parse_timm_name("resnet50.a1_in1k") == ("resnet50", "a1_in1k")
     for other in ("resnet50", "resnet50.", "resnet51.a1_in1k", "resnet50.pth", "resnet50.pth.tar"):
-        assert published(other) is None, other
-    assert published("resnet18.safetensors") is None and published("runs/resnet18.a1") is None
+        assert parse_timm_name(other) is None, other
+    assert (
+        parse_timm_name("resnet18.safetensors") is None
+        and parse_timm_name("runs/resnet18.a1") is None
+    )
     (tmp_path / "resnet50.mine" / "checkpoints").mkdir(parents=True)
-    assert published("resnet50.mine") is None  # a run's directory
+    assert parse_timm_name("resnet50.mine") is None  # a run's directory

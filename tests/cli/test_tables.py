@@ -11,7 +11,7 @@ from resnet_jax.zoo import ZOO, image_size
 from tests.runs import ROOT, environment
 from train.__main__ import main
 from train.cli.tables import count
-from train.inference.inference import Answer, Guess
+from train.inference.inference import Answer, Prediction
 from train.inference.predictions import print_answers
 from train.recipes import all_recipes, modules
 
@@ -273,8 +273,8 @@ def test_recipes_lists_every_recipe(capsys):
 def test_guesses_of_each_image(capsys):
     print_answers(
         [
-            Answer(Path("photos/a.jpg"), [Guess("cat", 0.8754), Guess("dog", 0.1246)]),
-            Answer(Path("b.png"), [Guess("dog", 1.0), Guess("cat", 0.0)]),
+            Answer(Path("photos/a.jpg"), [Prediction("cat", 0.8754), Prediction("dog", 0.1246)]),
+            Answer(Path("b.png"), [Prediction("dog", 1.0), Prediction("cat", 0.0)]),
             Answer(Path("c.png"), [], "not an image"),
         ]
     )
@@ -290,7 +290,7 @@ def test_guesses_of_each_image(capsys):
 
 @pytest.mark.parametrize("name", ["cat [grey].jpg", "a[/].jpg", "[red]", "a:cat:.jpg"])
 def test_names_that_look_like_markup_are_printed_as_they_are(capsys, name):
-    print_answers([Answer(Path(name), [Guess(name, 1.0)])])
+    print_answers([Answer(Path(name), [Prediction(name, 1.0)])])
     assert rows(capsys.readouterr().out) == [[name, f"{name} 100.0%"]]
 
 

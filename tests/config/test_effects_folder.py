@@ -13,7 +13,7 @@ from train.config.effects import unused_by_folder
 from train.config.serialize import to_json
 from train.data.sources import open_splits
 from train.run import data_changes
-from train.run.fit import _notes
+from train.run.checks import find_warnings
 from train.run.parts import Run
 
 
@@ -59,7 +59,7 @@ def test_training_and_evaluation_report_it(tmp_path, monkeypatch):
     root = photos(tmp_path / "a", "train", "val")
     data = replace(tiny().data, name="folder", dir=str(root), eval_split="val")
     run = tiny(data=replace(data, split_seed=7))
-    [note] = [note for note in _notes(Run(run), trains=True) if "split_seed" in note]
+    [note] = [note for note in find_warnings(Run(run), trains=True) if "split_seed" in note]
     assert note.startswith("--data.split_seed 7 has no effect: ")
     record = {**to_json(tiny(data=data)), "class_names": ["cat", "dog"]}
     record["examples"] = {"train": 16, "eval": 16}

@@ -25,7 +25,7 @@ def photos(tmp_path) -> DataConfig:
 
 
 def spoil(config: DataConfig) -> None:
-    """One text, one empty and one truncated file."""
+    """A text file, an empty file and a truncated image."""
     val = Path(str(config.dir)) / "val"
     (val / "a/0.jpg").write_text("text")
     (val / "a/1.jpg").write_bytes(b"")
@@ -48,7 +48,7 @@ def test_all_bad_images_are_named_at_once(photos):
 
 
 def test_every_file_may_have_gone(photos):
-    """The first one too, by which nothing is decided."""
+    """Also the first image, which decides nothing."""
     source = open_splits(photos).eval
     for path in (Path(str(photos.dir)) / "val").rglob("*.jpg"):
         path.unlink()
@@ -127,7 +127,7 @@ def test_it_ends_in_time_and_says_so(photos):
     assert time.monotonic() - since < 5
     checked, _, total = note.removeprefix("checked ").partition(" evaluation images")[0].split()
     assert 2 <= int(checked) < 200 and total == "1,000"
-    assert "in 0.2 s; the others are first read by the first evaluation" in note
+    assert "in 0.2 s; the first evaluation reads the others" in note
     assert check_images(Slow(), photos, stopped=lambda: True) == ""
 
 

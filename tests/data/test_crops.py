@@ -8,13 +8,15 @@ from PIL import Image
 from tests.data.test_images import LIMIT, difference, encode, exif, noise, rng, smooth
 from train.config import AugmentConfig
 from train.data.images import crops
-from train.data.images.crops import decode, eval_image, train_image
+from train.data.images.crops import eval_image, train_image
+from train.data.images.decode import decode
+from train.data.images.resize import resize_crop
 
 # --- random resized crop -------------------------------------------------------------------------
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
-    """An image which says where each pixel is: y and x in 0..255, and 77."""
+    """An image whose channels are the coordinates of each pixel: y and x in 0..255, and 77."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, np.full_like(x, 77)], axis=-1).astype(np.uint8)
 
@@ -72,10 +74,10 @@ def pillow_resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shrink", [1.05, 1.3, 1.6, 2.0, 2.2])
 def test_a_crop_is_resized_as_pillow_does_and_does_not_alias(shrink):
-    """Noise is the worst case: what aliases stays as loud as it was."""
+    """Noise is the worst case: aliasing does not reduce it."""
     pixels = noise(round(100 * shrink), round(100 * shrink))
     expected = pillow_resize(pixels, 100).astype(float)
-    found = crops.resize_crop(pixels, 100).astype(float)
+    found = resize_crop(pixels, 100).astype(float)
     plain = cv2.resize(pixels, (100, 100), interpolation=cv2.INTER_LINEAR).astype(float)
     inner = (slice(2, -2), slice(2, -2))
     error, aliased = (np.square(x - expected)[inner].mean() for x in (found, plain))
@@ -89,8 +91,8 @@ def test_a_crop_is_resized_as_pillow_does_and_does_not_alias(shrink):
 def test_resized_into_place(shape):
     pixels = noise(*shape)
     batch = np.zeros((3, 100, 100, shape[2]), np.uint8)
-    assert crops.resize_crop(pixels, 100, batch[1]).base is batch
-    np.testing.assert_array_equal(batch[1], crops.resize_crop(pixels, 100))
+    assert resize_crop(pixels, 100, batch[1]).base is batch
+    np.testing.assert_array_equal(batch[1], resize_crop(pixels, 100))
     assert batch[1].any() and not batch[0].any() and not batch[2].any()
 
 

@@ -1,4 +1,4 @@
-"""train/data/images/dali.py: the same crops as ours, and what becomes of files that are none."""
+"""train/data/images/dali.py: the same crops as ours, and unreadable files."""
 
 import io
 import sys
@@ -10,7 +10,8 @@ from PIL import Image
 from tests.data.test_jpeg import END, photo
 from train.config import AugmentConfig, ConfigError, DataConfig
 from train.data.images import dali
-from train.data.pipeline import BadExample, train_batches
+from train.data.pipeline import train_batches
+from train.data.readers import BadExample
 
 JPEGS = [photo(203 + 40 * i, 300 - 30 * i, subsampling=i % 3) for i in range(6)]
 
@@ -41,7 +42,7 @@ def batches(files, decoder, augment=AugmentConfig(area=(0.5, 1.0)), **options): 
 
 
 def smooth(height: int, width: int) -> bytes:
-    """A JPEG of slow waves: what resizing does to noise is nobody's."""
+    """A JPEG of low frequencies, which all resizing filters preserve."""
     down, across = np.mgrid[:height, :width]
     waves = [np.sin(down / 31 + k) + np.cos(across / 23 - k) for k in range(3)]
     picture, file = Image.fromarray((60 * np.stack(waves, -1) + 128).astype(np.uint8)), io.BytesIO()
@@ -69,7 +70,7 @@ def test_the_same_crops():
     files = [smooth(200 + 40 * i, 320 - 30 * i) for i in range(6)]
     files[2] = np.asarray(Image.open(io.BytesIO(files[2])))  # decoded already
     for ours, theirs in zip(batches(files, "cpu"), batches(files, "dali"), strict=True):
-        for name in ("label", "index", "mask", "bad", "retried"):
+        for name in ("label", "index", "mask", "unreadable", "retried"):
             np.testing.assert_array_equal(ours[name], theirs[name])
         apart = np.abs(ours["image"].astype(int) - theirs["image"])
         assert apart.mean() < 1.5 and apart.max() <= 12
@@ -97,5 +98,5 @@ def test_other_and_damaged_files():
         with pytest.raises(BadExample, match="file 3"):
             batches(files, "dali")
         found = batches(files, "dali", on_bad_image="skip")
-        assert sorted({int(i) for batch in found for i in batch["bad"]}) == [-1, 3]
+        assert sorted({int(i) for batch in found for i in batch["unreadable"]}) == [-1, 3]
         assert not any(3 in batch["index"] for batch in found)

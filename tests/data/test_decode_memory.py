@@ -1,4 +1,4 @@
-"""What decoding takes: bounded by an estimate from the header, which is measured here."""
+"""The memory of decoding is limited by an estimate from the header, which is measured here."""
 
 import functools
 import io
@@ -61,7 +61,7 @@ def files() -> dict[str, Callable[[], bytes]]:
 
 
 def said(data: bytes) -> int:
-    """What decoding is said to take, in bytes, from the header."""
+    """The estimated memory of decoding in bytes, from the header."""
     with pytest.raises(BadImage) as refused:
         decode(data, max_pixels=10**9, max_bytes=1)
     match = re.search(r"takes ([\d,]+) MiB", str(refused.value))
@@ -86,7 +86,7 @@ print(1024 * (large - small))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's largest size, from /proc")
 def test_decoding_takes_what_it_is_said_to_take(tmp_path):
-    """The growth of a new process, at its largest."""
+    """The peak memory growth of a new process that decodes the image."""
     (tmp_path / "small").write_bytes(save(Image.new("LA", (9, 9)), "PNG")())
     for kind, make in files().items():
         data = make()
@@ -123,7 +123,7 @@ def test_a_bomb_is_refused_by_what_it_would_take(mode, monkeypatch):
 
 @pytest.mark.parametrize("container", ["ICO", "ICNS"])
 def test_an_icon_is_as_large_as_the_image_in_it(container):
-    """Whatever its header says."""
+    """The sizes in its header do not matter."""
     inner = bomb("RGBA")
     if container == "ICO":
         data = b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)

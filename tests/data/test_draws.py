@@ -1,4 +1,4 @@
-"""What is drawn for each example: its distribution, and that nothing depends on anything else."""
+"""The random numbers of each example: their distribution and their independence."""
 
 import itertools
 import math
@@ -9,8 +9,8 @@ from scipy import stats
 
 from train.config import AugmentConfig, DataConfig
 from train.data.images.crops import pad_offsets, sample_crop
-from train.data.on_device import _plan
-from train.data.pipeline import generator
+from train.data.on_device import _crop_params
+from train.data.philox import generator
 from train.data.sources import open_splits
 
 PAD = AugmentConfig(crop="pad", pad=4)
@@ -20,11 +20,11 @@ COUNT, EPOCHS = 20_000, 12
 def drawn(seed: int = 0, augment: AugmentConfig = PAD) -> np.ndarray:
     """int32 [epochs, examples, 3]: top, left, mirrored."""
     epochs, indices = np.divmod(np.arange(COUNT * EPOCHS), COUNT)
-    return _plan(epochs, indices, augment, seed)[:, 1:].reshape(EPOCHS, COUNT, 3)
+    return _crop_params(epochs, indices, augment, seed)[:, 1:].reshape(EPOCHS, COUNT, 3)
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """In standard deviations of the correlation of independent numbers."""
+    """The correlation, in standard deviations of that of independent numbers."""
     return float(np.corrcoef(x.ravel(), y.ravel())[0, 1] * math.sqrt(x.size))
 
 
@@ -70,7 +70,7 @@ def test_draws_are_independent_of_index_epoch_and_seed():
 
 
 def test_views_of_an_example_do_not_repeat():
-    """162 views: in twelve epochs, 1 - exp(-66 / 162) of the examples have two alike."""
+    """Of 162 views: in twelve epochs, 1 - exp(-66 / 162) of the examples have two equal views."""
     codes = drawn() @ [18, 2, 1]
     repeated = np.mean([len(set(views)) < EPOCHS for views in codes.T])
     expected = 1 - math.prod(1 - k / 162 for k in range(EPOCHS))
@@ -133,7 +133,7 @@ def test_crops_are_as_torchvision_defines_them(shape, augment):
         inner = keep & (room > 0)
         room, start = room[inner], start[inner]
         assert (start >= 0).all() and (start <= room).all()
-        for edge in (start == 0, start == room):  # both as often as any other place
+        for edge in (start == 0, start == room):  # both as often as any other offset
             chance = 1 / (room + 1)
             assert abs(edge.sum() - chance.sum()) < 4.5 * math.sqrt((chance * (1 - chance)).sum())
         z = (start - room / 2) / np.sqrt(((room + 1.0) ** 2 - 1) / 12)

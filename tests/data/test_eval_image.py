@@ -1,4 +1,4 @@
-"""train/data/images/crops.py: the view of evaluation."""
+"""train/data/images/crops.py: the evaluation view."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""train/data/sources/folder.py: which photos are read, and what is refused and how."""
+"""train/data/sources/folder.py: the files and labels that are read, and error messages."""
 
 import dataclasses
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_class_folder_without_images(photos):
 
 
 def test_class_without_evaluation_images_is_reported(photos):
-    """A folder that is empty is as good as one that is missing."""
+    """An empty folder is the same as a missing one."""
     for path in (photos / "val/cat").rglob("*.*"):
         path.unlink()
     splits = open_splits(folder(photos))

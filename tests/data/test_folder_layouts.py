@@ -1,4 +1,4 @@
-"""train/data/sources/layout.py: layouts are recognised, or refused with the command that works."""
+"""train/data/sources/layout.py: layouts are recognised, or refused with a working command."""
 
 import shlex
 from pathlib import Path
@@ -11,7 +11,7 @@ from train.data.sources import Splits, open_splits
 
 
 def tree(root: Path, *folders: str) -> DataConfig:
-    """Three pictures in each folder, and the recipe's config for the whole."""
+    """Writes three pictures to each folder; returns the config of the recipe for them."""
     for folder in folders:
         for i in range(3):
             picture(root / folder / f"{i}.png")
@@ -19,7 +19,7 @@ def tree(root: Path, *folders: str) -> DataConfig:
 
 
 def follow(config: DataConfig, message: str) -> Splits:
-    """Opens the data with the options that end the message."""
+    """Opens the data with the options at the end of the message."""
     words = shlex.split(message[message.index("--data.") :])
     options = dict(zip(words[::2], words[1::2], strict=True))
     changes = {key.removeprefix("--data."): value for key, value in options.items()}

@@ -1,4 +1,4 @@
-"""`decode` and each format that a folder of photos may hold, made by Pillow."""
+"""`decode` for each image format, with files written by Pillow."""
 
 import contextlib
 
@@ -87,7 +87,7 @@ def test_sixteen_bits(kind):
 
 
 def test_bands_are_seams_of_nothing(monkeypatch):
-    """Conversion is done a band of rows at a time."""
+    """Images are converted in bands of rows."""
     rgba, grey = noise(50, 40, 4), noise(50, 40, 1)[..., 0]
     deep = grey.astype(np.uint16) * 257
     files = [
@@ -106,7 +106,7 @@ def test_bands_are_seams_of_nothing(monkeypatch):
 
 
 def test_a_float_image_has_one_range_in_all_bands(monkeypatch):
-    """Only its last rows say that white is 255, and not 1."""
+    """Only its last rows show that white is 255, not 1."""
     monkeypatch.setattr("train.data.images.decode._BAND", 8)
     values = np.full((40, 8), 0.8, np.float32)
     values[-1] = 255
@@ -164,6 +164,6 @@ def test_what_is_not_read_is_named(data, message):
 
 
 def test_formats_that_hide_an_image_are_not_read():
-    """BLP holds a JPEG, whose size is not in BLP's header."""
+    """A BLP file contains a JPEG whose size is not in the header of the BLP."""
     with pytest.raises(BadImage, match="not an image: starts with 'BLP2"):
         decode(b"BLP2" + bytes(200), max_pixels=LIMIT)

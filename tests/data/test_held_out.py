@@ -1,4 +1,4 @@
-"""train/data/sources/held_out.py: a file stays on its side, whatever happens to the others."""
+"""train/data/sources/held_out.py: a file stays in its split when other files change."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ FILES = [f"{name}/{i:04}.jpg" for name in ("ant", "bee", "cat") for i in range(4
 
 
 def sides(root: Path, **options) -> dict[str, str]:
-    """Which split each file is in."""
+    """The split of each file."""
     splits = open_splits(DataConfig(name="folder", dir=str(root), **options))
     found = zip(("train", "eval"), splits, strict=True)
     return {name: split for split, source in found for name in names(source)}
@@ -65,7 +65,7 @@ def test_the_order_of_a_listing_moves_no_file():
 
 
 def test_the_share_is_the_same_on_every_machine():
-    """As numbers: a run that goes on with another version or system must find its split again."""
+    """Fixed results: a resumed run needs the same split with any version and on any system."""
     mask = held_out_by_name(FILES, 0.2, 0)
     assert hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16] == "f57d2bf5780eab8c"
     code = (
@@ -82,7 +82,7 @@ def test_the_share_is_the_same_on_every_machine():
 
 
 def test_the_share_is_binomial_in_each_class():
-    """4,000 files of a class and 0.2: 800 +- 25."""
+    """0.2 of 4,000 files of a class: 800 +- 25."""
     counts = np.array(
         [held_out_by_name(FILES, 0.2, seed).reshape(3, 4000).sum(1) for seed in range(20)]
     )
@@ -92,7 +92,7 @@ def test_the_share_is_binomial_in_each_class():
 
 
 def test_seeds_choose_independently():
-    """Two seeds share 20 % of their 20 %: 480 +- 21 of 12,000."""
+    """The splits of two seeds have 20 % of 20 % in common: 480 +- 21 of 12,000."""
     a, b = (held_out_by_name(FILES, 0.2, seed) for seed in (0, 1))
     assert abs((a & b).sum() - 480) < 4 * 21
 
@@ -113,7 +113,7 @@ def test_both_spellings_of_an_accent_are_one_name():
 
 
 def test_a_class_without_training_images_is_refused(tmp_path):
-    """Of single files, a fifth is held out."""
+    """Of classes with a single file, a fifth have it held out."""
     for i in range(30):
         picture(tmp_path / f"class{i}" / "only.png")
     message = refusal(DataConfig(name="folder", dir=str(tmp_path)))
@@ -152,7 +152,7 @@ def test_arrays_are_chosen_by_the_seed_and_uniformly():
 
 
 def test_digits_are_held_out_class_by_class():
-    """Before, 28 to 42 of each: by chance."""
+    """The earlier rule held out 28 to 42 of each class, by chance."""
     splits = open_splits(DataConfig(name="digits"))
     assert class_counts(splits.eval).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
     assert class_counts(splits.train).tolist() == [142, 146, 142, 146, 145, 146, 145, 143, 139, 144]

@@ -1,4 +1,4 @@
-"""train/data/images/crops.py: every kind of file against pixels known independently."""
+"""train/data/images/decode.py: files of every kind, compared with independently known pixels."""
 
 import contextlib
 import io
@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from train.config import AugmentConfig
-from train.data.images import crops
-from train.data.images.crops import BadImage, decode, train_image
-from train.data.images.decode import read_jpeg_header
+from train.data.images import jpeg
+from train.data.images.crops import train_image
+from train.data.images.decode import BadImage, decode, read_jpeg_header
 
 LIMIT = 10_000_000
 PHOTOS = Path(os.environ.get("RESNET_JAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -262,7 +262,7 @@ def test_truncated_jpeg(kept, options):
 
 
 def test_truncated_jpeg_with_an_end_marker():
-    """Pillow alone would read this one, its lower half grey."""
+    """Pillow alone would read this file, with a grey lower half."""
     data = encode(noise(64, 64), "JPEG")
     with pytest.raises(BadImage, match=r"truncated or damaged JPEG: .*premature end"):
         decode(data[: len(data) // 2] + b"\xff\xd9", max_pixels=LIMIT)
@@ -360,13 +360,13 @@ def test_the_crop_does_not_depend_on_scaled_decoding(monkeypatch):
     data = encode(smooth(960, 1280), "JPEG", quality=95)
     augment = AugmentConfig(crop="random_resized", area=(0.25, 1.0), flip=False)
     sizes = []
-    decode_jpeg = crops.jpeg.decode_crop
+    decode_jpeg = jpeg.decode_crop
 
     def spy(data, header, factor, box):
         sizes.append(header.size(factor)[0])
         return decode_jpeg(data, header, factor, box)
 
-    monkeypatch.setattr(crops.jpeg, "decode_crop", spy)
+    monkeypatch.setattr(jpeg, "decode_crop", spy)
     full = decode(data, max_pixels=LIMIT)
     sizes.clear()
     for seed in range(20):

@@ -1,4 +1,4 @@
-"""train/data/images/jpeg.py: the rows that a crop needs, bit for bit, and no others."""
+"""train/data/images/jpeg.py: only the rows of a crop are decoded, bit-identical to the whole."""
 
 import io
 
@@ -9,12 +9,13 @@ from PIL import Image
 
 from train.config import AugmentConfig
 from train.data.images import crops, jpeg, turbojpeg
+from train.data.images.decode import BadImage, decode
 
 END = b"\xff\xd9"
 
 
 def photo(height: int, width: int, **options) -> bytes:
-    """A JPEG of edges and grain, so that no row is like another."""
+    """A JPEG of edges and noise, in which all rows differ."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
     pixels = np.kron(coarse, np.ones((16, 16, 1), np.uint8))[:height, :width].astype(int)
@@ -75,7 +76,7 @@ def test_a_region_is_as_in_the_whole_image(factor, options):
 
 @needs_library
 def test_a_region_behind_damage_is_left_to_the_other_way():
-    """Which says what is wrong; and the next file is not the worse for it."""
+    """The error has the reason, and the next file is decoded correctly."""
     data = photo(200, 150)
     ended = data[: len(data) // 2] + END
     size = header_of(ended).size(1)
@@ -101,7 +102,7 @@ def test_where_no_rows_can_be_left_off_all_come(data):
 
 
 def in_three_scans() -> bytes:
-    """A sequential JPEG of one scan that says of itself that it has one scan for each colour."""
+    """A sequential JPEG of one scan whose header declares one scan per colour."""
     data = photo(64, 64)
     at = data.index(b"\xff\xda") + 4
     assert data[at] == 3
@@ -130,8 +131,8 @@ def test_a_file_cut_short_is_found_whatever_is_asked_for(kept):
     cut = data[: int(kept * len(data))]
     with pytest.raises(jpeg.Unusual, match="Premature end"):  # and Pillow says the same
         jpeg.decode(cut, header_of(cut), 1, 10)
-    with pytest.raises(crops.BadImage):
-        crops.decode(cut, max_pixels=10**6)
+    with pytest.raises(BadImage):
+        decode(cut, max_pixels=10**6)
     ended = cut + END  # which hides it from all but those who need the missing rows
     expected = whole(data, 1)
     found = jpeg.decode(ended, header_of(ended), 1, 20)
@@ -150,14 +151,14 @@ def test_random_damage_is_a_bad_image_or_a_crop():
         try:
             args = damaged.tobytes(), 24, AugmentConfig(), rng
             sizes.add(crops.random_crop(*args, max_pixels=10**5).shape[2])
-        except crops.BadImage:
+        except BadImage:
             sizes.add(0)
     assert sizes == {0, 3}
 
 
 @pytest.mark.parametrize("with_library", [True, False])
 def test_a_crop_needs_no_rows_below_it(monkeypatch, with_library):
-    """Of a file whose lower half is missing, which an end marker hides, the upper half is read."""
+    """The upper half is read if the lower half is missing, which an end marker hides."""
     if not with_library:
         monkeypatch.setattr(turbojpeg, "decode", lambda *args: None)
     data = photo(400, 300)
@@ -176,7 +177,7 @@ def test_a_crop_needs_no_rows_below_it(monkeypatch, with_library):
             np.testing.assert_array_equal(crop(), expected)
             above += 1
         elif top + height > 210:
-            with pytest.raises(crops.BadImage):
+            with pytest.raises(BadImage):
                 crop()
             below += 1
     assert above >= 5 and below >= 25

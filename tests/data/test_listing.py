@@ -1,4 +1,4 @@
-"""train/data/sources/listing.py: which files are images, and what is said of the others."""
+"""train/data/sources/listing.py: the image files, and the report of skipped files."""
 
 import errno
 import io
@@ -10,14 +10,14 @@ from PIL import Image
 
 from tests.examples import names, picture
 from train.config import DataConfig
-from train.data.images.crops import decode
+from train.data.images.decode import decode
 from train.data.sources import IMAGE_SUFFIXES, image_files, open_splits
 from train.data.sources.listing import Skipped, subfolders
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_what_is_listed_can_be_decoded(suffix, tmp_path):
-    """Every extension, in either case, as the format that Pillow writes for it."""
+    """Files of every extension, in lower and upper case, as Pillow writes them."""
     for name in ("a", "b"):
         for split in ("train", "val"):
             picture(tmp_path / split / name / f"1{suffix}", 200, size=32)
@@ -31,7 +31,7 @@ def test_what_is_listed_can_be_decoded(suffix, tmp_path):
 
 
 def odd_folder(root: Path) -> Path:
-    """A class folder with one of each thing that is no image, and 2 images."""
+    """A class folder with 2 images and one of everything that is skipped."""
     cat = root / "cat"
     picture(cat / "1.png")
     (cat / "linked.png").symlink_to(cat / "1.png")
@@ -57,7 +57,7 @@ def test_what_is_no_image_is_counted_and_named(tmp_path):
         "broken link: 2 (cat/broken.jpg, cat/circle.jpg); "
         "linked folder: 1 (cat/loop); "
         "*.txt: 1 (cat/notes.txt); "
-        "no regular file: 1 (cat/pipe.jpg); "
+        "not a regular file: 1 (cat/pipe.jpg); "
         "*.heic: 2 (cat/raw.heic, cat/raw2.HEIC)"
     )
 
@@ -104,7 +104,7 @@ def test_a_class_may_be_a_link(tmp_path):
 
 
 def test_images_are_sorted_by_folder_whatever_the_system_lists(tmp_path, monkeypatch):
-    """As before this was a function: a run that goes on finds each example at its place."""
+    """The order of earlier versions: a resumed run finds each example at its index."""
     for name in ("b/1.png", "a.png", "a/2.png", "a/b/0.png", "a b/3.png", "B.png"):
         picture(tmp_path / name)
     expected = sorted(p for p in tmp_path.rglob("*.png") if p.is_file())
@@ -127,7 +127,7 @@ def test_images_are_sorted_by_folder_whatever_the_system_lists(tmp_path, monkeyp
 
 
 def failing(monkeypatch, folder: Path, number: int) -> None:
-    """Listing this folder fails; root may list everything, so permissions show nothing."""
+    """Makes listing this folder fail (not by permissions, which root ignores)."""
     scandir = os.scandir
 
     def scan(path):

@@ -1,4 +1,4 @@
-"""data.listing: a run keeps the rule by which it found its files."""
+"""data.listing: a run keeps the rule that listed its files."""
 
 import json
 from dataclasses import replace
@@ -13,12 +13,13 @@ from train.config.serialize import keep_versions, to_json, with_versions
 from train.data.sources import Splits, image_files, open_splits
 from train.data.sources.listing import Skipped, subfolders
 from train.run.data_changes import check_data, open_eval_data
-from train.run.parts import Run, read_config, write_config
+from train.run.directory import read_config, write_config
+from train.run.parts import Run
 
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Two classes of 10 files that both rules read, and 4 that one of them reads."""
+    """Two classes of 10 files that both rules list, and 4 that one of them lists."""
     for name in ("a", "b"):
         for file in [*(f"{i}.png" for i in range(10)), "g.gif", "t.tif"]:
             picture(tmp_path / "photos" / name / file)
@@ -43,7 +44,7 @@ def test_both_rules(photos):
 
 
 def test_a_run_from_before_keeps_its_files(photos, tmp_path):
-    """Its config.json has neither the rule nor a list of files."""
+    """The config.json of this run has neither the rule nor a list of files."""
     data = DataConfig(
         name="folder", dir=str(photos), listing=1, held_out="by_place", eval_split="val"
     )
@@ -75,7 +76,7 @@ def test_folders_that_a_system_adds_are_never_data(tmp_path):
 
 
 def test_the_rule_of_runs_between_two_versions(photos, tmp_path):
-    """Their config.json has `held_out`, and their files were listed by the second rule."""
+    """The config.json of these runs has `held_out`; the second rule listed their files."""
     config = tiny(data=DataConfig(name="folder", dir=str(photos)))
     tree = to_json(config)
     del tree["data"]["listing"]

@@ -1,4 +1,4 @@
-"""train/data/sources/npz.py: what a file of arrays holds, exactly, and what is refused and how."""
+"""train/data/sources/npz.py: the arrays that are read, and error messages."""
 
 import dataclasses
 import gc
@@ -56,7 +56,7 @@ def test_npz_holds_what_was_saved(npz):
 
 
 def test_npz_as_keras_saves_it(npz):
-    """Grey images without a channel, labels [N, 1] of uint8, and names of the classes."""
+    """Grey images without a channel axis, uint8 labels [N, 1], and class names."""
     config = npz(
         x_train=arrays()["x_train"][..., 0],
         x_test=arrays()["x_test"][..., :1],
@@ -120,7 +120,7 @@ def file_bytes(save, *args, **kwargs) -> bytes:
 
 
 def damaged() -> bytes:
-    """A compressed file whose first array begins with a block of a kind that there is not."""
+    """A compressed file whose first array begins with an invalid block type."""
     data = bytearray(file_bytes(np.savez_compressed, **arrays()))
     name, extra = (int.from_bytes(data[at : at + 2], "little") for at in (26, 28))
     data[30 + name + extra] |= 0b110
@@ -128,7 +128,7 @@ def damaged() -> bytes:
 
 
 def with_method(method: int) -> bytes:
-    """A file whose first array says that it is packed by another method."""
+    """A file whose first array declares another compression method."""
     data = bytearray(file_bytes(np.savez_compressed, **arrays()))
     at = data.index(b"PK\x01\x02")  # the directory, which counts
     data[at + 10] = method
@@ -167,7 +167,7 @@ def test_npz_that_is_not_there(tmp_path):
 
 
 def quickly(config: DataConfig) -> str:
-    """The refusal, which takes neither a second nor memory."""
+    """The error message, which must come within a second and without much memory."""
     before, since = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     message = refusal(config)
     assert time.perf_counter() - since < 1
@@ -198,7 +198,7 @@ def test_ids_are_refused_at_once_or_numbered(npz, labels):
 
 
 def test_names_of_ids_say_that_they_are_meant(npz):
-    """As many names as different labels: one for each, in ascending order."""
+    """With as many names as different labels, the names are in ascending order of the labels."""
     config = npz(
         y_train=np.array([30, 10, 20, 10, 20, 30]),
         y_test=np.array([20, 10, 30]),
@@ -231,7 +231,7 @@ def test_names_may_be_bytes_of_utf8(npz, kind):
 
 def test_names_that_are_no_text_are_refused(npz):
     names = np.array([b"caf\xe9", b"tea", b"x"])
-    assert "class_names holds bytes that are no UTF-8 text" in quickly(npz(class_names=names))
+    assert "class_names holds bytes that are not UTF-8 text" in quickly(npz(class_names=names))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_classes_without_images_are_reported(npz):
 
 
 def with_header(path: Path, key: str, shape: tuple[int, ...], content: bytes = b"") -> DataConfig:
-    """A file whose array has this shape in its header, and so many bytes."""
+    """A file with an array of this shape in its header, but only `content` as its data."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays().items():
             data = file_bytes(np.save, array)
@@ -287,14 +287,14 @@ def test_arrays_larger_than_the_memory_are_refused_from_their_headers(tmp_path, 
     assert Path(config.dir).stat().st_size < 20_000
     monkeypatch.setattr(train.data.sources.npz, "available_memory", lambda: 5 * 10**6)
     message = quickly(config)
-    assert "its arrays take 6.0 MB of memory, and 5.0 MB are available" in message
+    assert "its arrays need 6.0 MB of memory, and 5.0 MB are available" in message
     assert "--data.name folder" in message
     monkeypatch.setattr(train.data.sources.npz, "available_memory", lambda: None)
     assert open_splits(config).train.images.shape == (6, 1000, 1000, 1)
 
 
 def test_other_arrays_of_the_file_are_not_read(npz):
-    """A pickled one could not be."""
+    """The other array is pickled, and would be refused if it were read."""
     splits = open_splits(npz(notes=np.array([{}], object)))
     assert len(splits.train) == 6
 

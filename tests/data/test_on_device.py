@@ -17,13 +17,13 @@ from tests.runs import tiny
 from train.config import AugmentConfig, ConfigError, DataConfig, RunError
 from train.data import on_device as module
 from train.data.on_device import crop_params, lives_on_devices, stacked, upload
-from train.data.order import asked
+from train.data.order import example_indices
 from train.data.philox import first_words
-from train.data.pipeline import BadExample
+from train.data.readers import BadExample
 from train.data.sources import ArraySource, Splits, open_splits
 from train.distributed.mesh import make_mesh
 from train.distributed.signals import StopSignal
-from train.run.dispatch import MOST, SECONDS, ChunkSizer, MultiStep
+from train.run.dispatch import MAX_STEPS, SECONDS, ChunkSizer, MultiStep
 from train.run.evaluate import evaluate
 from train.run.fit import fit
 from train.run.metrics import NonFinite, Window
@@ -32,7 +32,7 @@ from train.run.trainer import Trainer
 
 
 def on_devices(source, size, start, stop, devices, *, data=DATA, augment=PAD, seed=0):
-    """The training batches as a resident set gives them, and what the host knows of them."""
+    """The host's crop parameters and the device's batches of a resident training set."""
     mesh = make_mesh(devices)
     found = upload(source, data, augment, mesh, report=pytest.fail)
     order = {"seed": seed, "batch_size": size, "start": start, "stop": stop}
@@ -49,8 +49,8 @@ def assert_same_batches(source, size, start, stop, devices, **options):
         for key in ("image", "label", "mask"):
             assert there[key].dtype == batch[key].dtype
             np.testing.assert_array_equal(there[key], batch[key], err_msg=key)
-        np.testing.assert_array_equal(here["plan"][:, 0], batch["index"])
-        np.testing.assert_array_equal(here["bad"], batch["bad"])
+        np.testing.assert_array_equal(here["crops"][:, 0], batch["index"])
+        np.testing.assert_array_equal(here["unreadable"], batch["unreadable"])
 
 
 # --- the draw ------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_many_keys_at_once_are_numpys_philox():
     ids=["pad+flip", "plain", "pad", "flip", "pad 0"],
 )
 def test_batches_are_the_hosts(augment, devices):
-    """Sizes that nothing divides, from the middle on, over the ends of epochs."""
+    """Odd sizes, a start in the middle, and batches that span epochs."""
     source = noise(21, size=5, depth=1)
     data = replace(DATA, image_size=5)
     assert_same_batches(source, 6, 2, 11, devices[:1], data=data, augment=augment, seed=2**32 - 1)
@@ -104,28 +104,28 @@ def test_unreadable_images_are_replaced_as_the_host_does(tmp_path, devices):
 
 
 def test_each_device_cuts_its_own_rows(devices):
-    """Nothing travels between devices, and a device has no more of the batch than its part."""
+    """There is no communication between devices, and each one holds only its part of the batch."""
     found = upload(noise(), DATA, PAD, make_mesh(devices), report=pytest.fail)
     [host] = crop_params(len(noise()), PAD, seed=0, batch_size=16, start=0, stop=1)
     batch = found.put(host)
     assert {s.data.shape for s in batch["image"].addressable_shards} == {(2, 4, 4, 3)}
-    text = found._jitted.lower(found.images, found.labels, host["plan"]).compile().as_text()
+    text = found._jitted.lower(found.images, found.labels, host["crops"]).compile().as_text()
     assert not any(name in text for name in ("all-gather", "all-reduce", "all-to-all"))
 
 
 def test_plans_of_several_steps_are_one():
     host = list(crop_params(20, PAD, seed=0, batch_size=6, start=3, stop=6))
     one = stacked(host, 5)
-    assert one["plan"].shape == (5, 6, 4) and not one["plan"][3:].any()
-    np.testing.assert_array_equal(one["plan"][1], host[1]["plan"])
-    assert one["bad"].shape == one["retried"].shape == (18,)
+    assert one["crops"].shape == (5, 6, 4) and not one["crops"][3:].any()
+    np.testing.assert_array_equal(one["crops"][1], host[1]["crops"])
+    assert one["unreadable"].shape == one["retried"].shape == (18,)
 
 
 # --- whether it does -----------------------------------------------------------------------------
 
 
 def decided(*, platform="gpu", steps=45, source=None, **changes) -> bool:
-    """For a run of 45 steps of 32 on 1,438 digits: just more than an epoch."""
+    """The decision for 45 steps of 32 on 1,438 digits: slightly more than an epoch."""
     config = tiny()
     data = {"resident": changes.pop("resident", "auto")}
     config = replace(config, data=replace(config.data, **data), **changes)
@@ -183,7 +183,7 @@ def test_several_processes_read_for_themselves(monkeypatch):
 
 
 def run_of(resident: str, log_every="5st", eval_every="7st", checkpoint_every="3st", **changes):
-    """25 steps of 32 with everything that a dispatch could disturb."""
+    """A run of 25 steps of 32 with all features that a dispatch of several steps could affect."""
     config = tiny(duration="25st", log_every=log_every, ema_decay=0.9, **changes)
     return replace(
         config,
@@ -198,7 +198,7 @@ RARE = {"log_every": "25st", "eval_every": "25st", "checkpoint_every": ""}
 
 @contextlib.contextmanager
 def together(seconds: float):
-    """As on a GPU: many steps in a dispatch, which takes so long. Gives how many they were."""
+    """Makes the CPU dispatch several steps at once, as a GPU does; yields their numbers."""
     sent: list[int] = []
     original = MultiStep.run
 
@@ -222,7 +222,7 @@ def by_host(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory):
-    """A run in three dispatches."""
+    """The content of a run in three dispatches."""
     workdir = tmp_path_factory.mktemp("once")
     with together(seconds=1e9) as sent:
         fit(run_of("on", **RARE), workdir, quiet=True)
@@ -231,7 +231,7 @@ def at_once(tmp_path_factory):
 
 
 def stop_after(step, config, workdir):
-    """A signal comes during the dispatch that ends with this step."""
+    """Sends a signal during the dispatch that ends with this step."""
     original = Trainer._advance
     stop = StopSignal()
 
@@ -245,7 +245,7 @@ def stop_after(step, config, workdir):
 
 
 def test_many_steps_in_a_dispatch_are_the_same_training(by_host, at_once, tmp_path):
-    """Another program, whose sums XLA may order differently: to 1e-6 of each mean after 25 steps.
+    """In another program XLA may order sums differently: to 1e-6 of each mean after 25 steps.
 
     Two runs of it with other numbers of steps in a dispatch are bit-identical.
     """
@@ -275,14 +275,14 @@ def test_a_run_stopped_inside_what_was_one_dispatch_resumes_exactly(at_once, tmp
 
 
 def test_a_run_is_the_hosts_bit_for_bit(by_host, tmp_path):
-    """On a CPU, where each step is a dispatch of the host path's program; resumed from there."""
+    """A CPU dispatches each step with the program of the host path; a GPU resumes from there."""
     stop_after(11, run_of("off"), tmp_path)
     fit(run_of("on"), tmp_path, quiet=True)
     assert content(tmp_path) == by_host
 
 
 def test_what_is_not_finite_is_named_inside_a_dispatch(tmp_path):
-    """The same step and examples as where every step is a dispatch."""
+    """The reported step and examples are those of a run that dispatches every step."""
     optim = replace(tiny().optim, lr=1e30)
     model = replace(tiny().model, zero_gamma=False)
     config = run_of("on", **RARE, optim=optim, model=model, skip_nonfinite=1)
@@ -295,7 +295,7 @@ def test_what_is_not_finite_is_named_inside_a_dispatch(tmp_path):
     assert found[0] == found[1]
     step, examples = found[0]["step"], [each["index"] for each in found[0]["examples"]]
     assert 2 < step < 25  # the first two dispatches have a step each
-    assert examples == asked(1438, 0, 32, step - 1).tolist()
+    assert examples == example_indices(1438, 0, 32, step - 1).tolist()
 
 
 def test_a_window_takes_the_sums_of_several_steps():
@@ -314,7 +314,7 @@ def test_a_window_takes_the_sums_of_several_steps():
 
 
 def test_a_dispatch_takes_a_quarter_of_a_second(monkeypatch):
-    """On a device that is busy from one dispatch to the next, beside a host that takes no time."""
+    """A simulation of a device that is always busy, and a host that takes no time."""
     now = [0.0]
     monkeypatch.setattr(train.run.dispatch.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(jax, "block_until_ready", lambda end: now.insert(0, max(now[0], end)))
@@ -323,7 +323,7 @@ def test_a_dispatch_takes_a_quarter_of_a_second(monkeypatch):
         took.append(pace.steps)
         end = max(end, now[0]) + each * pace.steps
         pace.sent(pace.steps, end)
-    assert took == [1, 1, 12, 12, 12, 12, MOST, MOST, MOST, MOST, 1, 1] and SECONDS == 0.25
+    assert took == [1, 1, 12, 12, 12, 12, *[MAX_STEPS] * 4, 1, 1] and SECONDS == 0.25
 
 
 def test_evaluations_after_the_first_read_nothing(tmp_path):
@@ -338,8 +338,8 @@ def test_evaluations_after_the_first_read_nothing(tmp_path):
     run = Run(run_of("on"), splits=Splits(splits.train, Watched(**vars(splits.eval))))
     weights = {"raw": run.new_state().variables}
     kept = []
-    first = evaluate(run, weights, kept=kept, predictions=True)
+    first = evaluate(run, weights, cache=kept, per_example=True)
     assert asked == list(range(359)) and len(kept) == 3
-    again = evaluate(run, weights, kept=kept, predictions=True)
+    again = evaluate(run, weights, cache=kept, per_example=True)
     assert len(asked) == 359
-    assert again.metrics == first.metrics and again.indices == first.indices
+    assert again.metrics == first.metrics and again.examples.names == first.examples.names

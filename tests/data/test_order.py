@@ -15,9 +15,9 @@ from scipy import stats
 from tests.data.test_pipeline import DATA, PLAIN, assert_same, batches, column, noise
 from tests.runs import tiny
 from train.config.serialize import to_json
-from train.data.on_device import plans
+from train.data.on_device import crop_params
 from train.data.order import example_indices, example_indices_between
-from train.run.parts import read_config
+from train.run.directory import read_config
 from train.run.resume import resumed_config
 
 BATCH = 32
@@ -63,7 +63,7 @@ def table(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def positions(orders: np.ndarray) -> float:
-    """Whether each epoch has examples from everywhere at each time: nearly sorted or too even."""
+    """Checks each epoch for being nearly sorted, or mixed too evenly."""
     tables = [table(order) for order in orders]
     statistic = sum((np.square(found - expected) / expected).sum() for found, expected in tables)
     count, cells = orders.shape[1], len(tables[0][0])
@@ -71,7 +71,7 @@ def positions(orders: np.ndarray) -> float:
 
 
 def positions_of_all_epochs(orders: np.ndarray) -> float:
-    """Whether some examples come early or late in all epochs together."""
+    """Checks whether some examples come early or late in all epochs."""
     found = sum(table(order)[0] for order in orders)
     expected = table(orders[0])[1] * len(orders)
     count, cells = orders.shape[1], len(expected)
@@ -99,14 +99,14 @@ def neighbours(orders: np.ndarray) -> float:
 
 
 def successive_epochs(orders: np.ndarray) -> float:
-    """The correlation of the numbers of the examples at the same place of two epochs."""
+    """The correlation of the indices at the same position of two epochs."""
     x, count = standardised(orders), orders.shape[1]
     correlation = (x[:-1] * x[1:]).mean(1) * np.sqrt(count - 1)  # of variance 1
     return float(2 * stats.norm.sf(abs(correlation.sum()) / np.sqrt(len(correlation))))
 
 
 def examples_at_the_same_place(orders: np.ndarray) -> float:
-    """How many examples have the same place in two epochs: one on average, Poisson distributed."""
+    """The number of examples with the same position in two epochs: Poisson, mean 1."""
     found, expected = (orders[:-1] == orders[1:]).sum(), len(orders) - 1
     return float(
         2 * min(stats.poisson.cdf(found, expected), stats.poisson.sf(found - 1, expected), 0.5)
@@ -114,7 +114,7 @@ def examples_at_the_same_place(orders: np.ndarray) -> float:
 
 
 def class_counts(orders: np.ndarray) -> float:
-    """The number of examples of one of two classes, each a half of sorted data, in each batch."""
+    """The number of examples of class 0 in each batch; the data are sorted, half of each class."""
     variances = count_variance(orders)
     if len(orders) > 10:
         z = (variances.mean() - 1) / variances.std(ddof=1) * np.sqrt(len(variances))
@@ -124,7 +124,7 @@ def class_counts(orders: np.ndarray) -> float:
 
 
 def count_variance(orders: np.ndarray) -> np.ndarray:
-    """The variance of that number over a hypergeometric one's, for each epoch: 1 on average."""
+    """The variance of that number over a hypergeometric one, of each epoch: 1 on average."""
     count = orders.shape[1]
     size = min(BATCH, count // 5)
     whole, share = count // size, (count // 2) / count
@@ -153,7 +153,7 @@ def test_the_order_is_uniform(count):
 
 @pytest.mark.parametrize("count", SORTED)
 def test_the_old_order_was_not(count):
-    """In epochs where the new one is."""
+    """Of epochs in which the new order is uniform."""
     old, new = (draw(count, SORTED[count], order) for order in (1, 2))
     assert positions(old) < 1e-12 < 1e-3 < positions(new)
 
@@ -166,7 +166,7 @@ def test_seeds_are_independent():
 
 
 def test_a_batch_of_a_sorted_folder_has_both_classes():
-    """Of 2,610 epochs, the old order has some with nearly one class a batch."""
+    """Among 2,610 epochs, the old order has some with nearly a single class per batch."""
     epochs = [(seed, epoch) for seed in range(30) for epoch in range(87)]
     variance = count_variance(draw(400, epochs, 2))
     assert variance.max() < 3.5 and abs(variance.mean() - 1) < 0.03
@@ -186,7 +186,7 @@ def test_large_sets_are_as_uneven_as_chance():
 
 
 def test_the_order_does_not_depend_on_numpys_version():
-    """A resume, years later, finds the same."""
+    """Fixed results: a resume years later needs the same order."""
     found = draw(10, [(3, 0), (3, 1), (2**32 - 1, 2**31)], 2)
     assert found.tolist() == [
         [1, 5, 9, 0, 4, 7, 2, 8, 3, 6],
@@ -210,25 +210,25 @@ def test_any_part_of_the_stream_is_that_of_the_whole(count, start, stop, order):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_every_reader_keeps_to_the_version(order):
-    """The host's batches, the plans of data on the devices, and the examples of a step."""
+    """Host batches, crop parameters on the devices and `example_indices` agree."""
     data = dataclasses.replace(DATA, order=order)
     found = batches(noise(), 6, 0, 8, data=data, augment=PLAIN, seed=4)
     expected = draw(20, [(4, epoch) for epoch in range(3)], order).ravel()[:48]
     np.testing.assert_array_equal(column(found, "index"), expected)
-    made = plans(20, PLAIN, seed=4, batch_size=6, start=0, stop=8, order=order)
-    np.testing.assert_array_equal(np.concatenate([each["plan"][:, 0] for each in made]), expected)
+    made = crop_params(20, PLAIN, seed=4, batch_size=6, start=0, stop=8, order=order)
+    np.testing.assert_array_equal(np.concatenate([each["crops"][:, 0] for each in made]), expected)
     steps = [example_indices(20, 4, 6, step, order=order) for step in range(8)]
     np.testing.assert_array_equal(np.concatenate(steps), expected)
 
 
 def test_threads_draw_an_epoch_together():
-    """Many epochs in flight: more batches are read ahead than an epoch has."""
+    """More batches are prefetched than an epoch has."""
     data = dataclasses.replace(DATA, threads=4, prefetch=8)
     assert_same(batches(noise(), 12, 1, 30, data=data), batches(noise(), 12, 1, 30))
 
 
 def test_a_run_from_before_keeps_its_order(tmp_path):
-    """Its config.json has no data.order."""
+    """The config.json of this run has no data.order."""
     tree = to_json(tiny())
     del tree["data"]["order"]
     (tmp_path / "config.json").write_text(json.dumps(tree))

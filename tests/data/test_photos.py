@@ -21,7 +21,7 @@ ROTATED_RIGHT = 6  # Exif orientation: turn by 90 degrees clockwise to view
 
 @pytest.fixture(scope="module")
 def photos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dozen photographs of each class and split, and six files of the kinds that go wrong."""
+    """A dozen photographs of each class and split, and six problematic files."""
     root = tmp_path_factory.mktemp("photos") / "cats_dogs"
     for split in ("train", "val"):
         for name in ("cat", "dog"):

@@ -12,14 +12,11 @@ import pytest
 from PIL import Image
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
+from train.data.batch import HostBatch
 from train.data.images.crops import eval_image
-from train.data.order import asked
-from train.data.pipeline import (
-    BadExample,
-    HostBatch,
-    eval_batches,
-    train_batches,
-)
+from train.data.order import example_indices
+from train.data.pipeline import eval_batches, train_batches
+from train.data.readers import BadExample
 from train.data.sources import ArraySource, Example, FolderSource, Source, open_splits
 
 N = 20
@@ -29,14 +26,14 @@ PLAIN = AugmentConfig(crop="none", flip=False)
 
 
 def noise(count: int = N, size: int = 4, depth: int = 3, classes: int = 5) -> ArraySource:
-    """Images of which no two, and no two views, are alike; labels 0, 1, ..., 0, 1, ..."""
+    """Different images, whose views all differ too; labels 0, 1, ..., 0, 1, ..."""
     pixels = np.random.default_rng(0).integers(1, 256, (count, size, size, depth), np.uint8)
     names = [f"class {i}" for i in range(classes)]
     return ArraySource(pixels, np.arange(count) % classes, names, "test")
 
 
 def batches(source: Source, size: int, start: int, stop: int, **options) -> list[HostBatch]:
-    """Training batches; the defaults are those of the tests."""
+    """Training batches, with defaults for these tests."""
     options = {"data": DATA, "augment": PAD, "seed": 0, **options}
     return list(train_batches(source, batch_size=size, start=start, stop=stop, **options))
 
@@ -60,7 +57,7 @@ def assert_same(found: list[HostBatch], expected: list[HostBatch]) -> None:
 
 
 def order(seed: int, epoch: int, count: int = N) -> list[int]:
-    """The order of an epoch, read from the stream."""
+    """The order of an epoch, taken from its batch."""
     [batch] = batches(noise(count), count, epoch, epoch + 1, seed=seed, augment=PLAIN)
     return batch["index"].tolist()
 
@@ -79,12 +76,12 @@ def test_batch_holds_what_it_says(depth):
             "label": ((6,), "int32"),
             "mask": ((6,), "float32"),
             "index": ((6,), "int32"),
-            "bad": ((6,), "int32"),
+            "unreadable": ((6,), "int32"),
             "retried": ((6,), "int32"),
         }
         np.testing.assert_array_equal(batch["image"], source.images[batch["index"]])
         np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
-        assert (batch["mask"] == 1).all() and (batch["bad"] == -1).all()
+        assert (batch["mask"] == 1).all() and (batch["unreadable"] == -1).all()
         assert not batch["retried"].any()
 
 
@@ -154,14 +151,14 @@ def test_a_batch_may_be_larger_than_the_source():
 def test_the_examples_of_a_step_are_known_without_reading_them(count, size, seed):
     found = batches(noise(count), size, 0, 5, seed=seed, augment=PLAIN)
     for step, batch in enumerate(found):  # an epoch ends in some of these steps
-        indices = asked(count, seed, size, step)
+        indices = example_indices(count, seed, size, step)
         assert indices.dtype == np.int64
         np.testing.assert_array_equal(indices, batch["index"])
 
 
 def test_the_examples_of_a_late_step_are_known():
     [batch] = batches(noise(), 6, 12345, 12346)
-    assert asked(N, 0, 6, 12345).tolist() == batch["index"].tolist()
+    assert example_indices(N, 0, 6, 12345).tolist() == batch["index"].tolist()
 
 
 # --- the same batch from anywhere ----------------------------------------------------------------
@@ -210,7 +207,7 @@ def png(value: int) -> bytes:
 
 
 def photos(root: Path, bad: dict[int, bytes], count: int = 8) -> FolderSource:
-    """root/0.png, ...: those in `bad` hold other bytes. Labels are the numbers."""
+    """Files root/0.png, ...; those in `bad` have other content. Labels are the numbers."""
     files = [root / f"{i}.png" for i in range(count)]
     for i, file in enumerate(files):
         file.write_bytes(bad.get(i, png(i)))
@@ -246,18 +243,21 @@ def test_bad_image_is_replaced_in_training_by_the_next_one(tmp_path):
     (tmp_path / "bad").mkdir()
     whole = batches(photos(tmp_path / "good", {}), 5, 0, 6, data=SKIP)
     found = batches(photos(tmp_path / "bad", BAD), 5, 0, 6, data=SKIP)
-    asked, used = column(whole, "index"), column(found, "index")
-    stand_in = {2: 4, 3: 4, 7: 0}  # 3 is as bad as 2; after the last comes the first
-    assert used.tolist() == [stand_in.get(i, i) for i in asked.tolist()]
-    assert column(found, "bad").tolist() == [i if i in BAD else -1 for i in asked.tolist()]
+    requested, used = column(whole, "index"), column(found, "index")
+    replacement = {2: 4, 3: 4, 7: 0}  # 3 is unreadable too; after the last comes the first
+    assert used.tolist() == [replacement.get(i, i) for i in requested.tolist()]
+    assert column(found, "unreadable").tolist() == [
+        i if i in BAD else -1 for i in requested.tolist()
+    ]
     assert column(found, "label").tolist() == used.tolist()
     assert (column(found, "mask") == 1).all()
-    good = ~np.isin(asked, list(BAD))
+    good = ~np.isin(requested, list(BAD))
     np.testing.assert_array_equal(column(found, "image")[good], column(whole, "image")[good])
-    # the stand-in's view is what (seed, epoch, its own index) gives
-    epochs = np.arange(len(asked)) // 8
+    # the replacement's view is a function of (seed, epoch, its own index)
+    epochs = np.arange(len(requested)) // 8
     own = {
-        (int(e), int(i)): x for e, i, x in zip(epochs, asked, column(whole, "image"), strict=True)
+        (int(e), int(i)): x
+        for e, i, x in zip(epochs, requested, column(whole, "image"), strict=True)
     }
     for epoch, index, image in zip(epochs, used, column(found, "image"), strict=True):
         if (int(epoch), int(index)) in own:
@@ -274,7 +274,7 @@ def test_bad_image_is_masked_in_evaluation(tmp_path):
     source = photos(tmp_path, BAD)
     found = evaluated(source, 3, SKIP)
     assert column(found, "index").tolist() == [0, 1, -1, -1, 4, 5, 6, -1, -1]
-    assert column(found, "bad").tolist() == [-1, -1, 2, 3, -1, -1, -1, 7, -1]
+    assert column(found, "unreadable").tolist() == [-1, -1, 2, 3, -1, -1, -1, 7, -1]
     assert column(found, "mask").tolist() == [1, 1, 0, 0, 1, 1, 1, 0, 0]
     assert column(found, "label").tolist() == [0, 1, 0, 0, 4, 5, 6, 0, 0]
     for i, image in zip(column(found, "index"), column(found, "image"), strict=True):
@@ -296,8 +296,8 @@ def test_a_file_that_is_gone_is_a_bad_image(tmp_path, gone):
     for stream in (lambda: batches(source, 8, 0, 1), lambda: evaluated(source, 3)):
         with pytest.raises(BadExample, match=rf"^{gone}\.png: "):
             stream()
-    assert gone in column(batches(source, 8, 0, 1, data=SKIP), "bad")
-    assert column(evaluated(source, 8, SKIP), "bad").tolist() == [
+    assert gone in column(batches(source, 8, 0, 1, data=SKIP), "unreadable")
+    assert column(evaluated(source, 8, SKIP), "unreadable").tolist() == [
         gone if i == gone else -1 for i in range(8)
     ]
 
@@ -319,7 +319,7 @@ def test_training_without_a_readable_image_is_refused(tmp_path):
 
 @dataclass(frozen=True)
 class Mislabelled:
-    """A source whose example 3 has a label of its own."""
+    """A source whose example 3 has a given label."""
 
     label: int
     class_names: Sequence[str] = ("ape", "bee", "cat")

@@ -7,9 +7,7 @@ import pytest
 
 from tests.data.test_pipeline import N, batches, column, noise
 from train.config import AugmentConfig
-from train.data.pipeline import (
-    generator,
-)
+from train.data.philox import generator
 from train.data.sources import ArraySource, Source
 
 # --- augmentation --------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
-"""train/data/pipeline.py: evaluation sees every example once; rows of processes."""
+"""train/data/pipeline.py: evaluation reads every example once, in one or more processes."""
 
 import numpy as np
 import pytest
 
 from tests.data.test_pipeline import DATA, N, assert_same, batches, column, evaluated, noise
 from train.config import ConfigError, EvalConfig
+from train.data.batch import HostBatch
 from train.data.images.crops import eval_image
-from train.data.pipeline import (
-    HostBatch,
-    eval_batches,
-)
+from train.data.pipeline import eval_batches
 
 # --- evaluation ----------------------------------------------------------------------------------
 
@@ -24,7 +22,7 @@ def test_evaluation_sees_every_example_once(size):
     assert column(found, "index").tolist() == [*range(N), *[-1] * padding]
     assert column(found, "mask").tolist() == [1.0] * N + [0.0] * padding
     assert column(found, "label").tolist() == [*(source.labels), *[0] * padding]
-    assert (column(found, "bad") == -1).all()
+    assert (column(found, "unreadable") == -1).all()
     np.testing.assert_array_equal(column(found, "image")[:N], source.images)
     assert not column(found, "image")[N:].any()
 
@@ -55,7 +53,7 @@ def test_a_split_that_nothing_divides_is_evaluated_evenly(processes):
 
 
 def joined(parts: list[list[HostBatch]]) -> list[HostBatch]:
-    """The global batches, of which each process has its rows."""
+    """Joins the rows of all processes to the global batches."""
     return [
         {key: np.concatenate([batch[key] for batch in rows]) for key in rows[0]}
         for rows in zip(*parts, strict=True)

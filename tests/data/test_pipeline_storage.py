@@ -1,4 +1,4 @@
-"""train/data/pipeline.py: storage that fails, for a while or for good."""
+"""train/data/pipeline.py: storage that fails, temporarily or permanently."""
 
 import dataclasses
 import errno
@@ -27,7 +27,7 @@ from train.data.sources import Example
 
 
 class Flaky:
-    """A source whose reads of some examples fail at first. `times` of None: for ever."""
+    """A source whose reads of some examples fail the first `times` times; None: always."""
 
     channels = 3
 

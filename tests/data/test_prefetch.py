@@ -1,4 +1,4 @@
-"""train/data/prefetch.py: the same batches, read ahead, and what happens when none comes."""
+"""train/data/prefetch.py: the same batches, prefetched; stalls, stops and the end of threads."""
 
 import dataclasses
 import gc
@@ -19,8 +19,10 @@ from tests.data.test_pipeline import DATA, PAD, N, assert_same, batches, noise
 from tests.runs import environment
 from train.config import RunError
 from train.data import prefetch, thread_pool
-from train.data.pipeline import BadExample, HostBatch, train_batches
+from train.data.batch import HostBatch
+from train.data.pipeline import train_batches
 from train.data.prefetch import Feed, Stopped
+from train.data.readers import BadExample
 from train.data.sources import Example
 from train.data.thread_pool import in_threads
 
@@ -38,7 +40,7 @@ def feeding(found: Iterator[HostBatch], put: Callable = labels, **options) -> Fe
 
 
 class Hanging:
-    """A source that stops reading at example 7, until it is let go."""
+    """A source that hangs at example 7 until it is released."""
 
     channels = 3
 
@@ -66,7 +68,7 @@ def hanging() -> Iterator[Hanging]:
 @pytest.fixture
 def impatient(monkeypatch) -> None:
     for module in (prefetch, thread_pool):
-        monkeypatch.setattr(module, "PATIENCE", 0.3)
+        monkeypatch.setattr(module, "JOIN_SECONDS", 0.3)
 
 
 # --- the same batches ----------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def test_what_put_raises_passes_through():
 
 
 class OnDevice:
-    """What a test's `put` makes; counts how many are there."""
+    """The result of a test's `put`; counts the instances in memory."""
 
     there: weakref.WeakSet
     most = 0
@@ -134,7 +136,7 @@ def test_the_next_batch_is_put_beside_the_step_and_no_other():
             patience = time.monotonic() + 10
             while len(OnDevice.there) < 2 and time.monotonic() < patience:
                 time.sleep(0.001)
-            time.sleep(0.01)  # in which a third one would come
+            time.sleep(0.01)  # enough for a third one
             assert len(OnDevice.there) == 2
 
     last = batches(noise(), 6, 7, 8)[0]["index"][0]
@@ -240,7 +242,7 @@ from train.data import prefetch
 from train.data import thread_pool
 
 if __name__ == "__main__":
-    prefetch.PATIENCE = thread_pool.PATIENCE = 0.5
+    prefetch.JOIN_SECONDS = thread_pool.PATIENCE = 0.5
     asleep, data = Path(sys.argv[2]), replace(DATA, threads=2, workers=int(sys.argv[1]))
     with feeding(stream(Asleep(asleep), data=data), stopped=lambda _: asleep.exists()) as found:
         try:
@@ -253,7 +255,7 @@ if __name__ == "__main__":
 
 
 class Asleep(Hanging):
-    """One that can be sent to another process, and writes a file when it falls asleep."""
+    """A hanging source that can be pickled; it writes a file when it starts to hang."""
 
     def __init__(self, asleep: Path) -> None:
         self.good, self.asleep = noise(), asleep

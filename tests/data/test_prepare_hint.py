@@ -1,4 +1,4 @@
-"""A TFDS data set that is not there: the three lines that prepare it, or what was meant."""
+"""The message for a TFDS data set that is not prepared: commands, or similar names."""
 
 import json
 import shlex
@@ -11,13 +11,13 @@ from tests.runs import tiny
 from train.__main__ import main
 from train.config import ConfigError, DataConfig
 from train.config.serialize import to_json
-from train.data.prepare_hint import how_to_prepare
 from train.data.sources import open_splits
+from train.data.sources.prepare_hint import how_to_prepare
 from train.run.data_changes import open_eval_data
 
 
 def prepared(folder: Path, name: str) -> None:
-    """What TFDS leaves of a data set, as far as it is looked for."""
+    """The files of a prepared data set that are checked."""
     (folder / name / "1.0.0").mkdir(parents=True)
     (folder / name / "1.0.0" / "dataset_info.json").write_text("{}")
 
@@ -61,7 +61,7 @@ def test_a_name_that_nobody_knows_is_guessed(tmp_path):
     assert "did you mean my_birds?" in how_to_prepare("my_bird", tmp_path)
     assert how_to_prepare("zzzz", tmp_path) == (
         "data.name 'zzzz': choose digits, folder, npz, synthetic or a TFDS data set "
-        f"({tmp_path} holds my_birds; --data.dir names another place)"
+        f"({tmp_path} holds my_birds; --data.dir DIR reads another folder)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Long images in evaluation, and crops of which one axis shrinks much more than the other."""
+"""train/data/images/resize.py: long images, and crops with very different scales per axis."""
 
 import math
 
@@ -8,14 +8,15 @@ import pytest
 from PIL import Image
 
 from tests.data.test_images import noise, smooth
-from train.data.images import crops
-from train.data.images.crops import eval_image, resize_crop
+from train.data.images import resize
+from train.data.images.crops import eval_image
+from train.data.images.resize import resize_crop
 
 METHODS = ("bilinear", "bicubic")
 
 
 def whole(pixels: np.ndarray, size: int, crop_fraction: float, method: str) -> np.ndarray:
-    """torchvision's Resize and CenterCrop of a PIL image: all of it is resized, and then cut."""
+    """torchvision's Resize and CenterCrop of a PIL image: the whole is resized, then cropped."""
     height, width = pixels.shape[:2]
     short, side = math.floor(size / crop_fraction), min(height, width)
     resized = (int(short * width / side), int(short * height / side))
@@ -47,8 +48,8 @@ def test_long_images_are_resized_as_a_whole(shape, size, crop_fraction, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(3, 1000), (1000, 3), (1, 700), (100, 20_000), (9000, 30)])
 def test_strips_of_which_only_the_centre_is_resized(shape, method, monkeypatch):
-    """As those are that would take gigabytes as a whole."""
-    monkeypatch.setattr(crops, "_MOST_RESIZED", 0)
+    """As for images whose resized whole would take gigabytes."""
+    monkeypatch.setattr(resize, "_MAX_RESIZED", 0)
     for size in (33, 64):
         pixels = noise(*shape)
         found = eval_image(pixels, size, 0.875, max_pixels=10**7, interpolation=method)
@@ -57,7 +58,7 @@ def test_strips_of_which_only_the_centre_is_resized(shape, method, monkeypatch):
 
 
 def test_a_strip_shows_its_centre():
-    """A gradient along a strip, which resized as a whole would be 256 by 2,560,000."""
+    """A gradient along a strip whose resized whole would have 256 x 2,560,000 pixels."""
     ramp = np.clip(np.arange(10_000) - 4_872, 0, 255).astype(np.uint8)
     for shape in ((1, 10_000, 1), (10_000, 1, 1)):
         view = eval_image(ramp.reshape(shape), 224, 0.875, max_pixels=10**7)
@@ -74,7 +75,7 @@ SIZE = 96
 
 
 def error(pixels: np.ndarray, resize) -> float:
-    """Of the inner part against Pillow's antialiased filter, in its standard deviations."""
+    """The error of the inner part against Pillow's antialiased filter, in standard deviations."""
     picture = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     expected = np.asarray(picture).astype(float)
     wrong = resize(pixels, SIZE).astype(float) - expected
@@ -84,7 +85,7 @@ def error(pixels: np.ndarray, resize) -> float:
 @pytest.mark.parametrize("down", SHRINKS)
 @pytest.mark.parametrize("across", SHRINKS)
 def test_no_axis_aliases(down, across):
-    """Noise: what aliases is as far from the filter as another image (an error of 1 and more)."""
+    """Noise: aliasing would give an error of 1 or more, as an unrelated image does."""
     pixels = noise(round(down * SIZE), round(across * SIZE))
     limit = 0.3 if max(down, across) < 2.3 or min(down, across) < 1 else 0.85
     assert error(pixels, resize_crop) < limit
@@ -93,7 +94,7 @@ def test_no_axis_aliases(down, across):
 @pytest.mark.parametrize("shape", [(60, 480), (480, 60), (90, 300), (95, 1000)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_one_axis_shrinks_alone(shape, channels):
-    """The means of OpenCV, which an enlarged axis switches off, gave errors of 0.9 to 2.1."""
+    """OpenCV disables its area means if an axis is enlarged, which gave errors of 0.9 to 2.1."""
 
     def means(pixels: np.ndarray, size: int) -> np.ndarray:
         return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
@@ -106,7 +107,7 @@ def test_one_axis_shrinks_alone(shape, channels):
 
 
 def test_a_pattern_that_would_alias_becomes_grey():
-    """Columns that alternate have no place in a fifth as many."""
+    """Alternating columns must disappear at a fifth of the width."""
     pixels = np.zeros((60, 480, 3), np.uint8)
     pixels[:, ::2] = 255
     assert np.ptp(resize_crop(pixels, SIZE)[:, 2:-2].astype(int)) <= 60

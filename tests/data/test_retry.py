@@ -1,4 +1,4 @@
-"""train/data/retry.py: what is tried again, when, and for how long."""
+"""train/data/retry.py: the errors that are retried, the waiting times, and the limit."""
 
 import errno
 import os
@@ -8,19 +8,19 @@ import pytest
 
 from train.config import RunError
 from train.data import retry
-from train.data.retry import as_os_error, is_passing, read_again
+from train.data.retry import as_os_error, is_temporary, read_again
 
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
-    """The waits, which are not waited for."""
+    """The requested waiting times, without waiting."""
     seconds: list[float] = []
     monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=seconds.append))
     return seconds
 
 
 class Failing:
-    """Raises so many errors, then reads 17."""
+    """A read that raises `error` the first `times` times, then returns 17."""
 
     def __init__(self, error: Exception, times: int) -> None:
         self.error, self.times, self.reads = error, times, 0
@@ -80,9 +80,9 @@ def test_what_stays_is_raised_at_once(waits, name):
 
 
 def test_errors_without_a_number():
-    assert is_passing(TimeoutError()) and is_passing(ConnectionError("reset by peer"))
-    assert not is_passing(OSError("image file is truncated"))
-    assert not is_passing(ValueError("Input/output error"))
+    assert is_temporary(TimeoutError()) and is_temporary(ConnectionError("reset by peer"))
+    assert not is_temporary(OSError("image file is truncated"))
+    assert not is_temporary(ValueError("Input/output error"))
 
 
 def test_words_of_the_system_are_understood():
@@ -90,4 +90,4 @@ def test_words_of_the_system_are_understood():
     assert as_os_error(text).errno == errno.EIO and text in str(as_os_error(text))
     assert isinstance(as_os_error("open() failed: Connection timed out"), TimeoutError)
     other = as_os_error("Corrupted Riegeli/records file: chunk header hash mismatch")
-    assert other.errno is None and not is_passing(other)
+    assert other.errno is None and not is_temporary(other)

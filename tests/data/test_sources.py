@@ -12,7 +12,7 @@ from train.data.sources import open_splits
 
 @pytest.fixture(scope="module")
 def original() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's own reading of the digits, 0..16 scaled to 0..255."""
+    """The digits as scikit-learn reads them, scaled from 0..16 to 0..255."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

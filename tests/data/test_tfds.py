@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.examples import refusal
 from train.config import DataConfig
-from train.data.retry import is_passing
+from train.data.retry import is_temporary
 from train.data.sources import open_splits
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ import sys
 from train.config import DataConfig
 from train.data.sources import open_splits
 source = open_splits(DataConfig(name="cifar10", dir={str(shared_data / "tfds")!r})).eval
-from train.data.images.crops import decode
+from train.data.images.decode import decode
 print(decode(source[0].image, max_pixels=1024).shape, source[0].label)
 print(sorted({{"tensorflow", "jax", "torch"}} & set(sys.modules)))
 """
@@ -157,7 +157,7 @@ def test_a_tfds_set_without_a_label_is_refused(shared_data, tmp_path):
 
 @pytest.fixture
 def cifar10(shared_data, tmp_path) -> Path:
-    """A copy's file of test records."""
+    """The file of test records of a copy."""
     shutil.copytree(shared_data / "tfds/cifar10", tmp_path / "cifar10")
     return tmp_path / "cifar10/3.0.2/cifar10-test.array_record-00000-of-00001"
 
@@ -167,7 +167,7 @@ def test_records_that_are_away_for_a_while(cifar10, tmp_path):
     away = cifar10.rename(tmp_path / "away")
     with pytest.raises(OSError, match="No such file") as error:
         source[0]
-    assert not is_passing(error.value)
+    assert not is_temporary(error.value)
     away.rename(cifar10)
     # ArrayRecord alone would go on with the file that it could not open
     assert [source[i].label for i in range(5)] == [7, 0, 6, 9, 5]
@@ -182,7 +182,7 @@ def test_records_that_cannot_be_opened_now(cifar10, tmp_path):
             source[0]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert error.value.errno == errno.EMFILE and is_passing(error.value)
+    assert error.value.errno == errno.EMFILE and is_temporary(error.value)
     assert source[0].label == 7
 
 
@@ -191,4 +191,4 @@ def test_damaged_records_are_bad_and_not_away(cifar10, tmp_path):
     cifar10.write_bytes(cifar10.read_bytes()[:1_000_000])
     with pytest.raises(OSError, match="Corrupted") as error:
         source[0]
-    assert not is_passing(error.value)
+    assert not is_temporary(error.value)

@@ -1,4 +1,4 @@
-"""train/data/sources/tfds.py: which feature is the image, and which one the label."""
+"""train/data/sources/tfds.py: the choice of the image feature and the label feature."""
 
 import json
 import os
@@ -14,7 +14,8 @@ from train.config import ConfigError, DataConfig
 from train.config.serialize import keep_versions
 from train.data.sources import open_splits
 from train.run.data_changes import open_eval_data
-from train.run.parts import Run, read_config, write_config
+from train.run.directory import read_config, write_config
+from train.run.parts import Run
 
 ROOT = Path(__file__).parents[2]
 IMAGE = {
@@ -32,7 +33,7 @@ LABELS = {name: label(2 + i) for i, name in enumerate(("wake", "age", "person", 
 
 
 def prepared(root: Path, features: dict, supervised: list[str] | None = None, **more) -> DataConfig:
-    """A TFDS set of this metadata, without a record, whose code is nowhere."""
+    """A TFDS data set with this metadata, without records and without code."""
     folder = root / "mine" / "1.0.0"
     folder.mkdir(parents=True)
     kind = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
@@ -116,7 +117,7 @@ def test_a_key_that_is_none_is_refused_with_the_choices(tmp_path):
 
 
 def test_every_process_reads_the_same_label(tmp_path):
-    """TFDS hands on the features in the order of a set, which Python's hash seed decides."""
+    """TFDS returns the features in the order of a set, which depends on Python's hash seed."""
     config = prepared(tmp_path, {"image": IMAGE, **LABELS}, ["image", "person"])
     code = f"""
 import json
@@ -135,7 +136,7 @@ print(source.image_key, source.label_key, *source.class_names)
 
 
 def test_a_run_keeps_its_keys(tmp_path):
-    """config.json names them; a resume that does not, and an evaluation, take them over."""
+    """config.json has the keys; a resume without these options, and an evaluation, use them."""
     data = prepared(tmp_path / "data", {"image": IMAGE, **LABELS}, label_key="age")
     (tmp_path / "run").mkdir()
     write_config(tmp_path / "run", Run(tiny(data=data)), 0)

@@ -1,4 +1,4 @@
-"""Batches of `data.workers` lie in shared memory, which goes with the process."""
+"""Batches of `data.workers` are in shared memory, which is freed when the process ends."""
 
 import subprocess
 import sys

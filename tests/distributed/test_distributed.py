@@ -1,4 +1,4 @@
-"""Several processes train as one does, and end together; each has two simulated devices."""
+"""Several processes, with two simulated devices each, train as one does, and end together."""
 
 import hashlib
 import re
@@ -21,8 +21,9 @@ from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import open_splits
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.multi_process import AGAIN
+from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 # At a kink, such as ReLU's, rounding decides which way a gradient goes.
 OPTIONS = (*TINY, "--model.activation", "silu", "--ema_decay", "0", "--optim.schedule", "constant")
@@ -32,18 +33,18 @@ OPTIONS += ("--eval.every", "50st", "--log_every", "5st", "--checkpoint.keep", "
 
 KILLED = "it was killed, or its machine or network failed. " + AGAIN
 GLOO = r"\[Gloo\] Rank |is connected to|peer ranks\.|Expected number of connected peer ranks is :"
-"""What the CPU's collectives write on stdout, between numbers, two threads at once."""
+"""Lines that the CPU's collectives write to stdout."""
 
 
 @dataclass
 class Job:
-    """The processes of a run; what each of them prints is in `FILE.out` and `FILE.err`."""
+    """The processes of a run; their outputs are in `FILE.out` and `FILE.err`."""
 
     processes: list[subprocess.Popen[bytes]]
     files: list[Path]
 
     def wait_for(self, text: str) -> None:
-        """Until process 0 prints it."""
+        """Waits until process 0 prints `text`."""
         end = time.monotonic() + 120
         while text not in self.printed(0):
             assert self.processes[0].poll() is None, self.said()
@@ -51,22 +52,22 @@ class Job:
             time.sleep(0.05)
 
     def end(self, seconds: float) -> list[int]:
-        """The exit codes, of processes that all end within so many seconds."""
+        """The exit codes of the processes, which must all end within `seconds`."""
         end = time.monotonic() + seconds
         return [child.wait(max(end - time.monotonic(), 0.1)) for child in self.processes]
 
     def printed(self, process: int) -> str:
-        """Its stdout."""
+        """The stdout of a process."""
         return re.sub(GLOO, "", self.files[process].with_suffix(".out").read_text())
 
     def errors(self, process: int) -> list[str]:
-        """Its stderr, but for what it says while it waits, and at once to a signal."""
+        """The stderr of a process, without warnings about waiting and responses to signals."""
         lines = self.files[process].with_suffix(".err").read_text().splitlines()
         passing = ("warning: waiting for process", "SIGTERM: stopping")
         return [line for line in lines if not line.startswith(passing)]
 
     def said(self) -> str:
-        """All of it."""
+        """The output of all processes."""
         return "".join(f.with_suffix(s).read_text() for f in self.files for s in (".out", ".err"))
 
 
@@ -93,7 +94,7 @@ def launch(workdir: Path, count: int, *options: str) -> Job:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 steps of one process."""
+    """A run of 50 steps in one process."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     args = ("--workdir", str(workdir), *OPTIONS, "--duration", "50st")
     done = resnet_jax("train", "digits", *args, devices=2)
@@ -103,7 +104,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 steps of two."""
+    """A run of 60 steps in two processes."""
     workdir = tmp_path_factory.mktemp("together") / "run"
     job = launch(workdir, 2, *OPTIONS)
     assert job.end(300) == [0, 0], job.said()
@@ -113,7 +114,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def variables_at(workdir: Path, step: int) -> list[np.ndarray]:
-    checkpoints = Checkpoints(workdir / "checkpoints", read_config(workdir).checkpoint)
+    checkpoints = Checkpoints(workdir / "checkpoints", read_config(workdir).checkpoint, Classify())
     weights = checkpoints.restore_weights(
         str(step), replicated_sharding(make_mesh(jax.devices()[:1]))
     )
@@ -152,7 +153,7 @@ def test_four_train_as_one(alone, tmp_path):
 
 
 def test_killed_then_stopped_then_resumed(together, tmp_path):
-    """It ends as the run that nothing disturbed, bit for bit."""
+    """The end is bit-identical to that of an uninterrupted run."""
     workdir = tmp_path / "run"
     job = launch(workdir, 2, *OPTIONS)
     job.wait_for("step 15/60")
@@ -179,7 +180,7 @@ def test_killed_then_stopped_then_resumed(together, tmp_path):
 
 @pytest.mark.slow
 def test_the_end_of_process_0_is_told_too(tmp_path):
-    """Its machine has what JAX's runtime lives from."""
+    """Process 0 has the coordination services of JAX and of the run."""
     job = launch(tmp_path / "run", 2, *OPTIONS, "--duration", "2000st")
     job.wait_for("step 5/2000")
     job.processes[0].send_signal(signal.SIGKILL)
@@ -192,7 +193,7 @@ def test_a_bad_image_of_one_process_ends_both(tmp_path):
     (root / "train" / "blue" / "05.png").write_text("no image at all")
     data = ("--data.name", "folder", "--data.dir", str(root), "--data.eval_split", "val")
     shape = ("--data.image_size", "16", "--batch_size", "8", "--eval.batch_size", "8")
-    shape += ("--log_every", "1st")  # the other one comes no further, to where the file is its own
+    shape += ("--log_every", "1st")  # keeps process 1 from reaching a file of its own share
     job = launch(tmp_path / "run", 2, *OPTIONS, *data, *shape, "--data.mean", "0.3", "0.3", "0.3",
                  "--data.std", "0.3", "0.3", "0.3")  # fmt: skip
     assert job.end(120) == [2, 2]
@@ -212,7 +213,7 @@ from tests.distributed.test_distributed import batches
 from tests.runs import tiny
 from train.config import MeshConfig
 from train.distributed.mesh import make_mesh, put_batch, shard
-from train.distributed.processes import start
+from train.distributed.initialize import start
 with start(MeshConfig(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))):
     mesh = make_mesh()
     for batch in batches(shard(mesh)):
@@ -223,7 +224,7 @@ with start(MeshConfig(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))):
 
 
 def batches(shard: tuple[int, int] = (0, 1)):
-    """Three batches of training, and the evaluation's, of one process."""
+    """One process's rows of three training batches and of the evaluation batches."""
     config = tiny()
     splits = open_splits(config.data)
     yield from train_batches(
@@ -241,7 +242,7 @@ def batches(shard: tuple[int, int] = (0, 1)):
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_global_batch_is_that_of_one_process(count, tmp_path):
-    """As it lies on the devices: images, labels and masks, hashed."""
+    """A hash of the images, labels and masks of a batch on the devices."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"localhost:{probe.getsockname()[1]}"

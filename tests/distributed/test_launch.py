@@ -1,4 +1,4 @@
-"""docs/launch.md: what can be checked of it without a cluster."""
+"""docs/launch.md: the checks that need no cluster."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def options(command: list[str], **variables: str) -> TrainArgs:
-    """`resnet-jax train ...` as it is read, its variables replaced."""
+    """The parsed arguments of `resnet-jax train ...`, with its variables replaced."""
     assert command[:2] == ["resnet-jax", "train"]
     for name, value in variables.items():
         command = [re.sub(rf"\$\(?{name}\)?", value, word) for word in command]
@@ -52,7 +52,7 @@ def test_commands_are_read(command):
 
 
 def test_the_jobset():
-    """Its pods are told what its names and numbers say."""
+    """The arguments of its pods agree with its names and numbers."""
     (manifest,) = map(yaml.safe_load, blocks("yaml"))
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     name = manifest["metadata"]["name"]
@@ -65,8 +65,8 @@ def test_the_jobset():
     assert rule["onExitCodes"]["containerName"] == container["name"]
     for index in range(spec["completions"]):
         given = options(container["command"], JOB_COMPLETION_INDEX=str(index))
-        place = detect_process(given.config.mesh, 1)
+        info = detect_process(given.config.mesh, 1)
         # a pod is called JOBSET-JOB-REPLICA-INDEX, in the subdomain JOBSET
-        assert place.host == f"{name}-{job['name']}-0-0.{name}"
-        assert (place.count, place.index) == (spec["parallelism"], index)
+        assert info.host == f"{name}-{job['name']}-0-0.{name}"
+        assert (info.count, info.index) == (spec["parallelism"], index)
     assert spec["completions"] == spec["parallelism"] == 4

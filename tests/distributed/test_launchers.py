@@ -1,4 +1,4 @@
-"""train/distributed/launchers.py: which launcher started a process, and where the others are."""
+"""train/distributed/launchers.py: detects the launcher and the other processes."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
         ({**SLURM, **OPEN_MPI}, "Open MPI"),
         ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
         (POD, "Kubernetes"),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod that is no part of an indexed job
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod that is not part of an indexed job
         ({**POD, "TPU_WORKER_HOSTNAMES": "t-0,t-1"}, "TPU"),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
         ({"MEGASCALE_NUM_SLICES": "2"}, "TPU"),
@@ -48,16 +48,16 @@ def test_launchers(variables, launcher):
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ProcessInfo | None]:
-    """The place that a process finds with these variables alone."""
+    """`detect_process` with only these environment variables."""
 
-    def place(variables: dict[str, str], config: MeshConfig | None = None) -> ProcessInfo | None:
+    def detect(variables: dict[str, str], config: MeshConfig | None = None) -> ProcessInfo | None:
         for name in {**SLURM, **OPEN_MPI, **POD}:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         return detect_process(config or MeshConfig(), 5)
 
-    return place
+    return detect
 
 
 def test_places(launched):
@@ -80,7 +80,7 @@ def test_places(launched):
         (
             {"OMPI_COMM_WORLD_SIZE": "2"},
             {},
-            "Open MPI started this process, .*which others.*mpi4py.*--mesh.process_id",
+            "Open MPI started this process, .*the other processes.*mpi4py.*--mesh.process_id",
         ),
         ({**SLURM, "SLURM_PROCID": "x"}, {}, "SLURM started this process.*invalid literal.*'x'"),
         ({}, {"coordinator": "host", "processes": 2, "process_id": 0}, "'host': needs host:port"),

@@ -1,4 +1,4 @@
-"""How arrays lie on the devices, and that it changes nothing that is computed."""
+"""The shardings of arrays over devices, which do not change the results."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -45,7 +45,7 @@ def trained(devices, steps=5, **options) -> TrainState:
 
 
 def test_devices_stand_in_order_of_their_processes():
-    """Process p reads the p-th part of a batch, so its devices hold the p-th part."""
+    """Process p reads the p-th part of a batch, so its devices must hold the p-th part."""
 
     @dataclass(frozen=True)
     class Device:
@@ -110,7 +110,7 @@ def test_a_cut_state_is_evaluated(devices):
 
 
 def pmapped(model, tx, prepare, devices, state, batches) -> TrainState:
-    """The classical data-parallel step: each device its part, gradients and statistics averaged."""
+    """The classical data-parallel step: gradients and statistics are averaged over devices."""
 
     def step(state: TrainState, batch) -> TrainState:
         batch = prepare(batch, train=True)
@@ -140,7 +140,7 @@ def pmapped(model, tx, prepare, devices, state, batches) -> TrainState:
 
 
 class Small(nn.Module):
-    """One block with our BatchNorm, or with linen's over the devices of a pmap."""
+    """One block, with our BatchNorm or with linen's over the devices of a pmap."""
 
     linen: bool = False
 

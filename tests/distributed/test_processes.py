@@ -1,7 +1,7 @@
-"""How several processes find each other, agree, stop together and end together.
+"""Several processes connect, agree, stop together and end together.
 
-Most of it needs no JAX, so that here the processes are threads;
-`tests/distributed/test_distributed.py` trains with real ones.
+Most of this needs no JAX, so the processes are threads in some tests here;
+`tests/distributed/test_distributed.py` trains with real processes.
 """
 
 import signal
@@ -20,9 +20,10 @@ from tests.runs import command, environment
 from train.config import ConfigError, MeshConfig, RunError
 from train.distributed import multi_process
 from train.distributed.coordination import Client, Server, connect
+from train.distributed.initialize import start
 from train.distributed.launchers import ProcessInfo
 from train.distributed.multi_process import MultiProcess
-from train.distributed.processes import Processes, start
+from train.distributed.processes import Processes
 
 
 def free_port() -> int:
@@ -32,13 +33,13 @@ def free_port() -> int:
 
 
 def run_all(count: int, body: Callable[[MultiProcess], Any]) -> list[Any]:
-    """What `body` returns in each of so many processes, which are threads here."""
+    """The results of `body` in each of `count` processes, which are threads here."""
     port, results, errors = free_port(), [None] * count, []
 
     def one(index: int) -> None:
         try:
             own = MultiProcess(ProcessInfo("127.0.0.1", port, count, index))
-            own._client.wait(own._keys("here"), 10)
+            own._client.wait(own._keys("joined"), 10)
             results[index] = body(own)
             own.leave()
         except BaseException as error:
@@ -87,10 +88,10 @@ def test_who_did_not_come_to_where_the_others_are(monkeypatch):
 
     def body(own: MultiProcess) -> None:
         if own.index == 0:
-            with pytest.raises(RunError, match=r"processes 1, 3 did not come .* within 0.3 s"):
+            with pytest.raises(RunError, match=r"processes 1, 3 did not reach .* within 0.3 s"):
                 own.barrier()
         elif own.index == 2:
-            with pytest.raises(RunError, match="processes 1, 3 did not come"):
+            with pytest.raises(RunError, match="processes 1, 3 did not reach"):
                 own.barrier()
         else:
             time.sleep(0.6)
@@ -99,7 +100,7 @@ def test_who_did_not_come_to_where_the_others_are(monkeypatch):
 
 
 class Lockstep:
-    """Steps as devices run them: a process may be some ahead, but waits for results of all."""
+    """Simulates device steps: a process may be ahead, but its results wait for all processes."""
 
     def __init__(self, count: int) -> None:
         self.dispatched = [0] * count
@@ -118,7 +119,7 @@ class Lockstep:
 @pytest.mark.parametrize("total", [10_000, 60])
 @pytest.mark.parametrize("fetches", [[7, 7, 7], [1, 10_000, 10_000], [10_000, 3, 50]])
 def test_all_stop_before_the_same_step(total, fetches):
-    """Each fetches results at its own moments, so that some are many steps ahead of others."""
+    """Processes fetch results at different steps, so some are many steps ahead of others."""
     lockstep = Lockstep(3)
     times: list[float] = []
 
@@ -158,55 +159,51 @@ def test_a_signal_before_the_first_step():
     assert results[0] == results[1] and results[0][0] < 30
 
 
-def joining(port: int, index: int, count: int, heard: Any = lambda key, value: None) -> Client:
-    return Client("127.0.0.1", port, index=index, count=count, heard=heard, seconds=5)
+def joining(port: int, index: int, count: int, on_entry: Any = lambda key, value: None) -> Client:
+    return Client("127.0.0.1", port, index=index, count=count, on_entry=on_entry, seconds=5)
 
 
-def test_the_end_of_a_process_is_heard_by_all():
-    port, heard = free_port(), [[] for _ in range(4)]
-    hub = Server(port, 4)
-    boards = [
-        Client(
-            "127.0.0.1", port, index=k, count=4, heard=lambda *e, k=k: heard[k].append(e), seconds=5
-        )
-        for k in range(4)
-    ]
-    for b in boards:
-        b.wait([f"here/{k}" for k in range(4)], 5)
-    boards[1].post("done/1", True)
-    boards[1].close()
-    boards[2].post("failed/2", {"code": 2, "reason": "x"})
-    boards[2].close()
-    boards[3].close()
-    boards[0].wait(["done/1", "failed/2", "lost/3"], 5)
-    boards[0].close()
-    hub.wait_until_alone(5)
-    hub.close()
-    assert ("lost/1", True) not in heard[0] and ("lost/2", True) not in heard[0]
-    assert ("failed/2", {"code": 2, "reason": "x"}) in heard[0]
+def test_the_end_of_a_process_is_reported_to_all():
+    port, entries = free_port(), []
+    server = Server(port, 4)
+    first = joining(port, 0, 4, lambda *entry: entries.append(entry))
+    clients = [first, *(joining(port, k, 4) for k in (1, 2, 3))]
+    for client in clients:
+        client.wait([f"joined/{k}" for k in range(4)], 5)
+    clients[1].put("done/1", True)
+    clients[1].close()
+    clients[2].put("failed/2", {"code": 2, "reason": "x"})
+    clients[2].close()
+    clients[3].close()
+    first.wait(["done/1", "failed/2", "lost/3"], 5)
+    first.close()
+    server.wait_until_alone(5)
+    server.close()
+    assert ("lost/1", True) not in entries and ("lost/2", True) not in entries
+    assert ("failed/2", {"code": 2, "reason": "x"}) in entries
 
 
 def test_processes_that_do_not_fit_are_refused():
     port = free_port()
-    hub = Server(port, 3)
+    server = Server(port, 3)
     first = joining(port, 0, 3)
-    first.wait(["here/0"], 5)
-    with pytest.raises(ConfigError, match="process 1 says that there are 2 processes, and process"):
-        joining(port, 1, 2).wait(["here/1"], 5)
-    assert "there are 2 processes" in first.wait(["broken"], 5)[0]
-    with pytest.raises(ConfigError, match=r"two processes say that they are process 0 \(mesh.pro"):
-        joining(port, 0, 3).wait(["here/1"], 5)
+    first.wait(["joined/0"], 5)
+    with pytest.raises(ConfigError, match="process 1 expects 2 processes, but process 0 expects 3"):
+        joining(port, 1, 2).wait(["joined/1"], 5)
+    assert "process 1 expects 2 processes" in first.wait(["incomplete"], 5)[0]
+    with pytest.raises(ConfigError, match=r"two processes have the index 0 \(mesh.process_id"):
+        joining(port, 0, 3).wait(["joined/1"], 5)
     with connect("127.0.0.1", port, 5) as stranger:  # a port scanner, a browser
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert stranger.recv(100) == b""
     others = [joining(port, 1, 3), joining(port, 2, 3)]
-    others[1].wait(["here/0", "here/1", "here/2"], 5)
-    with pytest.raises(ConfigError, match="came to a run that has all of its 3 processes"):
-        joining(port, 1, 3).wait(["here/1"], 5)
-    for b in (first, *others):
-        b.close()
-    hub.wait_until_alone(5)
-    hub.close()
+    others[1].wait(["joined/0", "joined/1", "joined/2"], 5)
+    with pytest.raises(ConfigError, match="process 1 connected to a run that has all of its 3"):
+        joining(port, 1, 3).wait(["joined/1"], 5)
+    for client in (first, *others):
+        client.close()
+    server.wait_until_alone(5)
+    server.close()
 
 
 def test_nobody_listens():
@@ -224,13 +221,13 @@ def test_nobody_listens():
 CHILD = """
 import contextlib, os, sys, time
 from train.config import ConfigError, MeshConfig, RunError
-from train.distributed import processes
+from train.distributed.initialize import start
 from train.distributed import multi_process
 multi_process.CONNECT_SECONDS = 4
 multi_process.FOLLOW_SECONDS = multi_process.END_SECONDS = 1.0
 config = MeshConfig(**eval(sys.argv[1]))
 try:
-    with processes.start(config) as p:
+    with start(config) as p:
         {body}
         import jax
         print(p.index, p.count, jax.process_index(), jax.process_count(), len(jax.devices()))
@@ -243,7 +240,7 @@ except (ConfigError, RunError) as error:
 def children(
     body: str, *of: tuple[dict[str, Any], dict[str, str]]
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Real processes, each with its config and its variables, run to their ends."""
+    """Runs real processes, each with its config and environment variables, until they end."""
     started = [
         subprocess.Popen(
             [sys.executable, "-c", CHILD.format(body=body), repr(config)],
@@ -296,7 +293,7 @@ def test_bad_input_of_one_process_ends_both():
 
 
 def test_a_bug_ends_both_though_something_waits():
-    """What a failed process waits for on its way out keeps neither it nor the others."""
+    """A failed process that waits for something while it exits ends in time, as do the others."""
     body = (
         "\n        if p.index: time.sleep(60)"
         "\n        with contextlib.ExitStack() as stack:"
@@ -313,7 +310,7 @@ def test_a_bug_ends_both_though_something_waits():
 
 
 def test_a_bug_is_traced():
-    """And what other libraries do when Python exits is not waited for: it may be a collective."""
+    """Exit handlers of other libraries are not waited for: they may run a collective."""
     body = (
         "\n        if p.index == 0: time.sleep(60)"
         "\n        import atexit; atexit.register(time.sleep, 60)"
@@ -327,7 +324,7 @@ def test_a_bug_is_traced():
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other(killed):
-    """Process 0 too, whose end JAX's own client answers by aborting with a stack trace."""
+    """Also process 0, after whose end JAX's own client would abort with a stack trace."""
     body = f"if p.index == {killed}: os.kill(os.getpid(), 9)\n        time.sleep(60)"
     done = children(body, *explicit(2, {}, {}))
     other = done[1 - killed]
@@ -339,11 +336,11 @@ def test_a_killed_process_ends_the_other(killed):
 def test_one_that_does_not_come():
     (only,) = children("pass", *explicit(3, {}))
     assert only.returncode == 1
-    assert only.stderr == "error: process 0: processes 1, 2 of 3 did not come within 4 s\n"
+    assert only.stderr == "error: process 0: processes 1, 2 of 3 did not connect within 4 s\n"
 
 
 def test_a_signal_ends_the_waiting_for_others(tmp_path):
-    """Of one that others have come to, of one that came, and of one that finds nobody."""
+    """Of process 0, of a process that is connected, and of one that finds no process 0."""
     ports = (free_port(), free_port())
     options = ("train", "digits", "--workdir", str(tmp_path / "run"), "--mesh.processes", "3")
     first, second, lonely = (
@@ -386,7 +383,7 @@ def test_a_signal_ends_the_waiting_for_others(tmp_path):
 def test_two_that_are_the_same():
     done = children("pass", *explicit(3, {}, {}, {"process_id": 1}))
     assert [child.returncode for child in done] == [2, 2, 2]
-    message = "two processes say that they are process 1 (mesh.process_id)\n"
+    message = "two processes have the index 1 (mesh.process_id)\n"
     assert all(child.stderr.endswith(message) for child in done)
 
 

@@ -43,7 +43,7 @@ def test_one_channel_is_repeated_to_three():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_one_value_stands_for_all_channels(channels):
+def test_one_value_applies_to_all_channels(channels):
     image = np.random.default_rng(0).integers(0, 256, (2, 3, 4, channels), np.uint8)
     one = prepared(image, (0, 1), mean=(0.3,), std=(0.4,))["image"]
     three = prepared(image, (0, 1), mean=(0.3,) * 3, std=(0.4,) * 3)["image"]
@@ -61,7 +61,7 @@ def test_target_is_one_hot():
 def test_smoothing_spreads_over_all_classes(classes, smoothing):
     found = prepared(np.zeros((2, 1, 1, 3)), (1, 0), classes=classes, smoothing=smoothing)
     target = found["target"]
-    # the label keeps its own part of what is spread (Szegedy 2016, section 7)
+    # the label also gets its share of s (Szegedy 2016, section 7)
     label, others = 1 - smoothing + smoothing / classes, smoothing / classes
     expected = np.full((2, classes), others)
     expected[[0, 1], [1, 0]] = label
@@ -89,4 +89,4 @@ def test_the_rest_of_the_batch_is_kept():
     assert found["label"].tolist() == [3, 1] and found["mask"].tolist() == [1.0, 0.0]
     assert (
         batch["image"].dtype == jnp.uint8 and "target" not in batch
-    )  # what was given is as it was
+    )  # the input batch is unchanged

@@ -1,4 +1,4 @@
-"""The step on one device and on eight, and what it sums."""
+"""The training and evaluation step on one device and on eight, and its sums."""
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def test_groups_of_a_device_differ_from_the_global_batch(devices):
 
 
 def test_one_step_is_the_gradient_of_the_mean_loss(devices):
-    """Against a step written out: mean cross-entropy, plain SGD, statistics moved once."""
+    """Compared with a step written out here: mean cross-entropy, plain SGD, updated statistics."""
     optim = OptimConfig(momentum=0.0, weight_decay=0.0)
     model, prepare, mesh, state, step = parts(devices[:1], optim=optim, smoothing=0.1)
     before = jax.device_get(state)
@@ -108,7 +108,7 @@ def test_one_step_is_the_gradient_of_the_mean_loss(devices):
     assert all(jax.tree.leaves(moved))
 
 
-def test_ema_is_of_parameters_and_statistics(devices):
+def test_ema_averages_parameters_and_statistics(devices):
     _, _, mesh, state, step = parts(devices[:1], ema_decay=0.99)
     average = jax.device_get(state.ema)
     for i in range(3):
@@ -127,8 +127,8 @@ def test_state_is_donated_and_only_arrays(devices):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
-def test_randomness_is_of_seed_and_step(devices):
-    """The same state and batch at another step draw another dropout mask; a second run the same."""
+def test_randomness_depends_on_seed_and_step(devices):
+    """A second run draws the same dropout masks; another step with the same batch draws others."""
     first, sums = run(devices[:1], 2, drop_path=0.5)
     again, sums_again = run(devices[:1], 2, drop_path=0.5)
     assert_close(first, again, 0)
@@ -150,7 +150,7 @@ def test_bfloat16_keeps_float32_where_it_must(devices):
 
 
 def test_evaluation_masks(devices):
-    """What is masked counts for nothing, whatever its pixels; examples come back one by one."""
+    """Masked examples do not count, whatever their pixels; values are returned per example."""
     model, prepare, mesh, state, _ = parts(devices)
     evaluate = make_eval_step(model, Classify(), prepare, mesh)
     batch = host_batch(0)

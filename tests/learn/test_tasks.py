@@ -1,4 +1,4 @@
-"""train/learn/tasks.py: loss and metrics in closed form, with ties and NaN."""
+"""train/learn/tasks/classify.py: loss and metrics in closed form, with ties and NaN."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_loss_by_hand():
     np.testing.assert_allclose(found, [math.log(10)] * 2, rtol=1e-6)
     found = loss([[math.log(3), 0.0]] * 2, np.eye(2))
     np.testing.assert_allclose(found, [math.log(4 / 3), math.log(4)], rtol=1e-6)
-    smoothed = loss([[math.log(3), 0.0]], [[0.75, 0.25]])  # its least value is the entropy
+    smoothed = loss([[math.log(3), 0.0]], [[0.75, 0.25]])  # its minimum is the entropy
     np.testing.assert_allclose(
         smoothed, [-0.75 * math.log(0.75) - 0.25 * math.log(0.25)], rtol=1e-6
     )
@@ -57,7 +57,7 @@ def test_ranks_from_first_to_last():
     assert scores(logits, range(7)) == [(1, 1)] + [(0, 1)] * 4 + [(0, 0)] * 2
 
 
-def test_each_row_is_judged_by_its_own_label():
+def test_each_row_is_compared_with_its_own_label():
     draw = np.random.default_rng(0)
     logits, label = draw.normal(size=(200, 20)), draw.integers(0, 20, 200)
     order = np.argsort(-logits, axis=-1)
@@ -67,27 +67,27 @@ def test_each_row_is_judged_by_its_own_label():
 
 
 @pytest.mark.parametrize("label", [0, 3, 9])
-def test_the_same_for_every_class_earns_nothing(label):
+def test_constant_logits_count_as_wrong(label):
     assert scores([[0.5] * 10], [label]) == [(0, 0)]
 
 
 def test_ties_count_against_the_example():
-    assert scores([[1, 1, 0, 0, 0, 0, 0]], [0]) == [(0, 1)]  # second, with the other
+    assert scores([[1, 1, 0, 0, 0, 0, 0]], [0]) == [(0, 1)]  # second, tied
     assert scores([[1, 1, 0, 0, 0, 0, 0]], [1]) == [(0, 1)]
     assert scores([[9, 8, 7, 6, 1, 1, 0]], [4]) == [(0, 0)]  # sixth
     assert scores([[9, 8, 7, 1, 1, 0, 0]], [3]) == [(0, 1)]  # fifth
-    assert scores([[9, 0, 0, 0, 0, 0, 0]], [0]) == [(1, 1)]  # ties of others do not matter
+    assert scores([[9, 0, 0, 0, 0, 0, 0]], [0]) == [(1, 1)]  # ties of other classes do not matter
 
 
 @pytest.mark.parametrize("label", [0, 6])
-def test_logits_that_are_no_numbers_are_wrong(label):
+def test_nan_at_the_label_counts_as_wrong(label):
     assert scores([[NAN] * 7], [label]) == [(0, 0)]
     own = [1.0] * 7
     own[label] = NAN
     assert scores([own], [label]) == [(0, 0)]
 
 
-def test_logits_of_others_that_are_no_numbers_count_against_the_example():
+def test_nan_at_other_classes_counts_against_the_example():
     assert scores([[9, NAN, 0, 0, 0, 0, 0]], [0]) == [(0, 1)]
     assert scores([[9, NAN, NAN, NAN, NAN, NAN, 0]], [0]) == [(0, 0)]
 
@@ -105,5 +105,5 @@ def test_with_five_classes_or_fewer_all_are_among_five(classes):
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
-def test_what_is_no_number_is_wrong_with_few_classes_too(classes):
+def test_nan_is_wrong_with_few_classes_too(classes):
     assert scores([[NAN] * classes], [0]) == [(0, 0)]

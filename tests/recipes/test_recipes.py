@@ -16,7 +16,7 @@ import pytest
 from resnet_jax.zoo import ZOO
 from train.config import ConfigError, DataConfig, RunConfig, to_steps
 from train.config.serialize import to_json
-from train.data.images.crops import decode
+from train.data.images.decode import decode
 from train.data.sources import open_splits
 from train.recipes import all_recipes, get_recipe, modules
 

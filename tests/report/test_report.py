@@ -1,4 +1,4 @@
-"""The report is parsed as a browser would, and held against numbers worked out by hand."""
+"""The report, parsed as by a browser and compared with numbers computed by hand."""
 
 import base64
 import datetime
@@ -6,13 +6,15 @@ import html.parser
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from train.report.classification import Predictions
+from train.learn.tasks import Classify
+from train.report.base import Examples
 from train.report.page import Subject, write_report
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -87,25 +89,26 @@ def grey(index: int) -> np.ndarray:
     return np.full((8, 8, 1), index % 256, np.uint8)
 
 
-def said(
+def predicted(
     label: Sequence[int],
     prediction: Sequence[int],
     loss: Sequence[float] | None = None,
     name: list[str] | None = None,
-) -> Predictions:
+) -> Examples:
+    """Examples of classes that `report` names."""
     n = len(label)
-    return Predictions(
-        np.array(label, np.int32),
-        np.array(prediction, np.int32),
-        np.full(n, 0.5, np.float32),
-        np.array([0.1] * n if loss is None else loss, np.float32),
-        name or [f"test[{i}]" for i in range(n)],
-    )
+    values = {
+        "label": np.array(label, np.int32),
+        "prediction": np.array(prediction, np.int32),
+        "confidence": np.full(n, 0.5, np.float32),
+        "loss": np.array([0.1] * n if loss is None else loss, np.float32),
+    }
+    return Examples(values, name or [f"test[{i}]" for i in range(n)], [], grey)
 
 
 def report(
     workdir: Path,
-    predictions: Predictions,
+    examples: Examples,
     names: Sequence[str],
     metrics: str | list[dict] | None = None,
     config: dict | None = None,
@@ -118,7 +121,8 @@ def report(
         (workdir / "metrics.jsonl").write_text(metrics, "utf-8")
     if config is not None:
         (workdir / "config.json").write_text(json.dumps(config), "utf-8")
-    path = write_report(workdir, predictions, names, picture, subject=subject, written=WRITTEN)
+    examples = replace(examples, class_names=names, picture=picture)
+    path = write_report(workdir, Classify(), examples, subject=subject, written=WRITTEN)
     assert path == workdir / "report" / "index.html"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]  # no temporary file is left
     return Page(path)
@@ -139,7 +143,7 @@ PREDICTION = [0, 0, 0, 1, 1, 0, 0, 3]
 
 
 def test_confusion_matrix_counts_rows_as_true_class(tmp_path):
-    page = report(tmp_path, said(LABEL, PREDICTION), ANIMALS)
+    page = report(tmp_path, predicted(LABEL, PREDICTION), ANIMALS)
     assert page.rows("matrix") == [
         ["cat", "3", "1", "0", "0"],
         ["dog", "2", "1", "0", "0"],
@@ -154,7 +158,7 @@ def test_confusion_matrix_counts_rows_as_true_class(tmp_path):
 
 def test_counts_move_to_the_tooltip_beyond_20_classes(tmp_path):
     names = [f"c{i}" for i in range(21)]
-    page = report(tmp_path, said([3, 3], [3, 20]), names)
+    page = report(tmp_path, predicted([3, 3], [3, 20]), names)
     rows = page.rows("matrix dense")
     assert len(rows) == 21 and set(rows[3][1:]) == {""}
     assert "c3 as c20: 1 of 2 (50.00%)" in [a.get("title") for a in page.attributes("td")]
@@ -162,7 +166,7 @@ def test_counts_move_to_the_tooltip_beyond_20_classes(tmp_path):
 
 def test_scores_of_classes_are_sorted_worst_first(tmp_path):
     """Recall, precision and F1 by hand: 3 of 5 predicted cats are cats, 1 of 2 dogs."""
-    page = report(tmp_path, said(LABEL, PREDICTION), ANIMALS)
+    page = report(tmp_path, predicted(LABEL, PREDICTION), ANIMALS)
     assert page.rows("classes") == [
         ["eel", "1", "0.00%", "-", "0.00%", "fox (1)"],
         ["dog", "3", "33.33%", "50.00%", "40.00%", "cat (2)"],
@@ -180,7 +184,7 @@ def test_many_classes_list_confusions_and_fold_the_rest(tmp_path):
     wrong = np.tile(np.arange(100), 60) < label
     page = report(
         tmp_path,
-        said(label, np.where(wrong, (label + 1) % 60, label)),
+        predicted(label, np.where(wrong, (label + 1) % 60, label)),
         [f"c{i}" for i in range(60)],
     )
     assert not page.rows("matrix") and not page.rows("matrix dense")
@@ -198,15 +202,15 @@ def test_many_classes_list_confusions_and_fold_the_rest(tmp_path):
 def test_worst_mistakes_are_wrong_and_by_loss(tmp_path):
     # The highest losses of all, 99 and NaN, are a right prediction and one that cannot be ranked.
     loss = [99, 1, 5, np.nan, 3, np.inf]
-    predictions = said([0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 0], loss)
-    asked = []
+    predictions = predicted([0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 0], loss)
+    shown = []
 
     def picture(index):
-        asked.append(index)
+        shown.append(index)
         return grey(index)
 
     page = report(tmp_path, predictions, ["a", "b"], picture=picture)
-    assert asked == [5, 2, 4, 1, 3]
+    assert shown == [5, 2, 4, 1, 3]
     names = [text for where, text in page.texts if where.endswith("figcaption/small")]
     assert names == ["test[5]", "test[2]", "test[4]", "test[1]", "test[3]"]
     bold = [text for where, text in page.texts if where.endswith("/b")]
@@ -215,7 +219,7 @@ def test_worst_mistakes_are_wrong_and_by_loss(tmp_path):
 
 
 def test_at_most_24_mistakes_are_shown(tmp_path):
-    page = report(tmp_path, said([0] * 40, [1] * 40, range(40)), ["a", "b"])
+    page = report(tmp_path, predicted([0] * 40, [1] * 40, range(40)), ["a", "b"])
     names = [text for where, text in page.texts if where.endswith("figcaption/small")]
     assert names == [f"test[{i}]" for i in range(39, 15, -1)]
 
@@ -223,7 +227,7 @@ def test_at_most_24_mistakes_are_shown(tmp_path):
 @pytest.mark.parametrize("shape", [(28, 20, 1), (32, 32, 3), (70, 90, 3)])
 def test_pictures_hold_exactly_the_pixels(tmp_path, shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    page = report(tmp_path, said([0], [1]), ["a", "b"], picture=lambda i: pixels)
+    page = report(tmp_path, predicted([0], [1]), ["a", "b"], picture=lambda i: pixels)
     (image,) = page.attributes("img")
     payload = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
     decoded = Image.open(io.BytesIO(payload))
@@ -234,11 +238,11 @@ def test_pictures_hold_exactly_the_pixels(tmp_path, shape):
     assert image["class"] == f"x{factor}"
 
 
-def test_no_mistakes_and_no_examples_are_said(tmp_path):
-    page = report(tmp_path, said([0, 1], [0, 1]), ["a", "b"])
+def test_no_mistakes_and_no_examples_are_reported(tmp_path):
+    page = report(tmp_path, predicted([0, 1], [0, 1]), ["a", "b"])
     assert "No mistakes: all 2 predictions are right." in page.text
     assert not page.attributes("img")
-    page = report(tmp_path, said([], []), ["a", "b"])
+    page = report(tmp_path, predicted([], []), ["a", "b"])
     assert "No examples evaluated." in page.text and "No mistakes" not in page.text
     assert page.cards()["Top-1 accuracy"][0] == page.cards()["Loss"][0] == "-"
 
@@ -251,7 +255,7 @@ def test_everything_given_is_escaped(tmp_path, classes):
         "model": {"name": EVIL, EVIL: [EVIL, {"x": EVIL}]},
         "parameters": EVIL,
     }
-    page = report(tmp_path, said([0, 1], [1, 0], name=[EVIL, "x"]), names, config=config)
+    page = report(tmp_path, predicted([0, 1], [1, 0], name=[EVIL, "x"]), names, config=config)
     assert not page.attributes("script")
     # Title and heading (twice each), two cards, a file name; class names throughout.
     assert page.text.count(EVIL) >= 10
@@ -263,7 +267,7 @@ def test_everything_given_is_escaped(tmp_path, classes):
 
 def test_page_is_self_contained(tmp_path):
     metrics = [training(1), evaluation(1, 0.5), training(2), evaluation(2, 0.6, ema_top1=0.7)]
-    page = report(tmp_path, said([0, 1], [1, 1]), ["a", "b"], metrics, {"recipe": "r"})
+    page = report(tmp_path, predicted([0, 1], [1, 1]), ["a", "b"], metrics, {"recipe": "r"})
     assert not {"script", "link", "iframe", "object", "base", "a"} & {tag for tag, _ in page.tags}
     assert "://" not in page.source and "@import" not in page.source and "url(" not in page.source
     sources = [a[key] for _, a in page.tags for key in ("src", "href", "srcset") if key in a]
@@ -273,9 +277,9 @@ def test_page_is_self_contained(tmp_path):
     assert "viewport" in [a.get("name") for a in page.attributes("meta")]
 
 
-def test_torn_lines_are_left_out(tmp_path):
+def test_torn_lines_are_skipped(tmp_path):
     good = json.dumps(evaluation(10, 0.5)) + "\n"
-    # Torn by a kill, gone on with after a resume, then torn in the middle of a character.
+    # Torn by a kill, continued after a resume, then torn in the middle of a character.
     text = (
         good
         + '{"step": 20, "sp'
@@ -285,7 +289,7 @@ def test_torn_lines_are_left_out(tmp_path):
         + "\n"
     )
     (tmp_path / "metrics.jsonl").write_bytes(text.encode() + b'{"step": 40, "split": "\xc3')
-    page = report(tmp_path, said([0], [0]), ["a"])
+    page = report(tmp_path, predicted([0], [0]), ["a"])
     assert page.cards()["Top-1 accuracy at the end"][0] == "70.00%"
     assert page.cards()["Steps"] == ["30", "3 epochs"]
     assert "Unreadable lines skipped: 4." in page.text
@@ -293,7 +297,7 @@ def test_torn_lines_are_left_out(tmp_path):
 
 def test_no_metrics_and_no_config(tmp_path):
     for metrics in (None, "", "\n"):
-        page = report(tmp_path, said([0], [0]), ["a"], metrics)
+        page = report(tmp_path, predicted([0], [0]), ["a"], metrics)
         assert "No metrics yet." in page.text and "No config.json." in page.text
         assert not page.attributes("svg")
         assert page.cards()["Top-1 accuracy at the end"] == ["-", "not evaluated"]
@@ -302,28 +306,30 @@ def test_no_metrics_and_no_config(tmp_path):
 
 def test_config_is_shown_whole(tmp_path):
     config = {"optim": {"lr": 0.1, "betas": [0.9, 0.99]}, "dir": None, "stages": [{"n": 7}, {}]}
-    page = report(tmp_path, said([0], [0]), ["a"], config=config)
+    page = report(tmp_path, predicted([0], [0]), ["a"], config=config)
     assert page.config() == config
 
 
 def test_file_names_that_are_not_utf8_do_not_stop_it(tmp_path):
-    page = report(tmp_path, said([0], [1], name=["caf\udce9.png"]), ["é", "b"])
+    page = report(tmp_path, predicted([0], [1], name=["caf\udce9.png"]), ["é", "b"])
     assert "caf\\xe9.png" in page.text and "é" in page.text
 
 
 def test_a_failed_report_leaves_the_old_one(tmp_path):
-    old = report(tmp_path, said([0], [0]), ["a"]).source
+    old = report(tmp_path, predicted([0], [0]), ["a"]).source
 
     def picture(index):
         raise OSError("the image is gone")
 
     with pytest.raises(OSError, match="gone"):
-        write_report(tmp_path, said([0], [1]), ["a", "b"], picture)
+        report(tmp_path, predicted([0], [1]), ["a", "b"], picture=picture)
     assert (tmp_path / "report" / "index.html").read_text("utf-8") == old
 
 
 def test_predictions_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"prediction in 0\.\.2, but there are 2 classes"):
-        write_report(tmp_path, said([0, 1], [0, 2]), ["a", "b"], grey)
-    with pytest.raises(ValueError, match="differ in length"):
-        write_report(tmp_path, said([0, 1], [0]), ["a", "b"], grey)
+        report(tmp_path, predicted([0, 1], [0, 2]), ["a", "b"])
+    with pytest.raises(ValueError, match=r"differ in length: \{'label': 2, 'prediction': 1"):
+        report(tmp_path, predicted([0, 1], [0]), ["a", "b"])
+    with pytest.raises(ValueError, match=r"differ in length: .*'name': 1"):
+        report(tmp_path, predicted([0, 1], [0, 1], name=["one"]), ["a", "b"])

@@ -1,4 +1,4 @@
-"""The figures of the report: cards, scores of classes, and what they are of."""
+"""The figures of the report: cards, scores of classes, and the checkpoint they belong to."""
 
 import re
 import warnings
@@ -6,8 +6,16 @@ import warnings
 import numpy as np
 import pytest
 
-from tests.report.test_report import ANIMALS, LABEL, PREDICTION, evaluation, report, said, training
-from train.report.classification import class_scores, macro
+from tests.report.test_report import (
+    ANIMALS,
+    LABEL,
+    PREDICTION,
+    evaluation,
+    predicted,
+    report,
+    training,
+)
+from train.report.classification import Predictions, class_scores, macro
 from train.report.page import Subject
 
 
@@ -29,7 +37,7 @@ def test_summary_numbers(tmp_path):
     names = [*ANIMALS, "gnu", "hen"]
     of = "best checkpoint, step 3,000; test split"
     page = report(
-        *(tmp_path, said(LABEL, PREDICTION, [0.5] * 8), names, metrics, config),
+        *(tmp_path, predicted(LABEL, PREDICTION, [0.5] * 8), names, metrics, config),
         subject=Subject(3000),
     )
     assert page.cards() == {
@@ -49,46 +57,46 @@ def test_summary_numbers(tmp_path):
     headings = [text for where, text in page.texts if where.endswith(("h1", "title"))]
     assert headings == ["digits: resnet20 on mnist, 2026-11-28"] * 2
     assert (
-        "The figures, the confusion matrix and the mistakes on this page are of the best "
-        "checkpoint (step 3,000) on the test split (8 images), unless a card says otherwise."
+        "The results on this page are those of the best checkpoint (step 3,000) on the test split "
+        "(8 images), unless a card says otherwise."
     ) in page.text
 
 
-def test_averaged_weights_are_named_and_their_own_top5(tmp_path):
+def test_averaged_weights_are_named_and_shown_with_their_top5(tmp_path):
     metrics = [evaluation(30, 0.5, top5=0.9, ema_top1=0.8, ema_top5=0.95)]
     names = [f"c{i}" for i in range(6)]
-    page = report(tmp_path, said([0], [0]), names, metrics, subject=Subject(30, "ema"))
+    page = report(tmp_path, predicted([0], [0]), names, metrics, subject=Subject(30, "ema"))
     of = "best checkpoint, step 30, averaged weights; evaluation split"
     assert page.cards()["Top-5 accuracy"] == ["95.00%", of]
-    other = report(tmp_path, said([0], [0]), names, metrics, subject=Subject(20, "ema"))
-    assert "Top-5 accuracy" not in other.cards()  # nothing is known of that step
+    other = report(tmp_path, predicted([0], [0]), names, metrics, subject=Subject(20, "ema"))
+    assert "Top-5 accuracy" not in other.cards()  # that step was not evaluated
 
 
 def test_top5_of_five_classes_is_not_shown(tmp_path):
     for count in (5, 6):
         names = [f"c{i}" for i in range(count)]
         metrics = [evaluation(30, 0.5, top5=1.0)]
-        page = report(tmp_path, said([0], [0]), names, metrics, subject=Subject(30))
+        page = report(tmp_path, predicted([0], [0]), names, metrics, subject=Subject(30))
         assert ("top-5" in page.text.lower()) == (count == 6)
 
 
 def test_accuracy_throughout(tmp_path):
     metrics = [training(1, top1=0.25), evaluation(1, 0.5)]
-    page = report(tmp_path, said([0], [1]), ["a", "b"], metrics)
+    page = report(tmp_path, predicted([0], [1]), ["a", "b"], metrics)
     assert "error" not in page.text.lower() and "Top-1 accuracy (%)" in page.source
 
 
-def test_a_share_that_is_held_out_is_called_so(tmp_path):
+def test_a_held_out_share_is_named(tmp_path):
     config = {"data": {"name": "folder", "dir": "/photos/cats & dogs", "eval_split": "val"}}
-    inside = report(tmp_path, said([0], [0], name=["val/a/1.png"]), ["a"], config=config)
+    inside = report(tmp_path, predicted([0], [0], name=["val/a/1.png"]), ["a"], config=config)
     assert "on the val split (1 images)" in inside.text
-    share = report(tmp_path, said([0], [0], name=["a/1.png"]), ["a"], config=config)
+    share = report(tmp_path, predicted([0], [0], name=["a/1.png"]), ["a"], config=config)
     assert "on the held-out share (1 images)" in share.text
     titles = [text for where, text in share.texts if where.endswith("title")]
     assert titles == ["folder cats & dogs, 2026-11-28"]
 
 
-def test_what_it_takes_to_do_the_run_again(tmp_path):
+def test_the_section_that_repeats_the_run(tmp_path):
     config = {
         "command": "resnet-jax train folder --data.dir 'my photos'",
         "data": {"name": "folder", "dir": "my photos"},
@@ -98,7 +106,7 @@ def test_what_it_takes_to_do_the_run_again(tmp_path):
         "versions": {"python": "3.12.1", "jax": "0.11.2"},
         "examples": {"train": 1400, "eval": 100},
     }
-    page = report(tmp_path, said([0], [0]), ["a"], config=config)
+    page = report(tmp_path, predicted([0], [0]), ["a"], config=config)
     found = [text for where, text in page.texts if re.search(r"section/dl/d[dt]$", where)]
     assert dict(zip(found[::2], found[1::2], strict=True)) == {
         "Command": "resnet-jax train folder --data.dir 'my photos'",
@@ -112,11 +120,13 @@ def test_what_it_takes_to_do_the_run_again(tmp_path):
 
 
 def test_the_training_loss_is_explained(tmp_path):
-    plain = report(tmp_path, said([0], [0]), ["a"], [training(1)], {"mix": {"label_smoothing": 0}})
+    plain = report(
+        tmp_path, predicted([0], [0]), ["a"], [training(1)], {"mix": {"label_smoothing": 0}}
+    )
     assert "mean over the steps since the point before" in plain.text
     assert "smoothed" not in plain.text
     config = {"mix": {"label_smoothing": 0.1}}
-    page = report(tmp_path, said([0], [0]), ["a"], [training(1)], config)
+    page = report(tmp_path, predicted([0], [0]), ["a"], [training(1)], config)
     assert "against smoothed targets (mix.label_smoothing 0.1)" in page.text
 
 
@@ -127,7 +137,7 @@ def test_scores_are_scikit_learns():
     label = rng.integers(0, 7, 300)
     prediction = np.where(rng.random(300) < 0.5, label, rng.integers(0, 9, 300))
     prediction[prediction == 3] = 4  # a class that is never predicted
-    scores = class_scores(said(label, prediction), 9)
+    scores = class_scores(Predictions(label, prediction, np.zeros(300), np.zeros(300)), 9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         precision, recall, f1, _ = precision_recall_fscore_support(

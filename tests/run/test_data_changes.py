@@ -13,7 +13,8 @@ from tests.runs import tiny
 from train.config import ConfigError, DataConfig, RunConfig
 from train.distributed.processes import Processes
 from train.run.data_changes import check_data, file_digests, open_eval_data
-from train.run.parts import Run, read_config, write_config
+from train.run.directory import read_config, write_config
+from train.run.parts import Run
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_a_copy_of_the_runs_folder_is_split_as_in_training(run, photos, tmp_path
     shutil.copytree(photos, tmp_path / "copy")
     files, notes = evaluated(run, tmp_path / "run", dir=str(tmp_path / "copy"))
     assert files == held_out(run)
-    assert notes == [f"{tmp_path / 'copy'} holds the run's own data: it is split as in training"]
+    assert notes == [f"{tmp_path / 'copy'} holds the run's data: it is split as in training"]
 
 
 def test_another_folder_may_lack_classes_but_has_no_others(run, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from tests.examples import picture
 from tests.run.test_data_changes import begin, evaluated, forget, held_out
 from train.config import RunConfig
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_copy_with_another_file_is_split_as_in_training(run, photos, tmp_path)
         picture(copy / f"a/more{i}.png", 99)
     files, notes = evaluated(run, tmp_path / "run", dir=str(copy))
     assert [name for name in files if "more" not in name] == held_out(run)
-    assert notes[0] == f"{copy} holds the run's own data: it is split as in training"
+    assert notes[0] == f"{copy} holds the run's data: it is split as in training"
     assert "training files" in notes[1] and " added (a/more" in notes[1]
 
 

@@ -18,13 +18,15 @@ import train.run.trainer
 from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunError
-from train.data.order import asked
+from train.data.order import example_indices
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.signals import StopSignal
 from train.inference.inference import evaluate_run
+from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import Run, read_config
+from train.run.parts import Run
 
 TIMES = ("seconds", "images_per_sec", "input_wait")
 
@@ -34,7 +36,7 @@ def content(workdir: Path) -> tuple[list[dict], list[bytes]]:
     import jax
 
     config = read_config(workdir)
-    restored = Checkpoints(workdir / "checkpoints", config.checkpoint).restore(
+    restored = Checkpoints(workdir / "checkpoints", config.checkpoint, Classify()).restore(
         Run(config).new_state()
     )
     rows = [
@@ -240,7 +242,7 @@ def test_a_bad_image_ends_the_run_and_loses_nothing(tmp_path):
     workdir = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"train/blue/05.png: not an image.*skip") as caught:
         fit(config, workdir, quiet=True)
-    assert 5 in asked(48, 0, 8, step=1)  # the second batch of seed 0 has it
+    assert 5 in example_indices(48, 0, 8, step=1)  # the second batch of seed 0 has it
     assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["1"]
     assert "What was trained is saved, up to step 1" in str(caught.value)
 
@@ -307,7 +309,7 @@ def test_signals_reach_only_the_main_thread_of_a_run(tmp_path):
     thread.start()
     thread.join()
     assert not failures
-    assert Checkpoints(tmp_path / "checkpoints", tiny().checkpoint).steps() == [5]
+    assert Checkpoints(tmp_path / "checkpoints", tiny().checkpoint, Classify()).steps() == [5]
 
 
 def test_a_network_without_batch_norm(tmp_path, monkeypatch):
@@ -319,7 +321,7 @@ def test_a_network_without_batch_norm(tmp_path, monkeypatch):
         with pytest.raises(RunError, match="after step 4 of 10, saved"):
             fit(config, tmp_path, quiet=True)
     fit(config, tmp_path, quiet=True)  # resumes
-    weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint)
+    weights = Checkpoints(tmp_path / "checkpoints", config.checkpoint, Classify())
     variables = weights.restore_weights("last", replicated_sharding(make_mesh())).variables
     assert variables["batch_stats"] == {} and variables["params"]["head"]["bias"].shape == (10,)
     assert weights.steps()[-1] == 10

@@ -1,4 +1,4 @@
-"""train/run/metrics.py: sums that stay exact, and a log that neither repeats nor loses a row."""
+"""train/run/metrics.py: exact sums, and a log that neither repeats nor loses a row."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from train.run.metrics import AHEAD, MetricsLog, NonFinite, Window, means
 
 
 def sums(step: int) -> dict[str, jnp.ndarray]:
-    """A step's sums as the device has them: float32, of very different sizes."""
+    """The sums of a step as on the device: float32, of very different magnitudes."""
     draw = np.random.default_rng(step)
     return {
         "loss": jnp.float32(draw.uniform(0, 1000)),
@@ -41,28 +41,28 @@ def test_totals_are_float64_sums():
     totals = filled(range(300)).fetch()
     expected = {name: sum(float(sums(i)[name]) for i in range(300)) for name in sums(0)}
     assert totals == {**expected, "steps": 300}
-    # float32 would not have got there
+    # a float32 sum would be inexact
     rounded = np.float32(0)
     for i in range(300):
         rounded += np.float32(sums(i)["loss"])
     assert float(rounded) != totals["loss"]
 
 
-def test_only_so_many_steps_are_on_their_way():
-    """More than XLA's CPU devices have room for, and they wait for one another for good."""
+def test_the_number_of_queued_steps_is_limited():
+    """With too many, XLA's CPU devices deadlock: they wait for one another."""
 
     @jax.jit
     def slow(x):  # about 0.1 s
         return jax.lax.fori_loop(0, 30, lambda _, x: jnp.tanh(x @ x), x).sum()
 
     window, x = Window(), jnp.eye(512)
-    on_their_way = []
+    queued = []
     for step in range(AHEAD + 3):
         total = slow(x * step)
-        on_their_way.append(total)
+        queued.append(total)
         window.add(step, {"loss": total})
-        assert all(total.is_ready() for total in on_their_way[:-AHEAD])
-    assert not on_their_way[-1].is_ready()  # the last of them nothing waits for
+        assert all(total.is_ready() for total in queued[:-AHEAD])
+    assert not queued[-1].is_ready()  # nothing waits for the newest
 
 
 @pytest.mark.parametrize("pieces", [[300], [1] * 300, [7, 100, 193]], ids=["1", "300", "3"])
@@ -73,7 +73,7 @@ def test_totals_do_not_depend_on_when_they_are_fetched(pieces):
             window.add(step, sums(step))
             step += 1
         window.fetch()
-        window.fetch()  # and again: nothing is counted twice
+        window.fetch()  # a second fetch counts nothing twice
     assert window.fetch() == filled(range(300)).fetch()
 
 
@@ -81,11 +81,11 @@ def test_totals_go_on_from_a_checkpoint():
     saved = json.loads(json.dumps(filled(range(100)).fetch()))
     resumed = filled(range(100, 300), saved)
     assert resumed.fetch() == filled(range(300)).fetch()
-    assert saved == filled(range(100)).fetch()  # what was read is not written to
+    assert saved == filled(range(100)).fetch()  # the loaded totals are not modified
 
 
-def test_what_a_checkpoint_was_given_does_not_change_afterwards():
-    """Orbax writes it in the background, while the window goes on."""
+def test_fetched_totals_do_not_change_afterwards():
+    """Orbax writes them in the background while steps are added."""
     window = filled(range(3))
     saved = window.fetch()
     before = dict(saved)
@@ -94,7 +94,7 @@ def test_what_a_checkpoint_was_given_does_not_change_afterwards():
     assert saved == before
 
 
-def test_close_gives_means_and_starts_anew():
+def test_close_returns_means_and_empties_the_window():
     window = filled(range(10))
     row = window.close()
     assert row == {
@@ -120,16 +120,17 @@ def test_the_first_value_that_is_not_finite_is_named(name, value):
     assert issubclass(NonFinite, RunError)
 
 
-def test_the_loss_is_named_before_what_follows_from_it():
+def test_the_loss_is_named_before_the_gradient():
     window = Window(limit=1)
     nan, inf = jnp.float32(math.nan), jnp.float32(-math.inf)
     window.add(3, {**dict.fromkeys(("count", "grad_norm"), nan), "loss": inf})
     window.fetch()
-    assert window.left_out == [(3, "loss", "-inf")]
-    assert Window(left_out=[[2, "loss"]]).left_out == [(2, "loss", "not finite")]  # an old one
+    assert window.skipped_steps == [(3, "loss", "-inf")]
+    old = Window(skipped_steps=[[2, "loss"]])
+    assert old.skipped_steps == [(2, "loss", "not finite")]  # of an old checkpoint
 
 
-def test_a_loss_that_is_not_finite_may_be_let_pass():
+def test_an_evaluation_accepts_a_loss_that_is_not_finite():
     window = filled(range(2))
     window.add(2, {**sums(2), "loss": jnp.float32(math.nan)})
     totals = window.fetch(finite=False)
@@ -159,17 +160,17 @@ def test_missing_file_has_no_rows(tmp_path):
 
 
 @pytest.mark.parametrize("cut", range(1, len(json.dumps(row(3)))))
-def test_a_torn_last_line_is_left_out(tmp_path, cut):
+def test_a_torn_last_line_is_skipped(tmp_path, cut):
     write(tmp_path / "metrics.jsonl", [row(1), row(2)], json.dumps(row(3))[:cut])
     assert read_metrics(tmp_path / "metrics.jsonl") == [row(1), row(2)]
 
 
-def test_a_whole_last_line_needs_no_end(tmp_path):
+def test_a_whole_last_line_needs_no_newline(tmp_path):
     write(tmp_path / "metrics.jsonl", [row(1)], json.dumps(row(2)))
     assert read_metrics(tmp_path / "metrics.jsonl") == [row(1), row(2)]
 
 
-def test_lines_that_are_no_rows_are_left_out_and_counted(tmp_path):
+def test_lines_that_are_no_rows_are_skipped_and_counted(tmp_path):
     path = tmp_path / "metrics.jsonl"
     torn = ['{"step": 2, "spl', "12", "null", '{"step": "x", "split": "train"}', '{"split": "a"}']
     path.write_text("\n".join([json.dumps(row(1)), *torn, "", json.dumps(row(3))]) + "\n")
@@ -195,7 +196,7 @@ def lines(workdir: Path) -> list[dict]:
 
 
 def events(workdir: Path) -> list[Event]:
-    """What TensorBoard reads: records of (length, checksum, bytes, checksum)."""
+    """The events as TensorBoard reads them: records of (length, checksum, bytes, checksum)."""
     found = []
     for path in sorted((workdir / "tensorboard").iterdir()):
         data, at = path.read_bytes(), 0
@@ -218,7 +219,7 @@ def test_new_log(tmp_path):
     log = MetricsLog(tmp_path, 0)
     assert lines(tmp_path) == []
     log.write(row(1))
-    assert lines(tmp_path) == [row(1)]  # there before anything else is saved
+    assert lines(tmp_path) == [row(1)]  # on disk before anything else is saved
     log.write(row(1, "eval"))
     log.write(row(2))
     assert lines(tmp_path) == [row(1), row(1, "eval"), row(2)]
@@ -227,7 +228,7 @@ def test_new_log(tmp_path):
     assert [path.name for path in tmp_path.glob("*.*")] == ["metrics.jsonl"]
 
 
-def test_resumed_log_drops_what_was_behind_the_checkpoint(tmp_path):
+def test_resumed_log_drops_rows_after_the_checkpoint(tmp_path):
     rows = [row(5), row(10), row(10, "eval"), row(15), row(20), row(20, "eval")]
     write(tmp_path / "metrics.jsonl", rows, torn='{"step": 2')
     log = MetricsLog(tmp_path, 10)
@@ -244,7 +245,7 @@ def test_the_checkpoints_own_row_is_kept(tmp_path, last_step, kept):
     assert lines(tmp_path) == [row(5), row(10)][:kept]
 
 
-def test_a_torn_line_is_not_glued_to_the_next(tmp_path):
+def test_a_torn_line_is_not_joined_to_the_next(tmp_path):
     write(tmp_path / "metrics.jsonl", [row(5)], torn=json.dumps(row(10))[:-1])
     log = MetricsLog(tmp_path, 10)
     log.write(row(15))
@@ -260,7 +261,7 @@ def test_numbers_survive_the_log(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == [exact]
 
 
-def test_tensorboard_is_told_the_same(tmp_path):
+def test_tensorboard_receives_the_same_values(tmp_path):
     log = MetricsLog(tmp_path, 0)
     log.write({"step": 3, "split": "train", "loss": 0.5, "lr": 0.25, "skipped": 2})
     log.write({"step": 3, "split": "eval", "top1": 0.75})
@@ -273,7 +274,7 @@ def test_tensorboard_is_told_the_same(tmp_path):
     ]
 
 
-def test_tensorboard_forgets_what_is_behind_the_checkpoint(tmp_path):
+def test_tensorboard_drops_steps_after_the_checkpoint(tmp_path):
     write(tmp_path / "metrics.jsonl", [row(5), row(10)])
     MetricsLog(tmp_path, 5).close()
     starts = [e.step for e in events(tmp_path) if e.session_log.status == SessionLog.START]
@@ -286,6 +287,6 @@ def test_a_row_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path):
     log._file = Path("/dev/full").open("a")  # noqa: SIM115 (`log.close` closes it)
     with pytest.raises(RunError) as error:
         log.write(row(1))
-    log.close()  # what was not written was said once
+    log.close()  # the error was already raised
     assert str(tmp_path / "metrics.jsonl") in str(error.value)
     assert "No space left on device" in str(error.value)

@@ -9,9 +9,13 @@ from resnet_jax import create_model
 from tests.runs import tiny
 from train.config import ConfigError, DataConfig, ModelConfig
 from train.distributed.mesh import make_mesh
-from train.run.fit import ema_note, fit
+from train.run.checks import check_parts
+from train.run.directory import write_config
+from train.run.fit import fit
 from train.run.norm_groups import check_statistics, values_by_layer
 from train.run.parts import Run
+from train.run.resume import check_workdir, resumed_config
+from train.run.start_screen import ema_note
 
 DATA = DataConfig(name="synthetic", classes=4, examples=64, image_size=8, threads=0)
 
@@ -76,3 +80,22 @@ def test_a_run_that_ends_before_its_ema_decay_says_so():
         "average covers about the last tenth"
     )
     assert ema_note(run(32, 8, ema_decay=0.8)) is None and ema_note(run(32, 8)) is None
+
+
+def test_the_examples_of_a_device_stay_the_same_when_a_run_resumes(tmp_path):
+    """Whatever the devices are by then, and with the same command."""
+    config = tiny(norm_group_size="device")
+    write_config(tmp_path, Run(config, mesh=make_mesh(jax.devices()[:4])), 1)
+    step = tmp_path / "checkpoints" / "10"
+    step.mkdir(parents=True)
+    resumed = resumed_config(tmp_path, config)
+    assert resumed.norm_group_size == config.batch_size // 4
+    assert check_workdir(tmp_path, resumed) is None
+    with pytest.raises(ConfigError, match=r"norm_group_size: 8 -> 4"):
+        check_workdir(tmp_path, resumed_config(tmp_path, replace(config, norm_group_size=4)))
+
+
+def test_group_norm_has_no_batch_statistics():
+    group = ModelConfig(name="resnet8_cifar", depths=(1, 1), width=8, norm="group", norm_groups=2)
+    with pytest.raises(ConfigError, match=r"^norm_group_size 4: resnet8_cifar has no BatchNorm$"):
+        check_parts(run(8, 8, model=group, norm_group_size=4))

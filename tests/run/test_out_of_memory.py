@@ -39,7 +39,7 @@ def test_a_batch_that_fits_by_the_compiler(run, monkeypatch):
     assert said.startswith(
         f"out of memory: Out of memory while trying to allocate 4.50 GiB. cpu has "
         f"{limit / 2**30:.2f} GiB. The step of resnet8_cifar takes 256 images of 8 pixels, 256 on "
-        f"each device, in fp32, and needs {needed / 2**30:.2f} GiB by the compiler. "
+        f"each device, in fp32, and needs {needed / 2**30:.2f} GiB according to the compiler. "
         "--batch_size "
     )
     assert said.endswith(" GiB per device) should fit")
@@ -54,19 +54,19 @@ def test_what_a_tpu_says_needs_no_second_compilation(run, monkeypatch):
     monkeypatch.setattr(out_of_memory, "usable", lambda: 2**30)
     hbm = "RESOURCE_EXHAUSTED: HLO temporaries (2.00G) exceeds available HBM (1.00G)"
     said = failing(out_of_memory.for_training(run), jax.errors.JaxRuntimeError(hbm))
-    assert "needs 2.00 GiB by the compiler" in said and "--batch_size 112 (about" in said
+    assert "needs 2.00 GiB according to the compiler" in said and "--batch_size 112 (about" in said
 
 
 def test_where_the_step_would_fit_others_take_the_memory(run, monkeypatch):
     monkeypatch.setattr(out_of_memory, "usable", lambda: 2**40)
     said = failing(out_of_memory.for_training(run), jax.errors.JaxRuntimeError(SAID))
-    assert "Less memory: --batch_size 128; and look for other programs" in said
+    assert "Try --batch_size 128, and look for other programs" in said
 
 
 def test_nothing_is_known_of_several_processes(run, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     said = failing(out_of_memory.for_training(run), jax.errors.JaxRuntimeError(SAID))
-    assert "by the compiler" not in said and "--batch_size 128" in said
+    assert "according to the compiler" not in said and "--batch_size 128" in said
 
 
 def test_the_hosts_memory(run):
@@ -81,7 +81,7 @@ def test_an_evaluation_names_its_own_option(run, monkeypatch):
         raise jax.errors.JaxRuntimeError(SAID)
 
     monkeypatch.setitem(vars(run), "eval_step", fails)
-    with pytest.raises(RunError, match=r"out of memory: .* --eval.batch_size 64; "):
+    with pytest.raises(RunError, match=r"out of memory: .* --eval.batch_size 64, "):
         evaluate(run, {"raw": run.new_state().variables})
 
 

@@ -15,9 +15,9 @@ from train.config import ConfigError, DataConfig, EvalConfig, InitConfig, RunCon
 from train.config.serialize import to_json
 from train.inference.inference import evaluate_run
 from train.recipes import get_recipe
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import read_config
-from train.run.preprocessing import of_run, take_over
+from train.run.preprocessing import adopt_preprocessing, of_run
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.26, 0.27)
 VIEW = Preprocessing(size=176, crop_fraction=0.95, interpolation="bicubic", mean=MEAN, std=STD)
@@ -86,7 +86,7 @@ def test_what_is_written_beside_weights_is_taken_over(way, recipe, tmp_path, mon
     monkeypatch.setenv("RESNET_JAX_WEIGHTS", str(tmp_path))
     before = get_recipe(recipe)
     config = starting(WAYS[way](tmp_path, before), before)
-    after, lines = take_over(config, tmp_path / "new", resumes=False)
+    after, lines = adopt_preprocessing(config, tmp_path / "new", resumes=False)
     assert preprocessing(after) == (MEAN, STD, 0.95, "bicubic")
     assert after.data.image_size == before.data.image_size  # said, and not taken over
     assert lines[0] == f"weights expect {EXPECT}"
@@ -99,40 +99,45 @@ def test_what_a_person_set_stays(tmp_path):
     recipe = get_recipe("folder")
     weights = by_card(tmp_path, recipe)
     own = replace(recipe, data=replace(recipe.data, mean=(0.1,)))
-    after, lines = take_over(starting(weights, own), tmp_path, resumes=False)
+    after, lines = adopt_preprocessing(starting(weights, own), tmp_path, resumes=False)
     assert preprocessing(after) == ((0.1,), STD, 0.95, "bicubic")
     assert lines[1].startswith("this run uses  mean 0.1, std 0.25 0.26 0.27, crop_fraction 0.95")
 
 
 def test_an_option_on_the_command_line_stays_though_it_is_the_recipes(tmp_path):
     config = starting(by_card(tmp_path, get_recipe("folder")), get_recipe("folder"))
-    after, _ = take_over(config, tmp_path, resumes=False, given={"data.mean", "eval.every"})
+    after, _ = adopt_preprocessing(
+        config, tmp_path, resumes=False, given={"data.mean", "eval.every"}
+    )
     assert preprocessing(after) == (config.data.mean, STD, 0.95, "bicubic")
 
 
 def test_nothing_is_written_beside_them(tmp_path):
     config = starting(str(tmp_path / "resnet50.pth"), get_recipe("digits"))
-    after, lines = take_over(config, tmp_path, resumes=False)
+    after, lines = adopt_preprocessing(config, tmp_path, resumes=False)
     assert after == config
-    assert lines[0].endswith("(usual for their name; nothing is written beside them)")
+    assert lines[0].endswith("(usual for their name; no file beside them records it)")
     assert lines[1].startswith("this run uses  mean 0.305, std 0.376")
 
 
 def test_no_weights(tmp_path):
-    assert take_over(get_recipe("folder"), tmp_path, resumes=False) == (get_recipe("folder"), [])
+    assert adopt_preprocessing(get_recipe("folder"), tmp_path, resumes=False) == (
+        get_recipe("folder"),
+        [],
+    )
 
 
 def test_what_cannot_be_read_is_an_error_unless_all_is_given(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
     config = starting(str(tmp_path / "model.safetensors"), get_recipe("folder"))
     with pytest.raises(ConfigError) as caught:
-        take_over(config, tmp_path / "new", resumes=False)
+        adopt_preprocessing(config, tmp_path / "new", resumes=False)
     options = "--data.mean, --data.std, --eval.crop_fraction, --eval.interpolation"
     assert "config.json: not the config.json of timm's weights" in str(caught.value)
-    assert str(caught.value).endswith(f"To start without reading it, give {options}")
+    assert str(caught.value).endswith(f"To start without reading it, set {options}")
     given = {"data.mean", "data.std", "eval.crop_fraction", "eval.interpolation"}
-    after, lines = take_over(config, tmp_path / "new", resumes=False, given=given)
-    assert after == config and lines[0].endswith("all as given")
+    after, lines = adopt_preprocessing(config, tmp_path / "new", resumes=False, given=given)
+    assert after == config and lines[0].endswith("all set by the user")
 
 
 # A run to its end, a resume, an evaluation
@@ -195,5 +200,5 @@ def test_the_pixels_are_those_that_the_weights_saw(weights, tmp_path, capsys):
 def test_python_may_leave_a_default(tmp_path, weights):
     """A config that names no recipe is compared with the defaults."""
     config = RunConfig(data=DataConfig(name="synthetic"), init=InitConfig(weights=str(weights)))
-    after, _ = take_over(config, tmp_path, resumes=False)
+    after, _ = adopt_preprocessing(config, tmp_path, resumes=False)
     assert after.data.mean == (0.5,)

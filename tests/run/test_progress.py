@@ -1,4 +1,4 @@
-"""What a person sees: plain lines without a terminal, a bar and a status line in one."""
+"""Progress output: plain lines without a terminal, a bar and a status line in a terminal."""
 
 import io
 
@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 import train.run.progress
+from train.learn.tasks import Classify
 from train.run.eta import Remaining
 from train.run.metrics import Window
 from train.run.progress import Display, describe
@@ -18,15 +19,15 @@ LINE = "epoch 1.50  loss 0.2500  top-1 50.00 %  lr 0.1  1,234 images/s  input wa
 
 
 def test_lines():
-    assert describe(TRAIN) == LINE
+    assert describe(TRAIN, Classify()) == LINE
     expected = (
         "epoch 1.50  eval loss 0.5000  top-1 75.00 %  EMA top-1 80.00 %  on 359 images  skipped 2"
     )
-    assert describe({**EVAL, "ema_top1": 0.8, "skipped": 2}) == expected
+    assert describe({**EVAL, "ema_top1": 0.8, "skipped": 2}, Classify()) == expected
 
 
 def test_without_a_terminal(capsys):
-    display = Display(100)
+    display = Display(100, Classify())
     display.begin("compiling the first step", 0)
     display.advance(50)
     display.row(TRAIN)
@@ -42,7 +43,7 @@ def test_without_a_terminal(capsys):
 
 
 def test_quiet(capsys):
-    display = Display(100, quiet=True)
+    display = Display(100, Classify(), quiet=True)
     display.row(EVAL)
     display.close()
     assert capsys.readouterr().out == ""
@@ -61,7 +62,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def test_in_a_terminal(screen):
-    display = Display(100)
+    display = Display(100, Classify())
     display.say("first")
     assert "ETA" not in screen.getvalue()
     display.begin("compiling the first step", 0)
@@ -73,9 +74,9 @@ def test_in_a_terminal(screen):
     assert LINE in screen.getvalue() and "eval loss" in screen.getvalue()
 
 
-def test_compiling_is_not_said_any_more_once_it_is_done(screen):
-    """Nor does a finished run say it, or one whose steps were all done."""
-    display = Display(100)
+def test_the_compiling_message_disappears_after_the_first_step(screen):
+    """It is not shown at the end either, nor by a run whose steps were all done before."""
+    display = Display(100, Classify())
     assert "compiling" not in screen.getvalue()
     display.begin("compiling the first step", 0)
     display._live.refresh()
@@ -91,7 +92,7 @@ def test_compiling_is_not_said_any_more_once_it_is_done(screen):
 
 
 class Clock:
-    """Seconds that pass only when a test says so."""
+    """A clock that a test sets."""
 
     now = 1000.0
 
@@ -100,11 +101,11 @@ class Clock:
 
 
 def test_the_end_is_estimated_from_finished_steps():
-    """Five steps are sent off at once, and each takes 3 s: 282 of them are 14 minutes, not 7 s."""
+    """Five steps are dispatched at once, and each takes 3 s: 282 steps take 14 minutes, not 7 s."""
     clock = Clock()
     remaining = Remaining(282, clock)
     remaining.finished(1)
-    for _ in range(4):  # sent off: nothing is known of the second step yet
+    for _ in range(4):  # dispatched: the second step is not finished yet
         clock.now += 0.02
         remaining.finished(1)
     assert remaining.seconds() is None and str(remaining) == "-:--:--"
@@ -120,7 +121,7 @@ def test_the_end_is_estimated_from_finished_steps():
     assert remaining.seconds() == pytest.approx(3 * 274)
 
 
-def test_steps_that_end_many_at_a_time():
+def test_steps_that_finish_in_chunks():
     clock = Clock()
     remaining = Remaining(1000, clock)
     for step in (1, 101, 201):
@@ -130,7 +131,7 @@ def test_steps_that_end_many_at_a_time():
     assert str(Remaining(0, clock)) == "-:--:--"
 
 
-def test_evaluations_have_their_share():
+def test_evaluations_are_part_of_the_estimate():
     """100 steps of 1 s and 50 s of evaluation, ten times: the speed of the steps stays 1 s."""
     clock = Clock()
     remaining = Remaining(1000, clock)
@@ -146,7 +147,7 @@ def test_evaluations_have_their_share():
     assert expected == pytest.approx([900 * 1.8, 800 * 1.5, 700 * 1.5])
 
 
-def test_a_speed_that_changes_is_followed():
+def test_the_estimate_follows_a_change_of_speed():
     clock = Clock()
     remaining = Remaining(10_000, clock)
     for step in range(1000):
@@ -155,8 +156,8 @@ def test_a_speed_that_changes_is_followed():
     assert remaining.seconds() == pytest.approx(9001 * 2, rel=0.01)
 
 
-def test_the_window_knows_what_the_devices_have_done():
-    """The first step of five is known to be done when the fifth after it is sent."""
+def test_the_window_knows_the_last_finished_step():
+    """With four queued steps, a step is known to be finished when the fourth after it is added."""
     window = Window()
     known = []
     for step in range(1, 9):

@@ -14,8 +14,9 @@ from tests.run.test_fit import content
 from tests.runs import tiny
 from train.config import CheckpointConfig, ConfigError, DataConfig, OptimConfig, RunConfig
 from train.report.metrics_file import read_metrics
+from train.run.directory import read_class_names, read_config, write_config
 from train.run.fit import fit
-from train.run.parts import Run, read_class_names, read_config, write_config
+from train.run.parts import Run
 from train.run.resume import check_duration, check_workdir, describe_extension, record_segments
 
 SHORT = tiny(duration="20st", checkpoint=CheckpointConfig(every=""), ema_decay=0.9)
@@ -63,7 +64,7 @@ def test_a_report_is_that_of_a_run_that_ended(tmp_path):
 @pytest.mark.parametrize("text", ["{", '{"seed": 0, "later": 1}', "[]"])
 def test_a_config_that_cannot_be_read_keeps_nobody_out(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    assert "are replaced" in str(check_workdir(tmp_path, SHORT))
+    assert "the new options replace them" in str(check_workdir(tmp_path, SHORT))
 
 
 def test_the_corrected_command_trains(tmp_path, capsys):
@@ -72,7 +73,10 @@ def test_the_corrected_command_trains(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "split": "train", "loss": 1.0}\n')
     (tmp_path / "anomaly.json").write_text("{}")
     fit(changed(duration="2st"), tmp_path)
-    assert "options of a run without a checkpoint: they are replaced" in capsys.readouterr().out
+    assert (
+        "options of a run without a checkpoint; the new options replace them"
+        in capsys.readouterr().out
+    )
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [2, 2]
     assert read_config(tmp_path) == changed(duration="2st")
     assert len(read_class_names(tmp_path)) == 10 and not (tmp_path / "anomaly.json").exists()
@@ -121,7 +125,7 @@ def test_what_extend_may_change(tmp_path):
         changed(checkpoint=CheckpointConfig(keep=9)),
     ):
         assert check_workdir(workdir, config, extend=True) is None
-        with pytest.raises(ConfigError, match=r"(?s)another run.* To go on .*, add --extend\. "):
+        with pytest.raises(ConfigError, match=r"(?s)another run.* To continue .*, add --extend\. "):
             check_workdir(workdir, config)
     assert check_workdir(workdir, SHORT, extend=True) is None
 
@@ -138,7 +142,7 @@ def test_what_extend_may_not_change(tmp_path):
 
 
 def test_nothing_to_extend(tmp_path):
-    with pytest.raises(ConfigError, match=r"--extend: '.*/none' has no checkpoint to go on from"):
+    with pytest.raises(ConfigError, match=r"--extend: '.*/none' has no checkpoint to continue"):
         check_workdir(tmp_path / "none", SHORT, extend=True)
 
 
@@ -188,7 +192,7 @@ def test_what_extending_means_for_the_learning_rate(tmp_path):
     said = str(describe_extension(workdir, Run(changed(duration="40st")), 20))
     assert said == (
         "extended from step 20 on: duration: '20st' -> '40st'. The learning rate follows the "
-        "schedule of 40st: 0.1 at the next step, where that of 20st has 0"
+        "schedule of 40st: 0.1 at the next step, and 0 in that of 20st"
     )
     longer = changed(eval=replace(SHORT.eval, crop_fraction=0.5))
     said = str(describe_extension(workdir, Run(longer), 20))

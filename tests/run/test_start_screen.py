@@ -18,9 +18,9 @@ from train.config import (
     RunConfig,
 )
 from train.data.sources import ArraySource, FolderSource, Splits
+from train.run.directory import newest_checkpoint
 from train.run.fit import fit
 from train.run.parts import Run
-from train.run.resume import newest_checkpoint
 from train.run.start_screen import describe_run, unused_accelerator
 
 
@@ -119,9 +119,9 @@ def test_weights_and_resumes():
     init = tiny(init=InitConfig(weights="resnet50.pth"))
     assert said(init, splits)["weights"] == "resnet50.pth, a new classifier"
     keep = tiny(init=InitConfig(weights="resnet50.pth", head="keep"))
-    assert said(keep, splits)["weights"] == "resnet50.pth, its own classifier"
+    assert said(keep, splits)["weights"] == "resnet50.pth, with its classifier"
     found = said(init, splits, checkpoint=1250)
-    assert found["weights"] == "those of the checkpoint"
+    assert found["weights"] == "from the checkpoint"
     assert found["workdir"] == "runs/x, resumes from the checkpoint of step 1,250"
 
 
@@ -156,7 +156,7 @@ def test_a_gpu_that_is_not_used_is_reported(tmp_path, monkeypatch):
     for asked in ({"JAX_PLATFORMS": "cpu"}, {"CUDA_VISIBLE_DEVICES": ""}):
         assert unused_accelerator("cpu", asked, gpu) is None
     monkeypatch.setattr(train.run.start_screen, "_has", lambda package: "cuda13" in package)
-    assert "jax-cuda13-plugin is installed, but finds no GPU" in str(
+    assert "jax-cuda13-plugin is installed, but finds no usable GPU" in str(
         unused_accelerator("cpu", {}, gpu)
     )
 

@@ -1,4 +1,4 @@
-"""One rule for ties and NaN: metrics, predictions, the report and predict agree on them."""
+"""Ties and NaN: metrics, predictions, the report and `predict` follow the same rule."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,8 @@ from train.inference.inference import classify
 from train.learn.prepare import make_prepare
 from train.learn.step import make_eval_step
 from train.learn.tasks import NO_CLASS, Classify, top_class
-from train.report.page import Predictions, write_report
+from train.report.base import Examples
+from train.report.page import write_report
 
 NAN, INF = np.nan, np.inf
 
@@ -26,7 +27,7 @@ NAN, INF = np.nan, np.inf
         ([1, 3, 2], 1),
         ([3, 3, 2], NO_CLASS),
         ([1, 2, 2], NO_CLASS),
-        ([2, 2, 3], 2),  # ties of others do not matter
+        ([2, 2, 3], 2),  # ties of other classes do not matter
         ([0.5, 0.5, 0.5], NO_CLASS),
         ([NAN, NAN, NAN], NO_CLASS),
         ([1, NAN, 0], NO_CLASS),
@@ -44,7 +45,7 @@ def test_the_rule(logits, expected):
 
 
 def test_top1_is_where_the_prediction_is_the_label():
-    """Of small whole numbers, which are often tied, and of NaN and infinities among them."""
+    """With logits that are small integers, which are often tied, NaN or infinite."""
     rng = np.random.default_rng(0)
     values = rng.choice(
         [0.0, 1.0, 2.0, 3.0, NAN, INF, -INF], (4000, 4), p=[0.2] * 4 + [0.1, 0.06, 0.04]
@@ -55,11 +56,11 @@ def test_top1_is_where_the_prediction_is_the_label():
     np.testing.assert_array_equal(top1 == 1, top_class(logits) == label)
     assert 200 < top1.sum() < 1000
     first = np.asarray(logits.argmax(-1) == label)
-    assert (first & (top1 == 0)).sum() > 100  # the first of several is not the answer
+    assert (first & (top1 == 0)).sum() > 100  # the first of several equal logits does not count
 
 
-class Says(nn.Module):
-    """Logits by the first pixel of an image: 0: of class 1; 1: tied; 2: all the same; 3: NaN."""
+class FixedLogits(nn.Module):
+    """Logits chosen by the first pixel of an image: 0: class 1; 1: tied; 2: constant; 3: NaN."""
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -77,7 +78,7 @@ def test_the_report_counts_what_top1_counts(tmp_path):
     prepare = make_prepare(3, (0.0,), (1.0,), MixConfig())
     mesh = make_mesh(jax.devices()[:1])
     batch = {"image": images(kinds), "label": label, "mask": np.ones(8, np.float32)}
-    evaluate = make_eval_step(Says(), Classify(), prepare, mesh)
+    evaluate = make_eval_step(FixedLogits(), Classify(), prepare, mesh)
     sums, examples = jax.device_get(evaluate({}, put_batch(batch, mesh)))
     assert sums["top1"] == 1
     assert examples["prediction"].tolist() == [1, 1] + [NO_CLASS] * 6
@@ -85,9 +86,8 @@ def test_the_report_counts_what_top1_counts(tmp_path):
     page = Page(
         write_report(
             tmp_path,
-            Predictions(label=label, name=names, **examples),
-            ["red", "green", "blue"],
-            lambda i: images(kinds)[i],
+            Classify(),
+            Examples(examples, names, ["red", "green", "blue"], lambda i: images(kinds)[i]),
         )
     )
     assert page.rows("matrix") == [
@@ -103,15 +103,16 @@ def test_the_report_counts_what_top1_counts(tmp_path):
     assert page.cards()["Top-1 accuracy"][0] == "12.50%"
 
 
-def test_without_ties_the_report_has_no_such_column(tmp_path):
-    one = np.zeros(2, np.int32)
-    predictions = Predictions(one, np.int32([0, 1]), np.ones(2), np.ones(2), ["a", "b"])
-    page = Page(write_report(tmp_path, predictions, ["red", "green"], lambda i: images([0])[0]))
+def test_without_ties_the_report_has_no_column_for_them(tmp_path):
+    values = {"label": np.int32([0, 0]), "prediction": np.int32([0, 1])}
+    values |= {"confidence": np.ones(2), "loss": np.ones(2)}
+    examples = Examples(values, ["a", "b"], ["red", "green"], lambda i: images([0])[0])
+    page = Page(write_report(tmp_path, Classify(), examples))
     assert page.rows("matrix") == [["red", "1", "1"], ["green", "0", "0"]]
     assert "no class" not in page.source.lower()
 
 
-def test_predict_says_where_no_class_is_ahead(tmp_path, capsys):
+def test_predict_warns_if_no_class_is_ahead(tmp_path, capsys):
     view = Preprocessing(
         size=2, crop_fraction=1.0, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3
     )
@@ -119,8 +120,8 @@ def test_predict_says_where_no_class_is_ahead(tmp_path, capsys):
     for kind in range(4):
         files.append(tmp_path / f"{kind}.png")
         Image.fromarray(images([kind])[0]).save(files[-1])
-    answers = list(classify(Says(), {}, ["red", "green", "blue"], view, files))
-    assert answers[0].guesses[0].name == "green"
+    answers = list(classify(FixedLogits(), {}, ["red", "green", "blue"], view, files))
+    assert answers[0].predictions[0].name == "green"
     warned = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1].strip() for line in warned] == [str(path) for path in files[1:]]
     assert all(

@@ -1,4 +1,4 @@
-"""What a training says at its end, without a training."""
+"""Messages at the end of a training, without a training."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,23 +7,21 @@ import pytest
 
 from train.distributed.processes import CoordinatedExit
 from train.run.trainer import Trainer
+from train.run.unreadable import Unreadable
 
 
-def trainer(step: int, total: int, bad: tuple[int, ...] = ()) -> tuple[Any, list[str]]:
-    """One that is after `step`, and what it says."""
-    said: list[str] = []
+def trainer(step: int, total: int) -> Any:
+    """A trainer after `step` steps, without a run."""
     found: Any = object.__new__(Trainer)
-    source = SimpleNamespace(name=lambda i: f"{i}.png")
-    found.run = SimpleNamespace(total_steps=total, splits=SimpleNamespace(train=source))
-    found.step, found.bad, found._saved = step, set(bad), step
+    found.run = SimpleNamespace(total_steps=total)
+    found.step = found._saved = step
     found.checkpoints = SimpleNamespace(wait=lambda: None)
     found.processes = SimpleNamespace(barrier=lambda: None)
-    found.display = SimpleNamespace(say=said.append)
-    return found, said
+    return found
 
 
 def test_a_stop_in_the_last_evaluation():
-    found, _ = trainer(12_000, 12_000)
+    found = trainer(12_000, 12_000)
     with pytest.raises(CoordinatedExit) as caught:
         found._stop("SIGTERM")
     assert str(caught.value) == (
@@ -33,7 +31,7 @@ def test_a_stop_in_the_last_evaluation():
 
 
 def test_a_stop_before_it():
-    found, _ = trainer(1_500, 12_000)
+    found = trainer(1_500, 12_000)
     with pytest.raises(
         CoordinatedExit, match=r"^stopped by SIGINT after step 1,500 of 12,000, saved; "
     ):
@@ -41,14 +39,18 @@ def test_a_stop_before_it():
 
 
 @pytest.mark.parametrize(
-    ("bad", "line"),
+    ("indices", "line"),
     [
         ((3,), "skipped 1 unreadable training image: 3.png"),
-        ((3, 4), "skipped 2 unreadable training images: 3.png, 4.png"),
+        ((4, 3), "skipped 2 unreadable training images: 3.png, 4.png"),
+        (
+            range(12),
+            "skipped 12 unreadable training images: 0.png, 1.png, 2.png, 3.png, 4.png, 5.png, "
+            "6.png, 7.png, 8.png, 9.png and 2 more",
+        ),
         ((), None),
     ],
 )
-def test_bad_images_are_counted(bad, line):
-    found, said = trainer(1, 1, bad)
-    found._warn_of_bad()
-    assert said == ([line] if line else [])
+def test_unreadable_images_are_counted_and_named(indices, line):
+    source: Any = SimpleNamespace(name=lambda i: f"{i}.png")
+    assert Unreadable(indices).describe(source) == line

@@ -14,8 +14,9 @@ from tests.runs import tiny
 from train.cli.choose_recipe import find_stored
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.distributed.mesh import make_mesh
-from train.run.fit import _check_lengths
-from train.run.parts import Run, write_config
+from train.run.checks import check_lengths
+from train.run.directory import write_config
+from train.run.parts import Run
 from train.run.provenance import versions
 from train.run.resume import check_workdir, describe_other_version, resumed_config
 
@@ -135,7 +136,7 @@ def test_another_version_is_named(tmp_path, monkeypatch):
     record(workdir, commit=40 * "a", versions={"resnet-jax": here})
     assert describe_other_version(workdir) == (
         f"this run was trained so far by resnet-jax {here} (commit aaaaaaaaaa); this is {here} "
-        "(commit bbbbbbbbbb+): its batches are the same, results may differ in rounding"
+        "(commit bbbbbbbbbb+): the batches are the same, but results may differ by rounding"
     )
     record(workdir, commit=None, versions={"resnet-jax": "0.0.1"})
     assert "by resnet-jax 0.0.1 (commit unknown); this is" in str(describe_other_version(workdir))
@@ -150,8 +151,9 @@ def test_a_large_batch_keeps_no_old_run_from_its_end(tmp_path):
     data = replace(tiny().data, name="synthetic", examples=40, classes=4)
     run = Run(tiny(data=data, batch_size=41), mesh=make_mesh(jax.devices()[:1]))
     said = "batch_size 41: there are 40 training images; the learning rate is scaled for 41; choose"
-    assert str(_check_lengths(run, resumed=True)).startswith(said)
+    [warning] = check_lengths(run, resumed=True)
+    assert warning.startswith(said)
     with pytest.raises(ConfigError, match=said):
-        _check_lengths(run, resumed=False)
+        check_lengths(run, resumed=False)
     fits = Run(tiny(data=data, batch_size=40), mesh=make_mesh(jax.devices()[:1]))
-    assert _check_lengths(fits, resumed=False) is None
+    assert check_lengths(fits, resumed=False) == []

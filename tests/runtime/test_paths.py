@@ -14,9 +14,10 @@ from train.checkpoint.manager import Checkpoints
 from train.checkpoint.paths import ArraysHandler
 from train.config import CheckpointConfig, ConfigError, RunError
 from train.learn.state import TrainState
+from train.learn.tasks import Classify
 from train.paths import expand, resolve_workdir
+from train.run.directory import read_config
 from train.run.fit import fit
-from train.run.parts import read_config
 
 GOOD = [
     "exp[1]",
@@ -45,7 +46,7 @@ def state(value: int) -> TrainState:
 
 
 def saved(folder: Path, step: int = 1) -> Checkpoints:
-    checkpoints = Checkpoints(folder, CheckpointConfig())
+    checkpoints = Checkpoints(folder, CheckpointConfig(), Classify())
     checkpoints.save(step, state(step), {}, None)
     checkpoints.wait()
     return checkpoints
@@ -56,7 +57,7 @@ def test_checkpoints_are_kept_in_folders_of_any_name(tmp_path, name):
     workdir = resolve_workdir(tmp_path / name)
     folder = workdir / "checkpoints"
     saved(folder).close()
-    found = Checkpoints(folder, CheckpointConfig()).restore(state(9))
+    found = Checkpoints(folder, CheckpointConfig(), Classify()).restore(state(9))
     assert found is not None and found.step == 1 and int(found.state.params["kernel"][0, 0]) == 1
 
 
@@ -66,7 +67,7 @@ def test_a_pattern_stands_for_itself(tmp_path):
     foreign.mkdir(parents=True)
     (foreign / "manifest.ocdbt").write_bytes(b"another run's")
     saved(tmp_path / "a*b").close()
-    found = Checkpoints(tmp_path / "a*b", CheckpointConfig()).restore(state(9))
+    found = Checkpoints(tmp_path / "a*b", CheckpointConfig(), Classify()).restore(state(9))
     assert found is not None and found.step == 1
 
 
@@ -91,7 +92,7 @@ def test_ways_to_the_same_folder(tmp_path, monkeypatch):
     ways = ["../runs/x", "../other/../runs/x/", "../link/x", str(tmp_path / "other/../runs/x")]
     for way in ways:
         assert resolve_workdir(way) == tmp_path / "runs" / "x"
-        found = Checkpoints(Path(way), CheckpointConfig()).restore(state(9))
+        found = Checkpoints(Path(way), CheckpointConfig(), Classify()).restore(state(9))
         assert found is not None and found.step == 1
 
 
@@ -130,7 +131,7 @@ def test_a_run_remembers_its_data_from_everywhere(tmp_path, monkeypatch):
 def test_a_checkpoint_that_cannot_be_read_back_is_noticed_soon(tmp_path, monkeypatch):
     """Not at the end of the run, when nothing is left of it."""
     monkeypatch.setattr(ArraysHandler, "finalize", lambda self, directory: None)
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), Classify())
     checkpoints.save(1, state(1), {}, None)
     checkpoints._finishing.exception()  # it has been read by now
     with pytest.raises(RunError, match=r"checkpoint 1 was written to .*not what was saved"):

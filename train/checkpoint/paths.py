@@ -1,4 +1,4 @@
-"""Orbax as a run uses it, also in folders whose names mean something to a shell: `exp[1]`."""
+"""Orbax's writer for the checkpoints of a run, which also accepts paths such as `exp[1]`."""
 
 import dataclasses
 import glob
@@ -11,13 +11,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 _TIMEOUT = 600
-"""Seconds for the writing of one checkpoint, by the slowest of the processes."""
+"""Time limit for writing one checkpoint, in all processes."""
 
 _Path: Any = type(epath.Path("/"))
 
 
 class _Literal(_Path):
-    """A path that stands for itself in `glob`; epath takes all of it for a pattern."""
+    """A path whose own characters are literal in `glob`; epath treats all of it as a pattern."""
 
     def glob(self, pattern: str) -> Iterator["_Literal"]:
         found = glob.glob(os.path.join(glob.escape(str(self)), pattern))
@@ -25,7 +25,7 @@ class _Literal(_Path):
 
 
 class ArraysHandler(ocp.PyTreeCheckpointHandler):
-    """Writes arrays; finds what it has to merge at the end whatever the folder is called."""
+    """Writes arrays; `finalize` finds the files to merge in a folder with any name."""
 
     def finalize(self, directory: epath.Path) -> None:
         super().finalize(_Literal(os.fspath(directory)))
@@ -34,22 +34,22 @@ class ArraysHandler(ocp.PyTreeCheckpointHandler):
 @ocp.args.register_with_handler(ArraysHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class ArraysSave(ocp.args.PyTreeSave):
-    """What `ArraysHandler` saves: Orbax knows a handler by the class of its arguments."""
+    """The arguments of `ArraysHandler`; Orbax chooses a handler by the type of its arguments."""
 
 
 def make_writer(before_rename: Callable[[], None]) -> ocp.AsyncCheckpointer:
     """Orbax's writer of a state and its record.
 
     Args:
-      before_rename: called when all of a checkpoint is written, before it gets its name.
+      before_rename: called when a checkpoint is complete, before it is renamed to its step.
     """
-    # Directories are made at once: a thread that cannot make one leaves others waiting for it.
+    # Directories are created synchronously: a thread that fails to create one blocks the others.
     options = ocp.options.AsyncOptions(
         timeout_secs=_TIMEOUT,
         create_directories_asynchronously=False,
         post_finalization_callback=before_rename,
     )
-    # Process 0 writes what all processes hold.
+    # Process 0 writes replicated arrays.
     arrays = ocp.type_handlers.ArrayHandler(
         use_replica_parallel=False, enable_write_sharding_file=False
     )

@@ -1,9 +1,9 @@
-"""One checkpoint as one process reads it.
+"""Reads and verifies one checkpoint, in one process.
 
-Beside the arrays, a checkpoint holds a record: its step, the progress, the metrics, and the digest
-of every array when it was saved (`train.checkpoint.digests`). The record has a checksum of its own.
-So a bit that flipped anywhere between the device and here is found: in the arrays, in their names
-and shapes, in the progress.
+A checkpoint has arrays and a record: its step, the progress, the metrics, and the digest of every
+array at the time of saving (`train.checkpoint.digests`). The record has its own checksum. So every
+changed bit between the saving device and this reader is found, in the arrays, their names and
+shapes, and the progress.
 """
 
 import hashlib
@@ -22,33 +22,32 @@ from train.checkpoint.digests import describe, host_digest, named
 from train.config import ConfigError
 
 Progress = dict[str, Any]
-"""What a resume needs beside the state, as JSON: the sums of the logging window still open."""
-
+"""The data besides the state that a resume needs, as JSON: for example the logging window."""
 
 READ_AHEAD = 256 * 2**20
-"""Bytes of arrays that a reader holds on the host at once."""
+"""Maximum bytes of arrays that a reader holds on the host at once."""
 
 
 class CorruptCheckpoint(Exception):
-    """A checkpoint that is not what was saved; the message says in what."""
+    """A checkpoint that differs from what was saved; the message names the difference."""
 
 
 class OtherModel(ConfigError):
-    """A checkpoint whose arrays are not those of this run; the message names the first."""
+    """A checkpoint with the arrays of another model; the message names the first difference."""
 
 
 class Record(NamedTuple):
-    """What a checkpoint says of itself."""
+    """The record of a checkpoint."""
 
     progress: Progress
     metrics: dict[str, float] | None
-    """The evaluation's, if there was one."""
+    """Of an evaluation at this step; None: there was none."""
     digests: dict[str, str] | None
-    """By the array's path; None from before there were any."""
+    """By path of the array; None in checkpoints of old versions."""
 
 
 class CheckpointData(NamedTuple):
-    """A checkpoint on the host."""
+    """All data of a checkpoint, on the host."""
 
     step: int
     record: Record
@@ -57,7 +56,7 @@ class CheckpointData(NamedTuple):
 
 
 def to_json(step: int, record: Record) -> dict[str, Any]:
-    """A record as it is saved, with its checksum."""
+    """The saved form of a record, with its checksum."""
     content = json.loads(json.dumps({"step": step, **record._asdict()}))
     return {"content": content, "sha256": _checksum(content)}
 
@@ -70,10 +69,10 @@ def read_record(folder: Path) -> Record:
     """The record of the checkpoint in `folder`, whose name is its step.
 
     Raises:
-      CorruptCheckpoint: it cannot be read, or is not the one that was saved.
+      CorruptCheckpoint: it is unreadable, or differs from what was saved.
     """
     saved = _read_json(folder / "progress" / "metadata")
-    if not {"content", "sha256"} & saved.keys():  # from before there were digests
+    if not {"content", "sha256"} & saved.keys():  # old versions had no digests
         metrics = folder / "metrics" / "metrics"
         return Record(saved, _read_json(metrics) if metrics.exists() else None, None)
     content: Any = saved.get("content")
@@ -98,20 +97,26 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 class Stored(NamedTuple):
-    """A checkpoint that was opened: its record was read, its arrays were not."""
+    """An opened checkpoint. Its record has been read, its arrays have not."""
 
     folder: Path
     record: Record
     arrays: dict[str, Any]
-    """TensorStore arrays by path, of the shapes and dtypes that were saved."""
+    """TensorStore arrays by path, with the shapes and dtypes that were saved."""
 
     def read(self, ranges: Mapping[str, tuple[slice, ...]]) -> Iterator[tuple[str, np.ndarray]]:
-        """The paths in `ranges`, each with the numbers in that range of its array.
+        """Reads a range of each array.
 
-        Reads ahead, but holds at most `READ_AHEAD` bytes at once, or one range if it is larger.
+        It reads ahead, but holds at most `READ_AHEAD` bytes, or one range if that is larger.
+
+        Args:
+          ranges: path of an array -> the range to read.
+
+        Yields:
+          (path, the elements in the range).
 
         Raises:
-          CorruptCheckpoint: an array cannot be read.
+          CorruptCheckpoint: an array is unreadable.
         """
         parts = {name: self.arrays[name][ranges[name]] for name in ranges}
         waiting, reading, held = deque(parts.items()), deque[Any](), 0
@@ -124,7 +129,7 @@ class Stored(NamedTuple):
             try:
                 yield name, np.asarray(future.result())
             except (ValueError, OSError) as error:  # TensorStore's
-                raise CorruptCheckpoint(_said(self.folder, str(error))) from error
+                raise CorruptCheckpoint(_describe_error(self.folder, str(error))) from error
             del future
             held -= size
 
@@ -132,7 +137,7 @@ class Stored(NamedTuple):
         """Compares digests of arrays, by path, with those that were saved.
 
         Raises:
-          CorruptCheckpoint: one differs.
+          CorruptCheckpoint: a digest differs.
         """
         for name, digest in found.items():
             saved = self.record.digests[name] if self.record.digests is not None else digest
@@ -143,49 +148,49 @@ class Stored(NamedTuple):
 
 
 def open_checkpoint(folder: Path, state: Any = None) -> Stored:
-    """The checkpoint in `folder`, whose name is its step. No array is read.
+    """Opens the checkpoint in `folder`, whose name is its step. No array is read.
 
-    Each process reads for itself: nothing here waits for another one.
+    Each process reads by itself; nothing here waits for other processes.
 
     Args:
-      state: a tree that it has to fit; None: any will do.
+      state: a tree whose paths, shapes and dtypes the checkpoint must have; None: no check.
 
     Raises:
-      CorruptCheckpoint: something cannot be read, is missing, or is not what was saved.
-      OtherModel: it does not fit.
+      CorruptCheckpoint: data are unreadable, missing, or differ from what was saved.
+      OtherModel: the checkpoint does not match `state`.
     """
     record = read_record(folder)
     digests = record.digests
-    saved = {name: said.rsplit(" ", 1)[0] for name, said in (digests or {}).items()}
+    saved = {name: digest.rsplit(" ", 1)[0] for name, digest in (digests or {}).items()}
     if digests is not None:
         _check_model(folder, saved, state)
     try:
         stored = _open_arrays(folder / "state")
     except (ValueError, OSError) as error:  # TensorStore's
-        raise CorruptCheckpoint(_said(folder, str(error))) from error
-    there = {name: describe(array) for name, array in stored.items()}
+        raise CorruptCheckpoint(_describe_error(folder, str(error))) from error
+    found = {name: describe(array) for name, array in stored.items()}
     if digests is None:
-        _check_model(folder, there, state)
-    elif name := _first_difference(saved, there):
-        raise CorruptCheckpoint(f"state: {name} is {there.get(name, 'missing')}")
+        _check_model(folder, found, state)
+    elif name := _first_difference(saved, found):
+        raise CorruptCheckpoint(f"state: {name} is {found.get(name, 'missing')}")
     return Stored(folder, record, stored)
 
 
 def read(folder: Path) -> CheckpointData:
-    """All of the checkpoint in `folder`, verified, in this process's memory.
+    """Reads and verifies all of the checkpoint in `folder`, into this process's memory.
 
     Raises:
-      CorruptCheckpoint: something cannot be read, is missing, or is not what was saved.
+      CorruptCheckpoint: data are unreadable, missing, or differ from what was saved.
     """
     stored = open_checkpoint(folder)
     return CheckpointData(int(folder.name), stored.record, dict(_verified(stored, stored.arrays)))
 
 
 def verify(folder: Path, choose: Callable[[Iterable[str]], Iterable[str]] = list) -> None:
-    """Reads arrays of the checkpoint in `folder` once, a few at a time. Raises as `read`.
+    """Verifies arrays of the checkpoint in `folder`, a few at a time. Raises as `read`.
 
     Args:
-      choose: the paths that there are -> those that are read; all of them without it.
+      choose: all paths -> the paths to verify; default: all.
     """
     stored = open_checkpoint(folder)
     for _ in _verified(stored, choose(stored.arrays)):
@@ -209,15 +214,15 @@ _TENSORSTORE = re.compile(
 """Error reading "params.head.kernel/0.0" in OCDBT database at local file "/.../60/state/": why"""
 
 
-def _said(folder: Path, words: str) -> str:
-    """What TensorStore says, in up to 3 kB: which file of the checkpoint, and what is wrong."""
-    words = " ".join(words.split())
-    found = _TENSORSTORE.search(words)
+def _describe_error(folder: Path, text: str) -> str:
+    """A short form of TensorStore's message (up to 3 kB): the file of the checkpoint, the error."""
+    text = " ".join(text.split())
+    found = _TENSORSTORE.search(text)
     if not found:
-        return f"state: {textwrap.shorten(words, 300, placeholder=' ...')}"
+        return f"state: {textwrap.shorten(text, 300, placeholder=' ...')}"
     file = found["file"].removeprefix(f"{folder}/").rstrip("/")
     where = f"{file}, array {found['array']}" if found["array"] else file
-    why = found["why"] or ("missing" if words.startswith("NOT_FOUND") else "cannot be read")
+    why = found["why"] or ("missing" if text.startswith("NOT_FOUND") else "cannot be read")
     return f"{where}: {textwrap.shorten(why, 300, placeholder=' ...')}"
 
 
@@ -235,10 +240,10 @@ def _first_difference(one: dict[str, str], other: dict[str, str]) -> str | None:
 
 
 def _open_arrays(folder: Path) -> dict[str, Any]:
-    """Orbax's arrays by path, not yet read: each is a Zarr array in TensorStore's OCDBT.
+    """Opens the arrays that Orbax wrote, by path: each is a Zarr array in TensorStore's OCDBT.
 
-    Orbax would read them too, but wait for other processes, and print a traceback for whatever it
-    cannot read.
+    Orbax's own reader is not used, because it waits for other processes and prints a traceback for
+    everything that it cannot read.
     """
     store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
     keys = [key.decode() for key in ts.KvStore.open(store).result().list().result()]

@@ -1,7 +1,8 @@
-"""A checkpoint's arrays on the devices: each process reads the ranges that its devices hold.
+"""Restores the arrays of a checkpoint to the devices.
 
-So a state that is sharded over several hosts passes through none of them as a whole. What was
-placed is verified there, by the program that took the digests when it was saved.
+Each process reads only the ranges that its devices hold, so a state that is sharded over several
+hosts never passes through one host as a whole. The arrays are verified on the devices, by the same
+program that computed their digests when they were saved.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,14 +17,14 @@ from jax.sharding import Sharding
 from train.checkpoint.digests import digests
 from train.checkpoint.reader import CorruptCheckpoint, OtherModel, Record, Stored, open_checkpoint
 
-_GOOD, _DAMAGED, _FOREIGN = range(3)
+_GOOD, _DAMAGED, _OTHER_MODEL = range(3)
 
 Shardings = Mapping[str, Sharding]
-"""How arrays lie on the devices, by path."""
+"""Shardings of arrays, by path."""
 
 
 class Placed(NamedTuple):
-    """Arrays of a checkpoint, on the devices and verified."""
+    """Verified arrays of a checkpoint, on the devices."""
 
     step: int
     record: Record
@@ -34,19 +35,19 @@ class Placed(NamedTuple):
 def restore(
     folder: Path, choose: Callable[[Iterable[str]], Shardings], state: Any = None
 ) -> tuple[Placed | None, str]:
-    """Reads the checkpoint in `folder` and places its arrays.
+    """Restores arrays of the checkpoint in `folder`, whose name is its step.
 
-    All processes must call it, and get the same answer.
+    All processes must call it, and all get the same answer.
 
     Args:
-      choose: the paths that there are -> those that are read, and where they are placed.
-      state: a tree that the checkpoint has to fit; None: any will do.
+      choose: all paths -> the shardings of those to restore.
+      state: a tree whose paths, shapes and dtypes the checkpoint must have; None: no check.
 
     Returns:
-      What all processes could read; None and the reason, if one of them could not.
+      (the arrays, ""), or (None, the reason) if a process could not read its part.
 
     Raises:
-      OtherModel: the checkpoint does not fit.
+      OtherModel: the checkpoint does not match `state`.
     """
     arrays: dict[str, jax.Array] = {}
     stored, verdict, why = None, _DAMAGED, "another process could not read it"
@@ -57,15 +58,15 @@ def restore(
     except CorruptCheckpoint as error:
         why = str(error)
     except OtherModel as error:
-        verdict, why = _FOREIGN, str(error)
+        verdict, why = _OTHER_MODEL, str(error)
     worst = _worst(verdict)
-    if stored and worst == _GOOD:  # else some process would wait in `digests` for another one
+    if stored and worst == _GOOD:  # otherwise a process would wait in `digests` for another one
         try:
             stored.check(digests(arrays))
         except CorruptCheckpoint as error:
             verdict, why = _DAMAGED, str(error)
         worst = _worst(verdict)
-    if worst == _FOREIGN:
+    if worst == _OTHER_MODEL:
         raise OtherModel(why)
     if not stored or worst == _DAMAGED:
         return None, why
@@ -73,25 +74,25 @@ def restore(
 
 
 def _worst(verdict: int) -> int:
-    """The worst of all processes' verdicts."""
+    """The maximum of the verdicts of all processes."""
     return int(multihost_utils.process_allgather(np.int32(verdict)).max())
 
 
 def _place(stored: Stored, shardings: Shardings) -> dict[str, jax.Array]:
-    """Reads and places one array after the other; nothing here waits for another process."""
+    """Reads arrays and copies them to the devices, one by one, without other processes."""
     shapes = {name: tuple(stored.arrays[name].shape) for name in shardings}
     ranges = {name: held_range(shardings[name], shapes[name]) for name in shardings}
     placed = {}
     for name, part in stored.read(ranges):
         placed[name] = _put(part, ranges[name], shapes[name], shardings[name])
-        placed[name].block_until_ready()  # only then is `part` no longer needed
+        placed[name].block_until_ready()  # `part` is needed until then
     return {name: placed[name] for name in shardings}
 
 
 def held_range(sharding: Sharding, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The smallest range of indices with all that this process's devices hold of an array.
+    """The smallest index range that covers the parts of an array on this process's devices.
 
-    It is read once, however many of the devices hold the same or a part of it.
+    It is read once, even if several devices hold the same part.
     """
     held = sharding.addressable_devices_indices_map(shape).values()
     bounds = [[s.indices(n)[:2] for s, n in zip(i, shape, strict=True)] for i in held if i]
@@ -102,7 +103,7 @@ def held_range(sharding: Sharding, shape: tuple[int, ...]) -> tuple[slice, ...]:
 def _put(
     part: np.ndarray, held: tuple[slice, ...], shape: tuple[int, ...], sharding: Sharding
 ) -> jax.Array:
-    """The array of a `shape`, of which `part` is the range `held`, on the devices."""
+    """An array of a `shape` on the devices; `part` is its range `held`."""
 
     def shard(index: Any) -> np.ndarray:
         bounds = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]

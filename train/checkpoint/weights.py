@@ -1,6 +1,6 @@
-"""Weights that a person names: a file, or NAME.TAG of those that timm publishes.
+"""Weights that the user gives: a file, or NAME.TAG for weights that timm publishes.
 
-What goes wrong with them is bad input, a `ConfigError`. JAX is imported where it is needed.
+All errors are `ConfigError`, bad input. JAX is imported only when it is needed.
 """
 
 import contextlib
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
 Variables = dict[str, Any]
 
 _SUFFIXES = {"safetensors", "npz", "pth", "pt", "th", "bin"}
-_HEADS = ("fc.bias", "head.fc.bias", "params/head/bias")  # torch's names, timm's for v2, ours
+# The names of torch, of timm for v2, and ours.
+_HEADS = ("fc.bias", "head.fc.bias", "params/head/bias")
 
 # The stage and the block: "layer1.0.", timm's "stages.0.blocks.0." for v2, our "stage1/block1/".
 _BLOCK = re.compile(r"(?:layer|stages?\.?)(\d+)[./](?:blocks?\.?)?(\d+)[./]")
-_TRIED = 10  # networks, at about half a second each
+_MAX_CANDIDATES = 10  # networks to try, at about half a second each
 
 
-def published(given: str) -> tuple[str, str] | None:
+def parse_timm_name(given: str) -> tuple[str, str] | None:
     """The parts of "resnet50.a1_in1k"; None for anything else, such as a file or a folder.
 
-    >>> published("resnet50.a1_in1k")
+    >>> parse_timm_name("resnet50.a1_in1k")
     ('resnet50', 'a1_in1k')
-    >>> published("resnet50.pth")
+    >>> parse_timm_name("resnet50.pth")
     """
     name, _, tag = given.partition(".")
     if name not in ZOO or not re.fullmatch(r"\w+", tag) or tag in _SUFFIXES:
@@ -46,14 +47,14 @@ def published(given: str) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Card:
-    """What a run tells of the weights that leave it, kept in a .json beside their file."""
+    """The description of exported weights, saved as a .json file with the same name."""
 
     model: ModelConfig
     preprocessing: "Preprocessing"
     class_names: list[str]
 
     def write(self, file: Path) -> Path:
-        """Returns the .json that it wrote."""
+        """Writes the .json file of a file of weights, and returns its path."""
         target = file.with_suffix(".json")
         changes = {"name": self.model.name, **self.model.changes}
         text = json.dumps({**asdict(self), "model": changes}, indent=1)
@@ -62,10 +63,10 @@ class Card:
 
 
 def read_card(file: Path) -> Card | None:
-    """The card beside a file of weights; None if there is none.
+    """Reads the card of a file of weights; None: there is none.
 
     Raises:
-      ConfigError: a .json that is no such card.
+      ConfigError: the .json file is not such a card.
     """
     from resnet_jax import Preprocessing
 
@@ -74,10 +75,10 @@ def read_card(file: Path) -> Card | None:
         return None
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        view, names = Preprocessing(**card["preprocessing"]), list(card["class_names"])
-        return Card(ModelConfig(**card["model"]), view, names)
+        preprocessing = Preprocessing(**card["preprocessing"])
+        return Card(ModelConfig(**card["model"]), preprocessing, list(card["class_names"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not what convert writes beside weights ({error!r})") from None
+        raise ConfigError(f"{path}: not a file that convert writes ({error!r})") from None
 
 
 @contextlib.contextmanager
@@ -92,10 +93,10 @@ def as_config_error() -> Iterator[None]:
 
 
 def load(given: str, model: ModelConfig) -> Variables:
-    """The variables of a network from a file or NAME.TAG, whatever their classes.
+    """Loads the variables of a network from a file or NAME.TAG, with any number of classes.
 
     Raises:
-      ConfigError: missing, unreadable, unsafe, not finite, or the weights of another network.
+      ConfigError: the weights are missing, unreadable, unsafe, not finite, or of another network.
     """
     tensors = _tensors(given, model)
     return _fit(given, tensors, model.name, _classes(tensors), **model.changes)
@@ -110,10 +111,10 @@ def load_published(name: str, tag: str, **options: Any) -> "tuple[Variables, Pre
 
 
 def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables:
-    """The variables that a run starts from; with `init.head` "reset", the head is still to be made.
+    """The variables that a run starts from; it has to replace the head if `init.head` is "reset".
 
     Raises:
-      ConfigError: see `load`; or the head that is to be kept has another number of classes.
+      ConfigError: see `load`; or `init.head` is "keep" and the number of classes differs.
     """
     given = str(init.weights)
     tensors = _tensors(given, model, num_classes, head=init.head)
@@ -129,14 +130,14 @@ def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables
 def _tensors(
     given: str, model: ModelConfig, num_classes: int | None = None, *, head: Any = "keep"
 ) -> dict[str, np.ndarray]:
-    """By torch's names or by ours; with `head` "reset", published ones have `num_classes`."""
+    """Arrays by name (torch's or ours); with `head` "reset", timm's have `num_classes` outputs."""
     from resnet_jax.weights.convert import needed
     from resnet_jax.weights.files import read_tensors
 
-    if found := published(given):
+    if found := parse_timm_name(given):
         from flax.traverse_util import flatten_dict
 
-        # timm publishes some without a head.
+        # Some of timm's weights have no head.
         options = {"num_classes": num_classes, "head": head} if head == "reset" else {}
         variables, _ = load_published(*found, **options)
         return flatten_dict(variables, sep="/")
@@ -144,14 +145,14 @@ def _tensors(
         tensors = read_tensors(
             weights_file(given), needed(model.name, num_classes, **model.changes)
         )
-    for name, tensor in tensors.items():  # NaN can get lost in a network, and look like an answer
+    for name, tensor in tensors.items():  # NaN may become a valid-looking output
         if not np.isfinite(tensor).all():
             raise ConfigError(f"{given}: {name} is not finite")
     return tensors
 
 
 def _classes(tensors: Mapping[str, np.ndarray]) -> int | None:
-    """Outputs of the head; None if there is none."""
+    """Number of outputs of the head; None: there is no head."""
     return next((len(tensors[key]) for key in _HEADS if key in tensors), None)
 
 
@@ -173,7 +174,7 @@ def _fit(
 
 
 def _network_of(tensors: Mapping[str, np.ndarray]) -> str | None:
-    """The network of the zoo that takes all these tensors; None if it is not found at once."""
+    """The name of the network of the zoo that these tensors fit; None: not among the first few."""
     from resnet_jax import ResNetSpec, WeightsError, from_tensors
 
     blocks = {tuple(map(int, found.groups())) for found in map(_BLOCK.search, tensors) if found}
@@ -185,7 +186,7 @@ def _network_of(tensors: Mapping[str, np.ndarray]) -> str | None:
         for name, spec in ZOO.items()
         if isinstance(spec, ResNetSpec) and (spec.depths, spec.block) == (depths, block)
     ]
-    for name in candidates[:_TRIED]:
+    for name in candidates[:_MAX_CANDIDATES]:
         with contextlib.suppress(WeightsError):
             from_tensors(tensors, name, _classes(tensors))
             return name
@@ -193,10 +194,10 @@ def _network_of(tensors: Mapping[str, np.ndarray]) -> str | None:
 
 
 def weights_file(given: str | Path) -> Path:
-    """The file that a person named: `~` is the home directory, a folder its model.safetensors.
+    """The path of a file of weights: "~" is expanded; of a folder, its model.safetensors.
 
     Raises:
-      ConfigError: no home directory is known; a run, or a network without a tag, is named instead.
+      ConfigError: the home directory is unknown; or `given` is a run or a network without a tag.
     """
     path = expand(given)
     if str(given) in ZOO and not path.exists():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from resnet_jax.zoo import ZOO
 from train.cli.arguments import HELP
 from train.config import ConfigError, RunConfig
-from train.data.prepare_hint import tfds_sets
+from train.data.sources.prepare_hint import tfds_sets
 from train.paths import expand
 from train.recipes import all_recipes
 
@@ -114,8 +114,7 @@ def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
     names_data = any(_value(f"--data.{key}", options) for key in ("dir", "name"))
     if name is not None or (where is None and names_data):
         return None
-    from train.run.parts import read_config
-    from train.run.resume import is_empty
+    from train.run.directory import is_empty, read_config
 
     workdir = expand(where or Path("runs") / DEFAULT, "workdir")
     if not is_empty(workdir):
@@ -129,7 +128,7 @@ def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
 
 def _no_run(workdir: Path) -> str:
     """Why `--workdir` alone resumes nothing, and what to write instead."""
-    from train.run.parts import read_config
+    from train.run.directory import read_config
 
     recipe, found = "RECIPE", "no run"
     if (workdir / "config.json").is_file():

@@ -7,7 +7,6 @@ from train.checkpoint.weights import Card, Variables, load, read_card
 from train.cli import arguments
 from train.config import ConfigError, ModelConfig
 from train.paths import expand
-from train.run.preprocessing import of_run
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ def _of_file(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, 
 def _of_run(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
     from resnet_jax import unstack_blocks
     from train.inference.inference import read_weights
-    from train.run.parts import read_class_names, read_config
+    from train.run.directory import read_class_names, read_config
+    from train.run.preprocessing import of_run
 
     config = read_config(source)
     if given.model not in (None, config.model.name):

@@ -14,7 +14,7 @@ from train.checkpoint.weights import (
     Variables,
     load,
     load_published,
-    published,
+    parse_timm_name,
     read_card,
     weights_file,
 )
@@ -24,7 +24,7 @@ from train.config import ConfigError, ModelConfig, RunConfig
 from train.config.effects import PREDICTION, check_applicable
 from train.config.serialize import with_options
 from train.paths import expand
-from train.run.preprocessing import of_run, options_of, preprocessing
+from train.run.preprocessing import find_preprocessing, of_run, options_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def predict(args: list[str]) -> None:
     from train.data.images.crops import limits
     from train.inference import inference
     from train.inference.predictions import image_files, show
-    from train.run.parts import make_model
+    from train.learn.model import make_model
     from train.runtime import use_compilation_cache
 
     config = trained.config
@@ -93,7 +93,7 @@ def predict(args: list[str]) -> None:
 
 
 def _is_network(name: str) -> bool:
-    return name in ZOO or published(name) is not None
+    return name in ZOO or parse_timm_name(name) is not None
 
 
 def _base(name: str) -> RunConfig:
@@ -101,6 +101,7 @@ def _base(name: str) -> RunConfig:
 
     `data.name` is "folder" in both, because `predict` reads image files whatever the run read.
     """
+
     if _is_network(name):
         from resnet_jax.weights.pretrained import default_preprocessing
 
@@ -108,7 +109,7 @@ def _base(name: str) -> RunConfig:
         config = RunConfig(precision="fp32", scan=False, model=ModelConfig(name=network))
         config = with_options(config, options_of(default_preprocessing(network)))
     elif expand(name).exists():
-        from train.run.parts import read_config
+        from train.run.directory import read_config
 
         config = read_config(expand(name))
     else:
@@ -131,7 +132,7 @@ def _warn(warnings: list[str]) -> None:
 def _read_run(name: str, given: PredictArgs, options: Collection[str]) -> _Trained:
     """The run in the directory `name`. Raises `ConfigError`."""
     from train.inference.inference import read_weights
-    from train.run.parts import read_class_names
+    from train.run.directory import read_class_names
 
     if "weights" in options:
         raise ConfigError(
@@ -150,6 +151,7 @@ def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _T
     Raises:
       ConfigError: no weights, or those of another network.
     """
+
     if "checkpoint" in options:
         raise ConfigError(
             f"--checkpoint {given.checkpoint}: {name!r} is a network and no run; --weights names "
@@ -165,7 +167,7 @@ def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _T
 
 def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
     """The weights of NAME in a file, or those of NAME.TAG, and what is known of them."""
-    if tagged := published(name):
+    if tagged := parse_timm_name(name):
         if file is not None:
             raise ConfigError(f"--weights {file}: {name!r} names its weights already")
         if not (Path(name) / "model.safetensors").is_file():
@@ -178,7 +180,7 @@ def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
             f"--weights FILE, or the tag of some that timm publishes, as in resnet50.a1_in1k"
         )
     file = weights_file(file)
-    card = read_card(file) or Card(ModelConfig(name=name), preprocessing(file, name), [])
+    card = read_card(file) or Card(ModelConfig(name=name), find_preprocessing(file, name), [])
     if card.model.name != name:
         raise ConfigError(f"{file}: the weights of a {card.model.name}, says the .json beside it")
     return load(str(file), card.model), card

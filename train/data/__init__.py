@@ -1,0 +1,37 @@
+"""Data: from image files to batches, as a function of the config and the step.
+
+Modules:
+  sources: data sets, as anything with `len()` and `[i]`.
+  images: decoding, cropping and resizing.
+  pipeline: batches of training and evaluation examples.
+  order: the order of the training examples.
+  philox: random numbers for many examples at once.
+  prefetch: background prefetch, with stall warnings.
+  on_device: data sets that are stored on the accelerator.
+  check: unreadable evaluation images, found before training.
+  file_list: the files that a run was trained on, recorded and compared.
+  retry: repeated reads after temporary errors.
+  thread_pool, workers: threads and processes that read.
+  prepare_hint: advice about TFDS data sets that are not prepared.
+"""
+
+from typing import TYPE_CHECKING
+
+from train.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from train.data.pipeline import eval_batches as eval_batches
+    from train.data.pipeline import train_batches as train_batches
+    from train.data.sources import ArraySource as ArraySource
+    from train.data.sources import Example as Example
+    from train.data.sources import Source as Source
+    from train.data.sources import Splits as Splits
+    from train.data.sources import open_splits as open_splits
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "pipeline": ["eval_batches", "train_batches"],
+        "sources": ["ArraySource", "Example", "Source", "Splits", "open_splits"],
+    },
+)

@@ -1,6 +1,6 @@
-"""Evaluation images are read once before training: a bad one must not show after hours of it.
+"""Check of the evaluation images before training, so that a bad one does not stop a run later.
 
-The cost is at most that of one evaluation's reading, and at most `CHECK_SECONDS`.
+It takes as long as reading the images of one evaluation, but at most `CHECK_SECONDS`.
 """
 
 import contextlib
@@ -10,13 +10,14 @@ from collections.abc import Callable
 import numpy as np
 
 from train.config import ConfigError, DataConfig
-from train.data.images.crops import BadImage, decode, limits
+from train.data.images.crops import limits
+from train.data.images.decode import BadImage, decode
 from train.data.retry import read_again
 from train.data.sources import ArraySource, Source, SyntheticSource
 from train.data.thread_pool import in_threads
 
 CHECK_SECONDS = 10.0
-_SHOWN = 5  # bad images in the message
+_SHOWN = 5  # number of bad images in the message
 
 
 def check_images(
@@ -30,17 +31,17 @@ def check_images(
     """Reads and decodes the images of a split, in random order, and checks their labels.
 
     Args:
-      source: a split; one whose images are arrays has nothing to check.
-      data: `on_bad_image` "skip" leaves bad images to the evaluation, which counts them.
+      source: a split; images that are arrays are not checked.
+      data: with `on_bad_image` "skip" nothing is checked; the evaluation counts bad images.
       shard: (process, processes); each process checks its share.
-      stopped: asked after each image; True ends the check.
-      seconds: the longest that it may take.
+      stopped: called after each image; True ends the check.
+      seconds: the time limit.
 
     Returns:
-      A note if there was no time for all images, else "".
+      A note if the time limit was reached before all images were checked, else "".
 
     Raises:
-      ConfigError: images that cannot be read, or a label that is no class.
+      ConfigError: images that cannot be read, or labels out of range.
       RunError: the storage is down.
     """
     process, processes = shard
@@ -69,8 +70,8 @@ def check_images(
     if checked == len(order) or stopped():
         return ""
     return (
-        f"checked {checked:,} of {len(order):,} evaluation images in {seconds:g} s; the others are "
-        "first read by the first evaluation"
+        f"checked {checked:,} of {len(order):,} evaluation images in {seconds:g} s; the first "
+        "evaluation reads the others"
     )
 
 

@@ -1,7 +1,7 @@
-"""Which files a run trains on and is evaluated on: kept with the run, and compared later.
+"""The list of a run's image files: saved with the run, and compared when the run is used again.
 
-`config.json` keeps their number and a digest of their names; `files.json.gz` the names, so that a
-change can be described. Only folders of photos have names that last.
+`config.json` has the number of files and a digest of their names. `files.json.gz` has the names, so
+that a change can be described. Only folders of photos have lasting names.
 """
 
 import gzip
@@ -18,12 +18,12 @@ from train.paths import expand
 from train.printable import utf8
 
 _FILE = "files.json.gz"
-_SAMPLE = 16  # training files of which the content is compared too
-_SHOWN = 3  # names of a change in a message
+_SAMPLE = 16  # number of training files whose content is compared too
+_SHOWN = 3  # number of names in a message
 
 
 class Change(NamedTuple):
-    """What happened to a list of files; names are None where the old list is not known."""
+    """How a list of files changed; the names are None if the old list is not known."""
 
     before: int
     now: int
@@ -40,13 +40,13 @@ class Change(NamedTuple):
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first names of a list, printable anywhere."""
+    """The first names of a list, as printable text."""
     more = ", ..." if len(names) > _SHOWN else ""
     return utf8(", ".join(names[:_SHOWN]) + more)
 
 
 def summary(splits: Splits) -> dict[str, Any] | None:
-    """What `config.json` keeps of the files; None for data that are no folder of photos."""
+    """The summary of the files in `config.json`; None if the data are not a folder of photos."""
     train, evaluation = splits
     if not isinstance(train, FolderSource) or not isinstance(evaluation, FolderSource):
         return None
@@ -59,7 +59,7 @@ def summary(splits: Splits) -> dict[str, Any] | None:
 
 
 def write_names(workdir: Path, splits: Splits) -> None:
-    """Keeps the names of all files of a folder of photos."""
+    """Saves the names of all files of a folder of photos."""
     lists = {
         split: source.file_names()
         for split, source in zip(("train", "eval"), splits, strict=True)
@@ -73,13 +73,14 @@ def write_names(workdir: Path, splits: Splits) -> None:
 def find_change(
     workdir: Path, began: dict[str, Any], now: dict[str, Any], splits: Splits, split: str
 ) -> Change | None:
-    """How the files of "train" or "eval" differ from those that the run began with.
+    """How the files of `split` differ from those at the start of the run.
 
     Args:
-      began, now: `summary` of the data when the run began, and of `splits`.
+      began, now: `summary` of the data at the start of the run, and of `splits`.
+      split: "train" or "eval".
 
     Returns:
-      None if they are the same.
+      The change; None if the files are the same.
     """
     if now[split] == began[split]:
         return None
@@ -92,37 +93,41 @@ def find_change(
 
 
 def trained_on(workdir: Path, splits: Splits, split: str = "eval") -> list[str]:
-    """The files of a split that the run was trained on; `splits` are of its folder, or a copy."""
+    """The files of a split that were training files of the run.
+
+    Args:
+      splits: the splits of the run's folder, or of a copy.
+    """
     old = _read_names(workdir)
     return sorted(set(old["train"]) & set(_names(splits, split))) if old else []
 
 
 class Overlap(NamedTuple):
-    """Training files of a run that another folder seems to hold."""
+    """Training files of a run that another folder seems to contain."""
 
     names: list[str]
-    """As they were when the run began."""
+    """Their names at the start of the run."""
     is_sure: bool
-    """Whether the contents of some were compared, and are the same."""
+    """Whether the contents of some files were compared and are equal."""
 
 
 def overlap(
     workdir: Path, began: dict[str, Any], classes: Sequence[str], splits: Splits
 ) -> Overlap:
-    """The training files of a run that are evaluated in another folder than the run's.
+    """The run's training files among the evaluation files of another folder.
 
-    Files are compared by class and path in the class folder, wherever that is now, and a few by
-    content: cameras number their photos, so a name alone shows little.
+    Files are compared by class and by path inside the class folder. A few are compared by content
+    too, because cameras number their photos, so equal names prove little.
 
     Args:
-      began: the `summary` that the run kept.
+      began: the `summary` in the run's config.json.
       classes: the run's class names.
     """
     old, source = _read_names(workdir), splits.eval
     if old is None or not isinstance(source, FolderSource):
         return Overlap([], False)
     root, home = source.root.resolve(), Path(began["folder"])
-    if root.is_relative_to(home):  # a part of the run's own folder, so the names are the run's
+    if root.is_relative_to(home):  # inside the run's own folder, so the names are comparable
         start = root.relative_to(home)
         here = {(start / name).as_posix() for name in source.file_names()}
         return Overlap(sorted(here & set(old["train"])), True)
@@ -151,7 +156,7 @@ def _in_class(name: str, classes: set[str]) -> str:
 
 
 def same_folder(a: str, b: str) -> bool:
-    """Whether two paths are one folder: through links, relative or not, with or without a "/"."""
+    """Whether two paths lead to the same folder, absolute or relative, also through links."""
     first, second = expand(a, "data.dir"), expand(b, "data.dir")
     try:
         return first.resolve() == second.resolve() or os.path.samefile(first, second)
@@ -170,7 +175,7 @@ def _digest(names: list[str]) -> dict[str, Any]:
 
 
 def _sample(source: FolderSource) -> dict[str, str]:
-    """Digests of the content of a few files, spread over the list: {name: digest}."""
+    """Content digests of a few files, evenly spaced in the list: {name: digest}."""
     files = dict(zip(source.file_names(), source.files, strict=True))
     return {name: _content(files[name]) for name in _spread(list(files))}
 
@@ -181,7 +186,7 @@ def _spread(names: Sequence[str]) -> list[str]:
 
 
 def _joint_digest(files: Sequence[Path | None]) -> str:
-    """What earlier versions kept of the sample: one digest of all contents."""
+    """The format of earlier versions: one digest of all sampled files."""
     found = hashlib.sha256()
     for path in files:
         try:

@@ -1,8 +1,8 @@
-"""A data set that fits the accelerator lives there: it is read and uploaded once.
+"""Training sets in device memory (`data.resident`): read and uploaded once, cropped on the device.
 
-The host still draws what it draws for every other run, by the same functions: which examples a step
-asks for, where each crop lies, whether it is mirrored. That is a plan of 16 bytes an example. The
-device cuts the batch out of the whole set, and so it is the same batch, bit for bit.
+The host only samples indices, crop offsets and flips, with the functions that every other run uses:
+16 bytes per example. The device crops the batch from the resident images. The batches are
+bit-identical to those that the host would make.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,40 +17,37 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunConfig
+from train.data.batch import HostBatch
 from train.data.images.crops import pad_offsets
 from train.data.order import example_indices_between
-from train.data.philox import first_words
-from train.data.pipeline import (
-    BadExample,
-    HostBatch,
-    augmentation_key,
-    eval_batches,
-)
+from train.data.philox import augmentation_key, first_words
+from train.data.pipeline import eval_batches
 from train.data.prefetch import Feed, never
+from train.data.readers import BadExample
 from train.data.sources import Source, Splits
 from train.distributed.mesh import Batch, batch_sharding, replicated_sharding
 
 LIMIT = 2 * 2**30
-"""Bytes of images on each device, up to which `data.resident` "auto" is on."""
+"""Most bytes of images per device with which `data.resident` "auto" turns it on."""
 COLUMNS = ("index", "top", "left", "mirrored")
-"""Of a plan, int32 [..., B, 4]."""
+"""Columns of the crop parameters, int32 [..., B, 4]."""
 
 _CROPS = ("pad", "none")
-_KNOWN = ("crop", "pad", "flip", "area", "aspect")  # area and aspect: of other crops
-_BLOCK = (
-    4096  # examples whose parameters are drawn together: NumPy's overhead is gone from there on
-)
-_READ = 256  # examples of a batch in the one reading of the set
+_SUPPORTED = ("crop", "pad", "flip", "area", "aspect")  # area and aspect: for other crops, unused
+_BLOCK = 4096  # examples sampled at once; more do not reduce NumPy's overhead further
+_READ = 256  # batch size of reading the set
 
 
 def lives_on_devices(config: RunConfig, splits: Splits, mesh: Mesh, total_steps: int) -> bool:
-    """Whether the run's training images do, as `data.resident` has it.
+    """Whether the training images are kept in device memory, by `data.resident`.
+
+    "auto" does so on accelerators, if the set is small enough and the run reads all of it.
 
     Raises:
-      ConfigError: it is "on", and they cannot.
+      ConfigError: `data.resident` is "on", but the configuration does not support it.
     """
     choice = config.data.resident
-    why_not = _obstacle(config.augment, jax.process_count())
+    why_not = _unsupported(config.augment, jax.process_count())
     if choice == "on" and why_not:
         raise ConfigError(f"data.resident 'on': {why_not}; choose auto or off")
     if choice != "auto":
@@ -61,16 +58,16 @@ def lives_on_devices(config: RunConfig, splits: Splits, mesh: Mesh, total_steps:
     return not why_not and accelerator and long_enough and small_enough
 
 
-def _obstacle(augment: AugmentConfig, processes: int) -> str:
-    """What speaks against it whatever the size, or ''."""
+def _unsupported(augment: AugmentConfig, processes: int) -> str:
+    """The reason why the configuration does not support resident data; "" if it does."""
     if augment.crop not in _CROPS:
         return f"augment.crop {augment.crop!r} is done on the host, {' and '.join(_CROPS)} are not"
     for field in fields(augment):
         value = getattr(augment, field.name)
-        if field.name not in _KNOWN and value != field.default:
+        if field.name not in _SUPPORTED and value != field.default:
             return f"augment.{field.name} {value!r} is done on the host"
     if processes > 1:
-        return f"there are {processes} processes, and it takes a single one"
+        return f"there are {processes} processes, and only one is supported"
     return ""
 
 
@@ -81,8 +78,8 @@ def _margin(augment: AugmentConfig) -> int:
 def _bytes_on_device(config: RunConfig, splits: Splits) -> int:
     size, padded = config.data.image_size, config.data.image_size + 2 * _margin(config.augment)
     train, evaluation = splits
-    seen = len(train) * padded**2 * train.channels
-    return seen + len(evaluation) * size**2 * evaluation.channels
+    train_bytes = len(train) * padded**2 * train.channels
+    return train_bytes + len(evaluation) * size**2 * evaluation.channels
 
 
 def crop_params(
@@ -96,50 +93,58 @@ def crop_params(
     order: int = 2,
     replacement: np.ndarray | None = None,
 ) -> Iterator[HostBatch]:
-    """What the training batches of steps `start` up to `stop` are made of.
+    """Samples the crop parameters of the training batches of steps `start` up to `stop`.
 
     Args:
-      count: of examples in the source.
+      count: number of examples in the source.
       order: `data.order`.
-      replacement: the example read in place of each one; None: each is read itself.
+      replacement: int64 [count], the example that is used for each one, where some are unreadable;
+        None: all are readable.
 
     Yields:
-      `plan` int32 [batch_size, 4] (`COLUMNS`) and, as `train_batches` does, `bad` and `retried`.
+      `crops` int32 [batch_size, 4] with columns `COLUMNS`, and `unreadable` and `retried` as in a
+      `HostBatch`.
     """
     steps = max(_BLOCK // batch_size, 1)
     for first in range(start, stop, steps):
         last = min(first + steps, stop)
         positions = first * batch_size, last * batch_size
-        epochs, wanted = example_indices_between(count, seed, *positions, order=order).T
-        indices = wanted if replacement is None else replacement[wanted]
-        plan = _crop_params(epochs, indices, augment, seed).reshape(-1, batch_size, len(COLUMNS))
-        bad = np.where(indices == wanted, -1, wanted).astype(np.int32).reshape(-1, batch_size)
-        for rows in zip(plan, bad, strict=True):
-            yield {"plan": rows[0], "bad": rows[1], "retried": np.zeros(batch_size, np.int32)}
+        epochs, requested = example_indices_between(count, seed, *positions, order=order).T
+        indices = requested if replacement is None else replacement[requested]
+        crops = _crop_params(epochs, indices, augment, seed)
+        unreadable = np.where(indices == requested, -1, requested).astype(np.int32)
+        for rows in range(0, len(indices), batch_size):
+            yield {
+                "crops": crops[rows : rows + batch_size],
+                "unreadable": unreadable[rows : rows + batch_size],
+                "retried": np.zeros(batch_size, np.int32),
+            }
 
 
 def _crop_params(
     epochs: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int
 ) -> np.ndarray:
-    """int32 [N, 4]: what `images.train_image` draws from each example's generator."""
+    """int32 [N, 4]: the numbers that `crops.train_image` draws from each example's generator."""
     key = augmentation_key(seed, epochs.astype(np.uint64), indices.astype(np.uint64))
     words = first_words(np.stack(key, axis=-1))
-    plan = np.zeros((len(indices), len(COLUMNS)), np.int32)
-    plan[:, 0] = indices
+    crops = np.zeros((len(indices), len(COLUMNS)), np.int32)
+    crops[:, 0] = indices
     if augment.crop == "pad":
-        plan[:, 1:3] = pad_offsets(words[:, 0], augment.pad)
+        crops[:, 1:3] = pad_offsets(words[:, 0], augment.pad)
         words = words[:, 1:]
     if augment.flip:
-        plan[:, 3] = words[:, 0] >> 63 == 0  # Generator.random() < 1/2
-    return plan
+        crops[:, 3] = words[:, 0] >> 63 == 0  # Generator.random() < 1/2
+    return crops
 
 
-def gather_crops(images: jax.Array, labels: jax.Array, plan: jax.Array, size: int) -> Batch:
-    """The batch of a plan [B, 4], cut out of the set: to be traced.
+def gather_crops(images: jax.Array, labels: jax.Array, crops: jax.Array, size: int) -> Batch:
+    """Crops a batch from the resident images. It is traced by JAX.
 
     Args:
       images: uint8 [N, H, W, C], padded.
       labels: int32 [N].
+      crops: int32 [B, 4] with columns `COLUMNS`.
+      size: height and width of the crops.
 
     Returns:
       `image` uint8 [B, size, size, C], `label` int32 [B], `mask` float32 [B].
@@ -151,32 +156,32 @@ def gather_crops(images: jax.Array, labels: jax.Array, plan: jax.Array, size: in
         view = lax.dynamic_slice(images, (index, top, left, jnp.zeros_like(top)), shape)[0]
         return jnp.where(mirrored > 0, view[:, ::-1], view)
 
-    index = plan[:, 0]
+    index = crops[:, 0]
     mask = (index >= 0).astype(jnp.float32)
-    return {"image": jax.vmap(one)(plan), "label": labels[index], "mask": mask}
+    return {"image": jax.vmap(one)(crops), "label": labels[index], "mask": mask}
 
 
 @dataclass(frozen=True)
 class Resident:
-    """A training set on the devices, each of which has the whole of it."""
+    """A training set in device memory; every device holds all of it."""
 
     images: jax.Array
-    """uint8 [N, H, W, C], with zeros around them if crops are of the padded image."""
+    """uint8 [N, H, W, C], padded with zeros if `augment.crop` is "pad"."""
     labels: jax.Array
     """int32 [N]."""
     replacement: np.ndarray | None
-    """int64 [N]: the example in place of each one, where some could not be read."""
+    """int64 [N], the example that is used for each one; None: all are readable."""
     size: int
-    """Side of the images that the network sees."""
+    """Height and width of the images that the network receives."""
     mesh: Mesh
 
     @cached_property
     def gather_crops(self) -> Callable[[jax.Array, jax.Array, jax.Array], Batch]:
-        """(images, labels, plan [B, 4]) -> the batch; B is split over the devices."""
+        """(images, labels, crops [B, 4]) -> the batch; B is split over the devices."""
         data = batch_sharding(self.mesh)
 
-        def batch(images: jax.Array, labels: jax.Array, plan: jax.Array) -> Batch:
-            found = gather_crops(images, labels, plan, self.size)
+        def batch(images: jax.Array, labels: jax.Array, crops: jax.Array) -> Batch:
+            found = gather_crops(images, labels, crops, self.size)
             return lax.with_sharding_constraint(found, data)
 
         return batch
@@ -189,8 +194,8 @@ class Resident:
         )
 
     def put(self, batch: HostBatch) -> Batch:
-        """A step's plan -> its batch on the devices, as `put_batch` would bring it there."""
-        return self._jitted(self.images, self.labels, batch["plan"])
+        """A step's crop parameters -> its batch on the devices, sharded as by `put_batch`."""
+        return self._jitted(self.images, self.labels, batch["crops"])
 
 
 def upload(
@@ -202,33 +207,33 @@ def upload(
     report: Callable[[str], None],
     stopped: Callable[[float], bool] = never,
 ) -> Resident:
-    """Reads a whole training set, as the host would read each example, onto the devices.
+    """Reads a whole training set and copies it to the devices.
 
     Args:
       report, stopped: see `Feed`.
 
     Raises:
-      BadExample: an unreadable image (`data.on_bad_image` "error"), or nothing but such.
-      Stopped: `stopped` said so.
+      BadExample: an image is unreadable (`data.on_bad_image` "error"), or all images are.
+      Stopped: `stopped` returned True.
     """
     size, pad, count = data.image_size, _margin(augment), len(source)
     images = np.zeros((count, size + 2 * pad, size + 2 * pad, source.channels), np.uint8)
     labels, readable = np.zeros(count, np.int32), np.zeros(count, bool)
-    whole = EvalConfig(crop_fraction=1.0)  # what a pad or no crop begins with
+    whole = EvalConfig(crop_fraction=1.0)  # the view from which "pad" and "none" crop
     batches = eval_batches(source, data, whole, batch_size=_READ)
     options: Any = {"report": report, "stopped": stopped, "what": "reading of the set, batch"}
     with Feed(batches, lambda _: None, data, **options) as feed:
         for batch, _ in feed:
-            there = batch["index"] >= 0
-            here = batch["index"][there]
-            images[here, pad : pad + size, pad : pad + size] = batch["image"][there]
-            labels[here], readable[here] = batch["label"][there], True
+            valid = batch["index"] >= 0
+            index = batch["index"][valid]
+            images[index, pad : pad + size, pad : pad + size] = batch["image"][valid]
+            labels[index], readable[index] = batch["label"][valid], True
     put = partial(jax.device_put, device=replicated_sharding(mesh))
     return Resident(put(images), put(labels), _replacements(readable), size, mesh)
 
 
 def _replacements(readable: np.ndarray) -> np.ndarray | None:
-    """The next readable example, after the last the first, as `TrainReader` goes on to."""
+    """int64 [N]: the next readable example, cyclically, which `TrainReader` would use too."""
     good = np.flatnonzero(readable)
     if not len(good):
         raise BadExample("no example of the training split can be read")
@@ -238,9 +243,9 @@ def _replacements(readable: np.ndarray) -> np.ndarray | None:
 
 
 def stacked(found: Sequence[HostBatch], room: int) -> HostBatch:
-    """Plans of consecutive steps as one, `plan` int32 [room, B, 4]; what is behind them is 0."""
-    first = found[0]["plan"]
-    plan = np.zeros((room, *first.shape), np.int32)
-    plan[: len(found)] = [each["plan"] for each in found]
-    joined = {key: np.concatenate([each[key] for each in found]) for key in ("bad", "retried")}
-    return {"plan": plan, **joined}
+    """Joins the crop parameters of consecutive steps: `crops` int32 [room, B, 4], padded with 0."""
+    first = found[0]["crops"]
+    crops = np.zeros((room, *first.shape), np.int32)
+    crops[: len(found)] = [each["crops"] for each in found]
+    keys = ("unreadable", "retried")
+    return {"crops": crops, **{key: np.concatenate([each[key] for each in found]) for key in keys}}

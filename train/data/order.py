@@ -1,18 +1,19 @@
-"""The order of the training examples: which example each position of the stream is.
+"""The order of the training examples: the example at each position of the training stream.
 
-Each epoch is a permutation of the examples, drawn from (seed, epoch). `data.order` is the version
-of the draw; a run keeps the one that it began with.
+Each epoch is a random permutation of the examples, a function of (seed, epoch). `data.order` is the
+version of the algorithm; a run keeps the version that it started with.
 
-Version 2 is NumPy's shuffle (Fisher and Yates) of an epoch at a time. Every permutation is equally
-likely, and NumPy keeps its stream for good (NEP 19, `RandomState`), so that a resume under a later
-NumPy is exact. It takes 4 bytes an example, and some 30 ns an example once an epoch: 5 MB and 40 ms
-for ImageNet.
+Version 2 shuffles a whole epoch with NumPy (Fisher-Yates). Every permutation is equally likely, and
+NumPy guarantees that `RandomState` never changes its numbers (NEP 19), so a resume under a later
+NumPy is exact. It needs 4 bytes per example, and about 30 ns per example once an epoch: 5 MB and
+40 ms for ImageNet.
 
-Version 1 computes one index at a time by Grain's `index_shuffle` with 4 rounds, without memory. It
-is not uniform. Of 2,610 epochs of 400 sorted examples, 0.2 % have batches of 32 whose class counts
-vary more than 3.5 times as much as at random (up to 13 times); of 50,000 examples, they vary half
-as much. With 6 rounds or more neither shows, but an index costs 7 to 100 us: the cipher is of at
-least 16 bits, and is repeated until it hits one of the examples.
+Version 1 computes one index at a time, without memory, by Grain's `index_shuffle` with 4 rounds. It
+is not uniform. With 400 sorted examples, 0.2 % of 2,610 epochs have batches of 32 whose class
+counts vary more than 3.5 times (up to 13 times) as much as at random; with 50,000 examples the
+counts vary half as much as at random. With 6 or more rounds neither effect is visible, but an index
+costs 7 to 100 us, because the cipher has at least 16 bits and is repeated until its output is the
+index of an example.
 """
 
 import functools
@@ -21,23 +22,23 @@ import threading
 import numpy as np
 from grain.experimental import index_shuffle
 
-_one_at_a_time = threading.Lock()
+_shuffle_lock = threading.Lock()
 
 
 def example_indices(
     count: int, seed: int, batch_size: int, step: int, *, order: int = 2
 ) -> np.ndarray:
-    """The examples that a training step asks for, computed without reading any.
+    """The examples of a training step, computed without reading them.
 
     Args:
-      count: of examples in the source.
+      count: number of examples in the source.
       batch_size: global.
-      step: from 0, as in `train_batches`.
+      step: counted from 0, as in `train_batches`.
       order: `data.order`.
 
     Returns:
-      int64 [batch_size], places in the source: the global batch's `index`, but where an unreadable
-      example was replaced.
+      int64 [batch_size]: indices in the source. They equal the global batch's `index`, except where
+      an unreadable example was replaced.
     """
     start = step * batch_size
     return example_indices_between(count, seed, start, start + batch_size, order=order)[:, 1]
@@ -57,12 +58,12 @@ def example_indices_between(
 
 
 def _shuffled(count: int, seed: int, epoch: int, places: range) -> np.ndarray:
-    # One thread draws an epoch, and the others wait for it, rather than all drawing the same.
-    with _one_at_a_time:
+    # One thread shuffles an epoch and the others wait, so that the work is done once.
+    with _shuffle_lock:
         return _permutation(count, seed, epoch)[places.start : places.stop]
 
 
-@functools.lru_cache(maxsize=2)  # batches that are read ahead may be of the next epoch
+@functools.lru_cache(maxsize=2)  # prefetched batches may belong to the next epoch
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     permutation = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
     bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))

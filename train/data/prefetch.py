@@ -1,4 +1,4 @@
-"""Batches ahead of training, and a word when they do not come."""
+"""Background prefetch of batches to the devices, with stall warnings."""
 
 import queue
 import threading
@@ -8,41 +8,45 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from train.config import DataConfig
-from train.data.pipeline import HostBatch
-from train.data.thread_pool import PATIENCE
+from train.data.batch import HostBatch
+from train.data.thread_pool import JOIN_SECONDS
 from train.data.workers import kill_workers
 
 T = TypeVar("T")
 
-_POLL = 0.1  # seconds between two looks at the clock, and at whether to stop
+_POLL = 0.1  # seconds between two checks of the clock and of `stopped`
 
 
 class Stopped(Exception):
-    """Somebody asked to stop while there was no batch."""
+    """A stop was requested while no batch was available."""
 
 
 def never(waited: float) -> bool:
-    """For a `Feed` that only its batches end."""
+    """The `stopped` function of a `Feed` that only ends with its batches."""
     return False
 
 
 class Feed(Generic[T]):
-    """Iterates over (batch, what `put` made of it), made in a thread of its own.
+    """Iterates over (batch, put(batch)), both made in a background thread.
 
-    One batch is made while another one is used, so that `put`, which brings a batch to the devices,
-    overlaps the step, and no more than two batches are there: the one in the caller's hands (who
-    must not keep it in a variable while asking for the next) and the next one. The batches, and
-    what they raise, are those of the iterator.
+    While the caller uses one batch, the thread makes the next one. So `put`, which copies a batch
+    to the devices, overlaps with the training step. At most two batches exist at a time: the
+    caller's and the next one. (The caller must drop its batch before it requests the next.)
+    Exceptions of the iterator are raised in the caller's thread.
 
     Args:
-      batches: closed at the end, in its own thread.
-      data: names the data set in reports, and says how long to wait for each one.
-      report: is told of every `data.stall_seconds` without a batch, in the caller's thread.
-      stopped: is asked ten times a second while there is no batch, with the seconds waited so far.
-      what, first: call the batches "step 124", "step 125", ... in reports.
+      batches: the batches; closed at the end, in the background thread.
+      put: makes the second value, usually a copy on the devices.
+      data: gives the data set's name for reports, and `stall_seconds`.
+      report: receives a message after every `data.stall_seconds` without a batch, in the caller's
+        thread.
+      stopped: called ten times a second while no batch is available, with the seconds waited so
+        far; True raises `Stopped`.
+      what, first: reports call the batches "step 124", "step 125", ...: `what` is "step" and
+        `first` is 124.
 
     Raises:
-      Stopped: `stopped` said so, and no batch was there.
+      Stopped: `stopped` returned True while no batch was available.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Feed(Generic[T]):
     def __next__(self) -> tuple[HostBatch, T]:
         found = self._wait()
         if isinstance(found, BaseException):
-            self._ready.put(found)  # for whoever asks again
+            self._ready.put(found)  # raised again by the next call
             raise found
         self._arrived += 1
         self._room.release()
@@ -134,12 +138,12 @@ class Feed(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """Ends the thread and what reads for it; one that hangs is left behind, a daemon."""
+        """Ends the thread and its readers; a daemon thread that hangs is abandoned."""
         self._closed = True
         self._room.release()
-        self._thread.join(PATIENCE)
+        self._thread.join(JOIN_SECONDS)
         if self._thread.is_alive() and kill_workers():
-            self._thread.join(PATIENCE)
+            self._thread.join(JOIN_SECONDS)
         while not self._ready.empty():
             self._ready.get()
         self._ready.put(StopIteration())

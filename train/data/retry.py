@@ -1,4 +1,4 @@
-"""Reads that fail for a passing reason (a network, a server, a busy disk) are tried again."""
+"""Retries of reads that fail temporarily: a network, a server or a busy disk."""
 
 import errno
 import os
@@ -11,58 +11,61 @@ from train.config import RunError
 T = TypeVar("T")
 
 _FIRST, _LONGEST = 0.1, 10.0  # seconds
-_PASSING = frozenset(
+_TEMPORARY = frozenset(
     getattr(errno, name)
     for name in (
-        # the device, or the server behind it
+        # the device, or its server
         *("EIO", "EREMOTEIO", "ESTALE", "EBUSY", "EAGAIN", "EINTR", "ETIMEDOUT", "EPIPE"),
-        # the way there
+        # the network
         *("ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EHOSTUNREACH", "EHOSTDOWN", "ENOTCONN"),
         *("ENETUNREACH", "ENETDOWN", "ENETRESET", "ENOLINK"),
-        # this machine, which says nothing about the file either
+        # this machine is out of file descriptors or memory; nothing is wrong with the file
         *("EMFILE", "ENFILE", "ENOMEM"),
     )
     if hasattr(errno, name)
 )
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether the same read may work later: nothing is wrong with the file itself."""
+def is_temporary(error: Exception) -> bool:
+    """Whether an error is temporary: the same read may succeed later."""
     if isinstance(error, TimeoutError | ConnectionError):
         return True
-    return isinstance(error, OSError) and error.errno in _PASSING
+    return isinstance(error, OSError) and error.errno in _TEMPORARY
 
 
 def as_os_error(text: str) -> OSError:
-    """The error behind a message of C++ code, which has the system's words but not its number.
+    """The OSError of a C++ library's message, which has the system's text but not its number.
 
     >>> as_os_error("pread() failed: Input/output error; reading train-00001").errno == errno.EIO
     True
     """
-    for number in _PASSING:
+    for number in _TEMPORARY:
         if os.strerror(number) in text:
             return OSError(number, text)
     return OSError(text)
 
 
 def read_again(read: Callable[[], T], retries: int, name: str) -> tuple[T, int]:
-    """What `read` returns, and how often it had to be tried again.
+    """Calls `read`, and repeats it after temporary errors.
 
     Args:
-      retries: at most so often, after 0.1, 0.2, 0.4 ... seconds, never more than 10.
-      name: of what is read.
+      retries: the maximum number of repetitions, after 0.1, 0.2, 0.4, ..., at most 10 seconds each.
+      name: of what is read, for the message.
+
+    Returns:
+      (result of `read`, number of repetitions).
 
     Raises:
-      RunError: it fails for a passing reason to the end. Not a bad example: a server that is
-        down must not cost the examples that it holds.
-      OSError: it fails for another reason.
+      RunError: the error is temporary, but remained after all retries. It is not treated as a bad
+        example: a server that is down must not remove its examples from the data.
+      OSError: the error is not temporary.
     """
     tried = 0
     while True:
         try:
             return read(), tried
         except OSError as error:
-            if not is_passing(error):
+            if not is_temporary(error):
                 raise
             if tried == retries:
                 raise RunError(

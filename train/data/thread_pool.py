@@ -1,4 +1,4 @@
-"""Reading many things at once, in threads that nothing waits for when they hang."""
+"""A thread pool for reading, whose hanging threads do not block the end of the process."""
 
 import atexit
 import queue
@@ -12,37 +12,43 @@ from typing import Generic, TypeVar
 S = TypeVar("S")
 T = TypeVar("T")
 
-PATIENCE = 3.0
-"""Seconds that a read may take to its end when nobody wants it any more."""
+JOIN_SECONDS = 3.0
+"""Seconds to wait for the reads in progress when the pool is closed."""
 
 
 def in_threads(
     read: Callable[[S], T], items: Iterable[S], threads: int, ahead: int
 ) -> Generator[T, None, None]:
-    """read(item) of all items, in order, `ahead` of them beforehand in so many threads.
+    """Yields read(item) for all items, in their order.
 
-    What `read` raises is raised where its result would come. With no thread, nothing is read
-    beforehand.
+    An exception of `read` is raised in place of its result.
+
+    Args:
+      threads: number of threads; 0: read in the caller's thread, without prefetching.
+      ahead: number of items that are read before they are requested.
     """
     if not threads:
         yield from map(read, items)
         return
     pool = _Pool(read, threads)
     try:
-        asked: deque[Future[T]] = deque()
+        pending: deque[Future[T]] = deque()
         for item in items:
-            asked.append(pool.submit(item))
-            if len(asked) > ahead:
-                yield asked.popleft().result()
-        while asked:
-            yield asked.popleft().result()
+            pending.append(pool.submit(item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.close()
 
 
 class _Pool(Generic[S, T]):
-    """Daemon threads: those of concurrent.futures are joined when the process ends, and a single
-    one that a dead disk holds would hold the process for good."""
+    """A pool of daemon threads.
+
+    The threads of `concurrent.futures` are joined when the process ends: one read that hangs on a
+    broken disk would keep the process alive for ever.
+    """
 
     def __init__(self, read: Callable[[S], T], threads: int) -> None:
         self._read = read
@@ -54,7 +60,7 @@ class _Pool(Generic[S, T]):
         ]
         for thread in self._threads:
             thread.start()
-        # Whoever leaves a batch half read may end the process without closing it.
+        # A caller that abandons the iterator may end the process without closing it.
         atexit.register(self.close)
 
     def submit(self, item: S) -> Future[T]:
@@ -69,17 +75,19 @@ class _Pool(Generic[S, T]):
                 future.set_result(self._read(item))
             except BaseException as error:
                 future.set_exception(error)
-            del future, job  # or an idle thread would keep what it read last
+            del future, job  # otherwise an idle thread keeps its last result in memory
 
     def close(self) -> None:
-        """Ends the threads. They are waited for, unless they hang: a thread that wakes up while
-        the interpreter goes down can crash it."""
-        if self._closed:  # at the end of the process; its modules may be gone by now
+        """Ends the threads and waits for them, unless they hang.
+
+        A thread that wakes up while the interpreter shuts down can crash it.
+        """
+        if self._closed:  # called at the end of the process, when modules may be gone
             return
         atexit.unregister(self.close)
         self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
-        patience = time.monotonic() + PATIENCE
+        end = time.monotonic() + JOIN_SECONDS
         for thread in self._threads:
-            thread.join(max(patience - time.monotonic(), 0))
+            thread.join(max(end - time.monotonic(), 0))

@@ -1,4 +1,4 @@
-"""The processes of `data.workers`: what signals do to them, and how they end."""
+"""The processes of `data.workers`: their signals, their shared memory, and how they end."""
 
 import contextlib
 import multiprocessing
@@ -13,30 +13,34 @@ from typing import Any, TypeVar
 Batch = TypeVar("Batch", bound=Mapping[str, Any])
 
 _POLL = 1.0
-"""Seconds between two looks at whether the parent is still there."""
+"""Seconds between two checks that the parent process is alive."""
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Processes that are started inside the `with` never receive SIGINT, SIGTERM or SIGHUP.
+def block_signals() -> Iterator[None]:
+    """Blocks SIGINT, SIGTERM and SIGHUP for all processes that are started inside the `with`.
 
-    A terminal and a batch system send those to all processes of a run. Only the one that trains
-    answers, and then ends the others. Children inherit the calling thread's mask; a signal to this
-    process itself goes to another thread, or comes when the `with` ends.
+    A terminal or a batch system sends these signals to all processes of a run. Only the training
+    process handles them, and then ends its workers. Child processes inherit the calling thread's
+    signal mask. A signal to this process is handled by another thread, or after the `with`.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        resource_tracker.ensure_running()  # its start, the first worker's else, unblocks the others
+        # Started now: it would start with the first worker, and unblock SIGINT and SIGTERM there.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with_parent(index: int, count: int) -> None:
-    """In a worker (number `index` of `count`): it ends soon after the process that started it.
+def exit_with_parent(index: int, count: int) -> None:
+    """Makes a worker exit soon after its parent process has ended.
 
-    Grain's workers would otherwise outlive a SIGKILL of their parent, waiting to be asked.
+    Otherwise Grain's workers survive a SIGKILL of their parent and wait for requests for ever.
+
+    Args:
+      index, count: the worker's index and the number of workers, which Grain passes.
     """
     parent = os.getppid()
 
@@ -48,11 +52,11 @@ def end_with_parent(index: int, count: int) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def without_segments(batch: Batch) -> Batch:
-    """The batch, after the names of the shared memory that Grain put it in were removed.
+def unlink_shared_memory(batch: Batch) -> Batch:
+    """Unlinks the shared memory in which Grain passes a batch, and returns the batch.
 
-    The arrays stay valid; their memory goes with them, or with this process, however that ends.
-    Arrays that are alive at the end of Python would otherwise be reported as leaked.
+    The arrays stay valid. Their memory is freed with them, or when this process ends for any
+    reason. Otherwise Python would report the arrays that are alive at its end as leaked.
     """
     for array in batch.values():
         segment = getattr(array, "shm", None)
@@ -63,7 +67,7 @@ def without_segments(batch: Batch) -> Batch:
 
 
 def kill_workers() -> int:
-    """Ends the processes of `data.workers` at once (they only read); says how many there were."""
+    """Kills the processes of `data.workers`, which only read, and returns their number."""
     workers = [p for p in multiprocessing.active_children() if p.name.startswith("grain-")]
     for worker in workers:
         worker.kill()

@@ -1,8 +1,12 @@
-"""Messages between the processes of a run: who failed, who is done, what is agreed.
+"""A key-value service between the processes of a run: agreement, and reports of failures.
 
-Process 0 keeps them (`Server`) at the coordinator's address; every process, 0 too, holds one
-connection to it (`Client`). It is apart from JAX because JAX's own client answers whatever goes
-wrong (a missing process, a lost connection) by aborting with a stack trace; here it is an entry.
+Process 0 runs the `Server` at the coordinator's address. Every process, including process 0, has
+one connection to it (`Client`). JAX's own service is not used for this, because its client aborts
+the process with a stack trace if another process is missing or a connection is lost. Here such an
+event is an entry that the run can handle.
+
+Keys: `joined/K`, `done/K`, `failed/K` and `lost/K` for process K; `refused` and `incomplete` for
+errors at the start; all others are free.
 """
 
 import asyncio
@@ -16,14 +20,15 @@ from typing import Any
 
 from train.config import ConfigError, RunError
 
-GONE_SECONDS = 20
-"""A machine that answers nothing for so long is gone. The operating system asks and answers, so
-that a process which is only busy, or stopped in a debugger, is not taken for dead."""
+KEEPALIVE_SECONDS = 20
+"""Seconds without an answer after which a machine counts as lost. The operating systems send and
+answer keep-alive packets, so a process that is busy, or stopped in a debugger, is not lost."""
 
-TRY_SECONDS = 4.0
-"""A connection to a machine that is there takes less, even if the first packets are lost."""
+ATTEMPT_SECONDS = 4.0
+"""Time limit of one attempt to connect. A reachable machine needs less, even with lost packets."""
 
-Heard = Callable[[str, Any], None]
+OnEntry = Callable[[str, Any], None]
+"""Receives (key, value) of every new entry."""
 
 
 def _line(key: str, value: Any) -> bytes:
@@ -31,35 +36,36 @@ def _line(key: str, value: Any) -> bytes:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Has the operating system end a connection whose other machine is gone."""
+    """Makes the operating system close a connection whose other machine is lost."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    quarter = GONE_SECONDS // 4
+    quarter = KEEPALIVE_SECONDS // 4
     options = {"TCP_KEEPIDLE": quarter, "TCP_KEEPINTVL": quarter, "TCP_KEEPCNT": 3}
-    for name, value in {**options, "TCP_USER_TIMEOUT": 1000 * GONE_SECONDS}.items():
-        if hasattr(socket, name):  # Linux has them all
+    for name, value in {**options, "TCP_USER_TIMEOUT": 1000 * KEEPALIVE_SECONDS}.items():
+        if hasattr(socket, name):  # Linux has all of them
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def connect(
     host: str, port: int, seconds: float, waiting: Callable[[], None] = lambda: None
 ) -> socket.socket:
-    """A connection to process 0, which may not be there yet.
+    """Connects to process 0, which may start later than this process.
 
     Args:
-      waiting: called before every attempt, none of which takes longer than `TRY_SECONDS`.
+      seconds: time limit.
+      waiting: called before every attempt; an attempt takes at most `ATTEMPT_SECONDS`.
 
     Raises:
-      RunError: not within so many seconds.
+      RunError: no connection within `seconds`.
     """
     end = time.monotonic() + seconds
     while True:
         waiting()
         left = end - time.monotonic()
         try:
-            patience = min(max(left, 1), TRY_SECONDS)
-            connection = socket.create_connection((host, port), timeout=patience)
-        except OSError as error:  # refused, or a name that the network does not know yet
+            timeout = min(max(left, 1), ATTEMPT_SECONDS)
+            connection = socket.create_connection((host, port), timeout=timeout)
+        except OSError as error:  # refused, or an unknown host name
             if left < 0.5:
                 raise RunError(
                     f"process 0 cannot be reached at {host}:{port} within {seconds:g} s "
@@ -73,21 +79,21 @@ def connect(
 
 
 class Server:
-    """Process 0's side: passes every entry on to every process, in one order for all.
+    """The server in process 0. It sends every entry to every process, in the same order.
 
-    It adds `here/K` when process K comes, `lost/K` when its connection ends without `done/K` or
-    `failed/K`, and `broken` when one that does not fit kept them from being complete.
+    It adds `joined/K` when process K connects, `lost/K` when its connection ends without `done/K`
+    or `failed/K`, and `incomplete` when it refused a process before all processes had connected.
 
     Raises:
-      RunError: the port is taken.
+      RunError: the port is in use.
     """
 
     def __init__(self, port: int, count: int) -> None:
         self._count = count
         self._writers: dict[int, asyncio.StreamWriter] = {}
-        self._said: list[bytes] = []  # for those who come later
-        self._quiet: set[int] = set()  # processes whose end is no news
-        self._here = 0
+        self._history: list[bytes] = []  # for processes that connect later
+        self._finished: set[int] = set()  # processes whose end was announced
+        self._joined = 0
         try:
             if socket.has_dualstack_ipv6():
                 family = socket.AF_INET6
@@ -111,65 +117,70 @@ class Server:
         keep_alive(writer.get_extra_info("socket"))
         try:
             index, count = json.loads(await reader.readline())
-        except (ValueError, TypeError, OSError):  # whoever this is, it is none of us
+        except (ValueError, TypeError, OSError):  # not one of our processes
             writer.close()
             return
         if refused := self._refused(index, count):
             writer.write(_line("refused", refused))
             writer.close()
-            if self._here < self._count:  # the others would wait for one that cannot come
-                self._tell("broken", refused)
+            if self._joined < self._count:  # the others would wait for a process that is missing
+                self._send_to_all("incomplete", refused)
             return
-        writer.writelines(self._said)
+        writer.writelines(self._history)
         self._writers[index] = writer
-        self._here += 1
-        self._tell(f"here/{index}", True)
+        self._joined += 1
+        self._send_to_all(f"joined/{index}", True)
         with contextlib.suppress(OSError, ValueError):
             async for line in reader:
                 key, value = json.loads(line)
                 if key in (f"done/{index}", f"failed/{index}"):
-                    self._quiet.add(index)
-                self._tell(key, value)
+                    self._finished.add(index)
+                self._send_to_all(key, value)
         del self._writers[index]
         writer.close()
-        if index not in self._quiet:
-            self._tell(f"lost/{index}", True)
+        if index not in self._finished:
+            self._send_to_all(f"lost/{index}", True)
 
     def _refused(self, index: int, count: int) -> str | None:
         if count != self._count:
-            which = f"process {index} says that there are {count} processes"
-            return f"{which}, and process 0 that there are {self._count} (mesh.processes)"
-        if self._here == self._count:
-            return f"process {index} came to a run that has all of its {count} processes"
+            which = f"process {index} expects {count} processes"
+            return f"{which}, but process 0 expects {self._count} (mesh.processes)"
+        if self._joined == self._count:
+            return f"process {index} connected to a run that has all of its {count} processes"
         if index in self._writers:
-            return f"two processes say that they are process {index} (mesh.process_id)"
+            return f"two processes have the index {index} (mesh.process_id)"
         return None
 
-    def _tell(self, key: str, value: Any) -> None:
+    def _send_to_all(self, key: str, value: Any) -> None:
         line = _line(key, value)
-        if self._here < self._count or key.startswith("here/"):
-            self._said.append(line)
+        if self._joined < self._count or key.startswith("joined/"):
+            self._history.append(line)
         for writer in self._writers.values():
             writer.write(line)
 
     def wait_until_alone(self, seconds: float) -> None:
-        """Returns when the other processes have gone, or after so many seconds."""
+        """Returns when the other processes have disconnected, or after `seconds`."""
         end = time.monotonic() + seconds
         while len(self._writers) > 1 and time.monotonic() < end:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """Stops listening, when all have left."""
+        """Stops the server, after all processes have disconnected."""
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 class Client:
-    """A process's side. An entry never changes: the first one under a key counts, for everyone.
+    """The connection of a process to the server.
+
+    An entry never changes: all processes use the first value of a key.
 
     Args:
-      index: of `count`, this process.
-      heard: is told every entry, in the thread that reads them. `lost/0` is process 0's end.
-      waiting: called while process 0 is not there yet; what it raises ends the waiting.
+      host, port: address of process 0.
+      index, count: index of this process, and number of processes.
+      on_entry: receives every new entry, in the reading thread. `lost/0` means that process 0
+        has ended.
+      seconds: time limit for the connection.
+      waiting: called while process 0 is unavailable; an exception that it raises ends the wait.
 
     Raises:
       RunError: process 0 cannot be reached within `seconds`.
@@ -182,14 +193,14 @@ class Client:
         *,
         index: int,
         count: int,
-        heard: Heard,
+        on_entry: OnEntry,
         seconds: float,
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._entries: dict[str, Any] = {}
         self._changed = threading.Condition()
         self._sending = threading.Lock()
-        self._heard = heard
+        self._on_entry = on_entry
         self._socket = connect(host, port, seconds, waiting)
         self._socket.sendall(json.dumps([index, count]).encode() + b"\n")
         threading.Thread(target=self._read, daemon=True).start()
@@ -207,19 +218,22 @@ class Client:
                 return
             self._entries[key] = value
             self._changed.notify_all()
-        self._heard(key, value)
+        self._on_entry(key, value)
 
-    def post(self, key: str, value: Any) -> None:
-        """Writes an entry. If process 0 has gone nobody reads it, and `lost/0` says so."""
+    def put(self, key: str, value: Any) -> None:
+        """Sends an entry to all processes. If process 0 has ended it is lost; see `lost/0`."""
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(_line(key, value))
 
     def wait(self, keys: Iterable[str], seconds: float | None = None) -> list[Any]:
-        """The values of these entries, once they are all there.
+        """Waits for entries and returns their values.
+
+        Args:
+          seconds: time limit; None: no limit.
 
         Raises:
-          TimeoutError: its `args` are the keys that were missing after so many seconds.
-          ConfigError: this process was refused.
+          TimeoutError: some entries are missing after `seconds`; its `args` are their keys.
+          ConfigError: the server refused this process.
         """
         keys = list(keys)
 
@@ -236,13 +250,13 @@ class Client:
             return [self._entries[key] for key in keys]
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Drops entries that nobody will ask for again."""
+        """Deletes entries that are not needed any more."""
         with self._changed:
             for key in keys:
                 self._entries.pop(key, None)
 
     def close(self) -> None:
-        """Leaves; what happens from now on is not heard of."""
-        self._heard = lambda key, value: None
+        """Disconnects. `on_entry` is not called any more."""
+        self._on_entry = lambda key, value: None
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

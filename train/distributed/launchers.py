@@ -1,4 +1,4 @@
-"""Which processes a run has, as its options or whoever started it say."""
+"""Detects the processes of a run, from its options or from the launcher that started it."""
 
 import os
 from collections.abc import Mapping
@@ -12,24 +12,27 @@ _HOW = "--mesh.coordinator HOST:PORT --mesh.processes N --mesh.process_id K"
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """A process among `count`."""
+    """One of the `count` processes of a run."""
 
     host: str
-    """Where process 0 is."""
+    """Host name or address of process 0."""
     port: int
     count: int
     index: int
     local_devices: list[int] | None = None
-    """The GPUs of its machine that it uses; None: all that it sees."""
+    """Indices of the GPUs of its machine that it uses; None: all visible ones."""
 
 
 def detect_process(
     config: MeshConfig, seconds: int, environ: Mapping[str, str] = os.environ
 ) -> ProcessInfo | None:
-    """This process's place among several; None: it is alone.
+    """This process among several processes; None: the run has a single process.
+
+    Args:
+      seconds: time limit for a launcher's service.
 
     Raises:
-      ConfigError: a launcher started several and does not say all of what is needed.
+      ConfigError: a launcher started several processes, but some information is missing.
     """
     if config.processes == 1:
         return None
@@ -49,7 +52,7 @@ def _address(coordinator: str) -> tuple[str, int]:
 
 
 def launched_by(environ: Mapping[str, str]) -> str | None:
-    """The launcher that says that it started several processes, by the variables it documents."""
+    """The launcher that started several processes, by the variables that it documents, or None."""
 
     def number(name: str) -> int:
         value = environ.get(name, "")
@@ -57,7 +60,7 @@ def launched_by(environ: Mapping[str, str]) -> str | None:
 
     if number("OMPI_COMM_WORLD_SIZE") > 1:
         return "Open MPI"
-    # A batch script has SLURM_NTASKS too: it is a step's own variables that say who was started.
+    # A batch script has SLURM_NTASKS too; only the processes of a step have the other variables.
     step = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     if number("SLURM_NTASKS") > 1 and all(name in environ for name in step):
         return "SLURM"
@@ -70,7 +73,7 @@ def launched_by(environ: Mapping[str, str]) -> str | None:
 
 
 def _on_a_tpu_machine(environ: Mapping[str, str]) -> bool:
-    """Whether only Google's metadata server can tell how many machines the slice has."""
+    """Whether this is a TPU VM; Google's metadata server knows the other machines of the slice."""
     from jax._src import cloud_tpu_init
 
     platforms = environ.get("JAX_PLATFORMS") or "tpu"
@@ -78,38 +81,38 @@ def _on_a_tpu_machine(environ: Mapping[str, str]) -> bool:
 
 
 def _detect(launcher: str, seconds: int, environ: Mapping[str, str]) -> ProcessInfo | None:
-    """What JAX makes of the launcher's variables."""
+    """Reads the launcher's variables, with JAX's own detection."""
     if launcher == "Kubernetes" and not find_spec("kubernetes"):
         raise ConfigError(
-            "this is a pod of an indexed Kubernetes job. Several that train together are told "
-            f"{_HOW}, or find each other with the package kubernetes (pip install 'jax[k8s]'); "
-            "for one that trains alone: --mesh.processes 1"
+            "this is a pod of an indexed Kubernetes job. For pods that train together, pass "
+            f"{_HOW}, or install the package kubernetes (pip install 'jax[k8s]'). For a pod that "
+            "trains alone, pass --mesh.processes 1"
         )
     from jax._src.clusters import ClusterEnv
 
     method = None
-    if launcher == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in environ:  # version 5 and later
+    if launcher == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in environ:  # version 5 or later
         method = "mpi4py"
     try:
-        # The address of process 0, their number, which one this is, and the GPUs that it has.
+        # Address of process 0, number of processes, index of this one, indices of its GPUs.
         address, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
             environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, method, seconds
         )
-    except Exception as error:  # a server that does not answer, a variable in another form
+    except Exception as error:  # no answer from a server, or an unexpected variable
         raise ConfigError(
-            f"{launcher} started this process, and does not say which others there are ({error}). "
-            f"{_HOW} say it; --mesh.processes 1: it trains alone"
+            f"{launcher} started this process, but the other processes cannot be detected "
+            f"({error}). Pass {_HOW}, or --mesh.processes 1 to train alone"
         ) from error
     if address is None or count is None or index is None:
-        needs = " (from version 5 on it takes the package mpi4py)" if method else ""
+        needs = " (version 5 and later needs the package mpi4py)" if method else ""
         raise ConfigError(
-            f"{launcher} started this process, and JAX cannot tell which others there are{needs}. "
-            f"{_HOW} say it; --mesh.processes 1: it trains alone"
+            f"{launcher} started this process, but JAX cannot detect the other processes{needs}. "
+            f"Pass {_HOW}, or --mesh.processes 1 to train alone"
         )
     if count == 1:
         return None
-    # JAX gives each process one GPU, by its number on the machine. One that is there alone uses
-    # all of them, and one that the launcher lets see a single GPU has that one.
+    # JAX gives each process one GPU, by its number on the machine. A process that is alone on its
+    # machine uses all GPUs, and one to which the launcher shows a single GPU uses that one.
     if _alone_on_its_machine(environ) or environ.get("CUDA_VISIBLE_DEVICES", "").isdigit():
         local = None
     return ProcessInfo(*_address(address), count, index, list(local) if local else None)

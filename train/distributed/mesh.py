@@ -1,4 +1,4 @@
-"""Devices, processes and how arrays lie on them."""
+"""The device mesh, and the shardings of arrays over it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from train.config import ConfigError
 
 Batch = dict[str, jax.Array]
-"""A global batch on the devices: image, label, mask, and what `prepare` adds."""
+"""A global batch on the devices: image, label, mask, and the entries that `prepare` adds."""
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
-    """All devices of all processes, in rows of `fsdp` that share one copy of the state.
+    """A mesh of all devices of all processes, with the axes `data` and `fsdp`.
 
-    The axes are `data` and `fsdp`; a batch is cut over both. The devices are in order of their
-    processes, because process p reads the p-th part of a batch (`shard`), and so that a row lies
-    in as few processes as it can.
+    The devices of one row share one copy of the state. A batch is split over both axes. The devices
+    are ordered by process: process p reads the p-th part of a batch (`shard`), and the devices of a
+    row belong to as few processes as possible.
+
+    Args:
+      devices: default: all devices.
+      fsdp: number of devices that share one copy of the state.
 
     Raises:
       ConfigError: `fsdp` does not divide the devices.
@@ -39,40 +43,41 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
 
 
 def shard(mesh: Mesh) -> tuple[int, int]:
-    """(this process, processes): whose rows of a global batch are read here."""
+    """(index of this process, number of processes): the share of a batch that is read here."""
     return jax.process_index(), jax.process_count()
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
-    """The same array on every device: the state."""
+    """The sharding of the state: the same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis cut over the devices: a batch."""
+    """The sharding of a batch: the first axis is split over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def steps_sharding(mesh: Mesh) -> NamedSharding:
-    """The second axis cut over the devices: the batches of several steps."""
+    """The sharding of the batches of several steps: the second axis is split over all devices."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
 def fsdp_sharding(tree: Any, mesh: Mesh) -> Any:
-    """The sharding of each array, or shape, of a tree that `mesh.fsdp` devices keep between them.
+    """The sharding of each array (or shape) of a tree over the `fsdp` axis of the mesh.
 
-    An array is cut along its longest axis that they divide; what has none, every device has.
+    An array is split along its longest axis that the number of devices divides. Arrays without such
+    an axis are replicated.
     """
     parts = mesh.shape["fsdp"]
 
-    def cut(x: Any) -> NamedSharding:
+    def sharding(x: Any) -> NamedSharding:
         axes = [i for i, size in enumerate(x.shape) if size % parts == 0]
         if parts == 1 or not axes:
             return replicated_sharding(mesh)
         axis = max(axes, key=lambda i: x.shape[i])
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
 
-    return jax.tree.map(cut, tree)
+    return jax.tree.map(sharding, tree)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
@@ -83,7 +88,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 
 
 def check_batch_size(where: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises `ConfigError` if the devices do not divide a global batch."""
+    """Raises `ConfigError` if the number of devices does not divide a global batch size."""
     if batch_size % mesh.size:
         near = max(batch_size // mesh.size, 1) * mesh.size
         raise ConfigError(
@@ -93,5 +98,5 @@ def check_batch_size(where: str, batch_size: int, mesh: Mesh) -> None:
 
 
 def round_up(batch_size: int, mesh: Mesh) -> int:
-    """The next batch size that the devices divide."""
+    """The smallest multiple of the number of devices that is at least `batch_size`."""
     return -(-batch_size // mesh.size) * mesh.size

@@ -1,4 +1,7 @@
-"""One of several processes: what `train.distributed.processes.Processes` is for it."""
+"""One of several processes: agreement, coordinated stops, and ending together after a failure.
+
+It implements `train.distributed.processes.Processes` with entries of the coordination service.
+"""
 
 import atexit
 import contextlib
@@ -19,90 +22,91 @@ from train.distributed.tcp_proxy import TcpProxy
 from train.printable import utf8
 
 CONNECT_SECONDS = 120
-"""In which all processes have to be there."""
+"""Time limit for all processes to connect."""
 QUIET_SECONDS = 5.0
-"""For which a process waits for the others without a word."""
+"""Seconds of waiting for other processes before the first warning."""
 REMIND_SECONDS = 30.0
-"""After which it says again for whom it waits."""
+"""Seconds between two such warnings."""
 MEET_SECONDS = 600.0
-"""In which all processes have to come to where they agree on something."""
+"""Time limit of `gather`."""
 FOLLOW_SECONDS = 5.0
-"""A process whose peer failed may be failing too, and say more of it than that: it has so long."""
+"""Seconds that a process continues after another one failed: it may fail too, with more details."""
 CAUSE_SECONDS = 5.0
-"""An error of JAX's may be another process's end, which is heard of in so long if it is."""
+"""Seconds to wait after an error of JAX, to learn whether another process caused it by ending."""
 END_SECONDS = 10.0
-"""A process that failed ends in so long, whatever it still waits for."""
+"""Time limit for a failed process to end, whatever it waits for."""
 AGAIN = "The same command resumes from the newest checkpoint, or starts anew if there is none yet"
 
 
 class MultiProcess(Processes):
-    """A process that has a place among others; `join` before anything else, `finish` at the end."""
+    """One of several processes. Call `join` first, and `finish` at the end.
 
-    def __init__(
-        self, place: ProcessInfo, stopped: Callable[[], str | None] = lambda: None
-    ) -> None:
+    How a stop is agreed: a process that received a signal puts `stop`. Each process that receives
+    `stop` puts `next/K`, the step that it can still stop before, and then waits in `should_stop`
+    for the entries of all processes. All stop before the latest of these steps.
+    """
+
+    def __init__(self, info: ProcessInfo, stopped: Callable[[], str | None] = lambda: None) -> None:
         self._stopped, self._remind = stopped, time.monotonic() + QUIET_SECONDS
-        self.index, self.count, self._process = place.index, place.count, place
-        self._server = Server(place.port, place.count) if self.is_writer else None
-        self._stopping = threading.Lock()
-        self._asked = self._held = self._told = self._over = False
+        self.index, self.count, self._info = info.index, info.count, info
+        self._server = Server(info.port, info.count) if self.is_writer else None
+        self._stop_lock = threading.Lock()
+        self._stop_sent = self._stop_received = self._next_sent = self._ending = False
         self._next: int | None = None  # the step that this process can still stop before
-        self._meetings = 0
-        self._failed = threading.Event()  # by an error of its own
-        self._cut = threading.Event()  # by something that may be another one's end
+        self._gathers = 0
+        self._failed = threading.Event()  # this process failed by itself
+        self._may_follow = threading.Event()  # it failed, maybe because another process ended
         self._client = Client(
-            "127.0.0.1" if self._server else place.host,
-            place.port,
-            index=place.index,
-            count=place.count,
-            heard=self._heard,
+            "127.0.0.1" if self._server else info.host,
+            info.port,
+            index=info.index,
+            count=info.count,
+            on_entry=self._on_entry,
             seconds=CONNECT_SECONDS,
             waiting=lambda: self._waiting("process 0"),
         )
 
     def _waiting(self, who: str) -> None:
-        """Says for whom this process waits, now and then, and ends it by `RunError` on a signal."""
-        missing = f"{who} of {self.count} at {self._process.host}:{self._process.port}"
+        """Warns from time to time about the missing processes. Raises `RunError` after a signal."""
+        missing = f"{who} of {self.count} at {self._info.host}:{self._info.port}"
         if signal := self._stopped():
             raise RunError(f"stopped by {signal} while waiting for {missing}")
         if time.monotonic() > self._remind:
             self._remind = time.monotonic() + REMIND_SECONDS
             warn(f"waiting for {missing}")
 
-    def _meet(self) -> None:
+    def _wait_for_all(self) -> None:
         end = time.monotonic() + CONNECT_SECONDS
         while True:
             try:
-                self._client.wait(self._keys("here"), 0.2)
+                self._client.wait(self._keys("joined"), 0.2)
             except TimeoutError as error:
                 who = _named(error.args)
                 if time.monotonic() > end:
                     raise RunError(
-                        f"{who} of {self.count} did not come within {CONNECT_SECONDS} s"
+                        f"{who} of {self.count} did not connect within {CONNECT_SECONDS} s"
                     ) from None
                 self._waiting(who)
             else:
                 return
 
     def join(self) -> None:
-        """Meets the others, and starts JAX's distributed runtime among them."""
-        self._meet()
+        """Waits for all processes, and starts JAX's distributed runtime."""
+        self._wait_for_all()
         port = self.broadcast(_free_port() if self._server else None)
-        address = (
-            f"127.0.0.1:{port}" if self._server else TcpProxy(self._process.host, port).address
-        )
+        address = f"127.0.0.1:{port}" if self._server else TcpProxy(self._info.host, port).address
         import jax
 
-        # It would take SIGTERM away from the handler that is there, and knows no other signal.
+        # JAX's service would replace our handler of SIGTERM, and it handles no other signal.
         jax.config.update("jax_enable_preemption_service", False)
-        # A proxy has no part in a line that ends on this machine.
+        # The connection ends on this machine, so no HTTP proxy must be used.
         os.environ["no_grpc_proxy"] = "127.0.0.1"  # noqa: SIM112 (gRPC reads it so)
         jax.config.update("jax_check_proxy_envs", False)
         jax.distributed.initialize(
             address,
             self.count,
             self.index,
-            self._process.local_devices,
+            self._info.local_devices,
             cluster_detection_method="deactivate",
             coordinator_bind_address=f"[::]:{port}" if self._server else None,
             initialization_timeout=CONNECT_SECONDS,
@@ -113,58 +117,60 @@ class MultiProcess(Processes):
         return [f"{what}/{index}" for index in range(self.count)]
 
     def gather(self, value: Any) -> list[Any]:
-        self._meetings += 1
-        keys = self._keys(f"meeting {self._meetings}")
-        self._client.post(keys[self.index], value)
+        self._gathers += 1
+        keys = self._keys(f"gather {self._gathers}")
+        self._client.put(keys[self.index], value)
         try:
             values = self._client.wait(keys, MEET_SECONDS)
         except TimeoutError as error:
             raise RunError(
-                f"{_named(error.args)} did not come to where the others are, within "
+                f"{_named(error.args)} did not reach the same point as the others within "
                 f"{MEET_SECONDS:g} s"
             ) from None
         self._client.forget(keys)
         return values
 
     def should_stop(self, step: int, signal: str | None) -> str | None:
-        with self._stopping:
-            if signal and not self._asked:
-                self._asked = True
-                self._client.post("stop", f"{signal} to process {self.index}")
-            if not self._held:
+        with self._stop_lock:
+            if signal and not self._stop_sent:
+                self._stop_sent = True
+                self._client.put("stop", f"{signal} to process {self.index}")
+            if not self._stop_received:
                 self._next = step + 1
                 return None
-            self._tell_next(step)
-        # Nobody waits here for a step of another's: what each of them may still do was said by
-        # the thread that heard of the stop, not by the one that trains.
+            self._send_next(step)
+        # This wait is short: no training step of another process is waited for, because each
+        # process puts `next` in the thread that receives `stop`, not in the one that trains.
         last = max(self._client.wait(self._keys("next")))
         (reason,) = self._client.wait(["stop"])
         return reason if step >= last else None
 
-    def _tell_next(self, step: int) -> None:
-        if not self._told:
-            self._told = True
-            self._client.post(f"next/{self.index}", step)
+    def _send_next(self, step: int) -> None:
+        if not self._next_sent:
+            self._next_sent = True
+            self._client.put(f"next/{self.index}", step)
 
-    def _heard(self, key: str, value: Any) -> None:
-        """Every entry of the board, in the thread that reads them."""
+    def _on_entry(self, key: str, value: Any) -> None:
+        """Handles an entry of the coordination service, in the thread that reads them."""
         what, _, who = key.partition("/")
         if key == "stop":
-            with self._stopping:
-                self._held = True
-                if self._next is not None:  # else this process has not come to its first step
-                    self._tell_next(self._next)
+            with self._stop_lock:
+                self._stop_received = True
+                if self._next is not None:  # None: before the first step
+                    self._send_next(self._next)
         elif what == "failed" and who != str(self.index):
-            self._ends(f"process {who} failed: {value['reason']}", value["code"], FOLLOW_SECONDS)
-        elif what == "broken":
-            self._ends(value, 2, 0.0)
+            self._end_with_peer(
+                f"process {who} failed: {value['reason']}", value["code"], FOLLOW_SECONDS
+            )
+        elif what == "incomplete":
+            self._end_with_peer(value, 2, 0.0)
         elif what == "lost":
             why = f"it was killed, or its machine or network failed. {AGAIN}"
-            self._ends(f"process {who} is gone: {why}", 1, 0.0)
+            self._end_with_peer(f"process {who} is gone: {why}", 1, 0.0)
 
-    def _ends(self, *why: Any) -> None:
-        if not self._over:  # what comes later is what the first one led to
-            self._over = True
+    def _end_with_peer(self, *why: Any) -> None:
+        if not self._ending:  # later entries are consequences of the first one
+            self._ending = True
             self._start(self._follow, *why)
 
     @staticmethod
@@ -172,17 +178,17 @@ class MultiProcess(Processes):
         threading.Thread(target=target, args=args, daemon=True).start()
 
     def _follow(self, reason: str, code: int, seconds: float) -> None:
-        """Ends this process because another one has ended, unless it fails of itself."""
+        """Ends this process after another one has ended, unless it fails by itself meanwhile."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._cut.is_set():
+        while time.monotonic() < end and not self._may_follow.is_set():
             if self._failed.wait(0.05):
                 return
         if not self._failed.is_set():
-            self._say_and_exit(reason, code)
+            self._print_and_exit(reason, code)
 
-    def _say_and_exit(self, reason: str, code: int) -> None:
+    def _print_and_exit(self, reason: str, code: int) -> None:
         print(f"error: {utf8(reason)}", file=sys.stderr)
-        if self._server:  # the others hear of it from here
+        if self._server:  # it still has to send the entries to the others
             self._server.wait_until_alone(END_SECONDS)
         _exit(code)
 
@@ -204,17 +210,17 @@ class MultiProcess(Processes):
         if self._failed.is_set():
             return
         if _by_jax(error):
-            self._cut.set()
-            time.sleep(CAUSE_SECONDS)  # if another one's end is behind it, this is the last line
+            self._may_follow.set()
+            time.sleep(CAUSE_SECONDS)  # `_follow` ends this process here if another one caused it
         self._failed.set()
         bad_input = isinstance(error, ConfigError)
         if not isinstance(error, ConfigError | RunError):
             reason = f"{type(error).__name__}: {reason[:300]}"
         code = 2 if bad_input else 1
-        # From here on others end, and whatever waits for them would wait for ever: this process
-        # prints what failed, but does not take its leave of JAX.
+        # From here on other processes end, and waiting for them would take for ever. So this
+        # process prints the error and exits without a shutdown of JAX.
         atexit.register(_exit, code)
-        self._client.post(f"failed/{self.index}", {"code": code, "reason": reason})
+        self._client.put(f"failed/{self.index}", {"code": code, "reason": reason})
         with contextlib.suppress(TimeoutError, ConfigError):
             self._client.wait([f"failed/{self.index}"], 2)
         self._start(self._end, reason, code)
@@ -223,18 +229,18 @@ class MultiProcess(Processes):
 
     def _end(self, reason: str, code: int) -> None:
         time.sleep(2 * END_SECONDS)
-        self._say_and_exit(f"process {self.index}: {reason}", code)
+        self._print_and_exit(f"process {self.index}: {reason}", code)
 
     def finish(self) -> None:
-        """Waits until all processes are done, however long one takes, and leaves JAX's runtime."""
+        """Waits without limit until all processes are done, and shuts JAX's runtime down."""
         self.leave()
         import jax
 
         jax.distributed.shutdown()
 
     def leave(self) -> None:
-        """Leaves the board with all others."""
-        self._client.post(f"done/{self.index}", True)
+        """Waits until all processes are done, and disconnects from the coordination service."""
+        self._client.put(f"done/{self.index}", True)
         self._client.wait(self._keys("done"))
         self._client.close()
         if self._server:
@@ -243,7 +249,7 @@ class MultiProcess(Processes):
 
 
 def _by_jax(error: BaseException | None) -> bool:
-    """Whether an error of JAX's runtime is behind it: a collective that another one left, say."""
+    """Whether JAX's runtime caused an error, for example because another process has ended."""
     import jax
 
     while error:
@@ -254,7 +260,7 @@ def _by_jax(error: BaseException | None) -> bool:
 
 
 def _named(keys: tuple[str, ...]) -> str:
-    """`here/1`, `here/2` as "processes 1, 2"."""
+    """The processes of keys, for a message: `joined/1`, `joined/2` -> "processes 1, 2"."""
     indices = [key.partition("/")[2] for key in keys]
     more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
     return f"process{'es' if len(indices) > 1 else ''} {', '.join(indices[:10])}{more}"
@@ -267,7 +273,7 @@ def _free_port() -> int:
 
 
 def _exit(code: int) -> None:
-    """Ends the process here and now: no destructor waits for a collective that will not come."""
+    """Ends the process at once, without destructors, which could wait for other processes."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

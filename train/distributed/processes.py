@@ -1,66 +1,76 @@
-"""The processes of a run: how they find each other, stop together, and end when one of them does.
+"""The interface between a run and its processes; here, for a run of a single process.
 
-A single process has none of it: `start` gives it a `Processes` that agrees with itself.
+`train.distributed.multi_process.MultiProcess` implements it for several processes.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from train.config import ConfigError, MeshConfig, RunError
-from train.distributed.launchers import detect_process
+from train.config import ConfigError, RunError
 
 
 class CoordinatedExit(RunError):
-    """A `RunError` that every process raises after the same step: an orderly end."""
+    """A `RunError` that every process raises after the same step, so that all end in order."""
 
 
 class Processes:
-    """A run's processes, this one being number `index` of `count`; here a single one."""
+    """The processes of a run. This one has number `index` of `count`; here it is the only one."""
 
     index = 0
     count = 1
 
     @property
     def is_writer(self) -> bool:
-        """Whether this is the process that writes files and shows progress: number 0."""
+        """Whether this process writes files and shows progress: only process 0 does."""
         return self.index == 0
 
     def should_stop(self, step: int, signal: str | None) -> str | None:
-        """Called before every step: why all processes stop before this one, or None.
+        """The reason why all processes stop before the next step, or None.
 
-        A signal to any process stops all of them before the same step, at most a few later. This
-        takes a microsecond; when a stop is on its way, as long as the network takes to agree on
-        the step.
+        It is called before every step. After a signal to any process, all processes stop before
+        the same step, at most a few steps later. A call takes a microsecond; after a signal, it
+        waits until the processes have agreed on the step over the network.
 
         Args:
-          step: steps done; the next call has one more.
-          signal: the name of a signal that this process got.
+          step: number of completed steps; it increases by one with every call.
+          signal: the name of a signal that this process received, or None.
         """
         return signal
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value (what JSON can hold), in their order.
+        """The values of all processes, in the order of their indices.
+
+        Args:
+          value: anything that JSON can represent.
 
         Raises:
-          RunError: a process did not come here within ten minutes.
+          RunError: a process did not call it within ten minutes.
         """
         return [value]
 
     def agree(self, good: bool) -> bool:
-        """Whether it is good for all processes. Raises as `gather` does."""
+        """Whether `good` is True in all processes. Raises as `gather` does."""
         return all(self.gather(good))
 
     def broadcast(self, value: Any) -> Any:
-        """Process 0's value. Raises as `gather` does."""
+        """The value of process 0. Raises as `gather` does."""
         return self.gather(value)[0]
 
     def barrier(self) -> None:
-        """Returns when all processes are here. Raises as `gather` does."""
+        """Returns when all processes have called it. Raises as `gather` does."""
         self.gather(None)
 
     def check_same(self, what: str, value: Any) -> None:
-        """Raises `ConfigError` if the value (what JSON can hold) is not the same everywhere."""
+        """Checks that a value is the same in all processes.
+
+        Args:
+          what: the name of the value, for the message.
+          value: anything that JSON can represent.
+
+        Raises:
+          ConfigError: the value differs.
+        """
         values = self.gather(value)
         for index, other in enumerate(values):
             if other != values[0]:
@@ -70,44 +80,5 @@ class Processes:
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """What fails inside is told to the other processes before anything outside is closed."""
+        """Reports an exception inside the `with` to the other processes, before cleaning up."""
         yield
-
-
-@contextlib.contextmanager
-def start(
-    config: MeshConfig, stopped: Callable[[], str | None] = lambda: None
-) -> Iterator[Processes]:
-    """Joins the run's other processes, before any other use of JAX, and ends with them.
-
-    Who they are say `mesh.coordinator`, `mesh.processes` and `mesh.process_id`, or else SLURM, Open
-    MPI, Kubernetes or a TPU slice. Leaving the `with` waits for the others. An exception that
-    leaves it, or `Processes.reporting` inside, ends all of them: each says which process failed,
-    and why, and exits with 2 if it was bad input and 1 if not. So does the end of a process that
-    was killed, or whose machine is gone, within 20 s.
-
-    Args:
-      stopped: the name of a signal that this process got, which ends its waiting for the others.
-
-    Raises:
-      ConfigError: the processes do not say the same of each other.
-      RunError: they have not all come within two minutes, or before a signal.
-    """
-    from train.distributed.multi_process import (  # which imports this module
-        CONNECT_SECONDS,
-        MultiProcess,
-    )
-
-    place = detect_process(config, CONNECT_SECONDS)
-    if place is None:
-        yield Processes()
-        return
-    processes = MultiProcess(place, stopped)
-    try:
-        with processes.reporting():
-            processes.join()
-            yield processes
-    except CoordinatedExit as error:
-        processes.finish()
-        raise CoordinatedExit(f"process {place.index}: {error}") if place.index else error from None
-    processes.finish()

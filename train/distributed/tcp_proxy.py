@@ -1,4 +1,4 @@
-"""Between JAX's client and process 0: a line that goes silent where a connection would break."""
+"""A TCP proxy between JAX's client and process 0, which hides disconnects from JAX."""
 
 import contextlib
 import socket
@@ -9,32 +9,32 @@ from train.distributed.coordination import connect
 
 
 class TcpProxy:
-    """Listens at `address` on this machine and passes everything on to `host`:`port` and back.
+    """Listens at `address` on this machine and forwards all data to and from `host`:`port`.
 
-    JAX's client aborts its process, with a stack trace, in the moment in which its connection to
-    process 0 breaks. What it is connected to here stays open, so that the process can say what
-    happened and end as it should.
+    JAX's client aborts its process, with a stack trace, when its connection to process 0 breaks.
+    The connection to this proxy stays open instead, so that the process can print a message and
+    end in order.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._far = host, port
+        self._remote = host, port
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         while True:
-            near, _ = self._server.accept()
+            local, _ = self._server.accept()
             try:
-                far = connect(*self._far, seconds=60)
-            except RunError:  # the board has ended, or will soon: it says so
+                remote = connect(*self._remote, seconds=60)
+            except RunError:  # process 0 has ended: the coordination service reports it
                 continue
-            threading.Thread(target=self._pass, args=(near, far, True), daemon=True).start()
-            threading.Thread(target=self._pass, args=(far, near, False), daemon=True).start()
+            threading.Thread(target=self._forward, args=(local, remote, True), daemon=True).start()
+            threading.Thread(target=self._forward, args=(remote, local, False), daemon=True).start()
 
-    def _pass(self, source: socket.socket, to: socket.socket, and_ends: bool) -> None:
+    def _forward(self, source: socket.socket, to: socket.socket, forward_end: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 to.sendall(data)
-            if and_ends:
+            if forward_end:
                 to.shutdown(socket.SHUT_RDWR)

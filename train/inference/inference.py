@@ -10,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import Preprocessing
-from train.checkpoint.manager import Checkpoints, Weights
+from train.checkpoint.manager import Checkpoints
+from train.checkpoint.run_weights import Weights
 from train.config import DataConfig, MixConfig, RunConfig
 from train.console import warn
-from train.data.images.crops import BadImage, Limits, eval_image
+from train.data.images.crops import Limits, eval_image
 from train.data.images.crops import limits as image_limits
+from train.data.images.decode import BadImage
 from train.data.sources import IMAGE_SUFFIXES
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.prepare import make_prepare
 from train.learn.state import Variables
-from train.learn.tasks import NO_CLASS, top_class
+from train.learn.tasks import NO_CLASS, make_task, top_class
 from train.report.metrics_file import Row
 from train.run.data_changes import open_eval_data
 from train.run.evaluate import evaluate_checkpoint
@@ -33,7 +35,7 @@ def read_weights(config: RunConfig, workdir: Path, which: str) -> Weights:
     Raises:
       ConfigError: no such checkpoint.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, make_task(config))
     return checkpoints.restore_weights(which, replicated_sharding(make_mesh()))
 
 

@@ -1,4 +1,4 @@
-"""On the device: uint8 images and labels -> what the network and the loss take."""
+"""On the device: uint8 images and labels -> inputs of the network and targets of the loss."""
 
 from collections.abc import Sequence
 from typing import Protocol

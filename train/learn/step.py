@@ -1,8 +1,8 @@
-"""The training and the evaluation step: plain functions of plain parts. Fork them here."""
+"""The training and the evaluation step: plain functions, made to be forked."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -15,24 +15,36 @@ from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, s
 from train.learn.optim import ema_decay_at
 from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
-from train.learn.tasks import Task, top_class
+from train.learn.tasks import Task
 
 _INPUT = 1
 """Folded into the key of a step for the draws of `prepare`."""
 
 Sums = dict[str, jax.Array]
-"""Float32 scalars, summed over the examples that the mask admits; `count` is how many."""
+"""Float32 scalars, summed over the examples that the mask admits; `count`: number of them."""
 
 
-def _sum(values: dict[str, jax.Array], mask: jax.Array) -> Sums:
+def _sum(losses: jax.Array, metrics: dict[str, jax.Array], mask: jax.Array) -> Sums:
     # where, not a product: a padded example's NaN times 0 is NaN
+    values = {"loss": losses, **metrics}
     sums = {name: jnp.where(mask > 0, value, 0).sum() for name, value in values.items()}
     return {**sums, "count": mask.sum()}
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 TrainSteps = Callable[..., tuple[TrainState, Sums]]
+EvalStep = Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]
 Cut = Callable[[jax.Array, jax.Array, jax.Array], Batch]
+
+
+class JittedStep(Protocol):
+    """A `Step` that can also be compiled without data, as functions of `jax.jit` can."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, Sums]: ...
+
+    def trace(self, *shapes: Any) -> jax.stages.Traced: ...
+
+    def lower(self, *shapes: Any) -> jax.stages.Lowered: ...
 
 
 def make_step(
@@ -49,17 +61,20 @@ def make_step(
     """One optimiser step over a global batch: a plain function, to be traced.
 
     Args:
-      seed: dropout and its kin draw from a key of (seed, step), by place in the global batch.
-      ema_decay: of the moving average in `TrainState.ema`; 0 keeps none.
-      skip_nonfinite: a step whose loss or gradient is not finite changes `TrainState.step` and
-        nothing else: the optimiser's state, with its counters, is as if the step had not been.
-        `tx` is told the step (`update(..., step=...)`, which `make_optimizer` takes for the
-        learning rate); a schedule of another `tx` counts the steps that were not skipped.
+      seed: dropout and other noise in the network use a key made of (seed, step); each example
+        draws by its position in the global batch.
+      ema_decay: of the moving average in `TrainState.ema`; 0: no average.
+      skip_nonfinite: a step whose loss or gradient is not finite changes only `TrainState.step`.
+        The optimiser's state and its counters stay as they are. `tx` receives the step as
+        `update(..., step=...)`, which `make_optimizer` uses for the learning rate; a schedule in
+        another `tx` counts the steps that were not skipped.
 
     Returns:
-      (state, batch) -> (state, sums): `loss`, the task's metrics and `count`, and `grad_norm`, the
-      gradient's global norm before clipping.
+      (state, batch) -> (state, sums): `loss`, the task's metrics, `count`, and `grad_norm`, the
+      global norm of the gradient before clipping.
     """
+    everywhere = replicated_sharding(mesh)
+    tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -67,38 +82,43 @@ def make_step(
         batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=state.step)
 
         def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
-            logits, updates = model.apply(
+            outputs, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 batch["image"],
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = task.loss(logits, batch)
-            sums = _sum({"loss": losses, **task.metrics(logits, batch)}, batch["mask"])
+            losses, metrics = task.loss(outputs, batch), task.metrics(outputs, batch)
+            sums = _sum(losses, metrics, batch["mask"])
             return sums["loss"] / sums["count"], (updates["batch_stats"], sums)
 
-        params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if cut
+        params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if sharded
         grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(params)
-        # Else the cuts of the optimiser's state and the EMA spread from here to the activations.
+        # Without this, the sharding of the optimiser's state and the EMA spreads to activations.
         grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)
-        updates, opt_state = told.update(grads, state.opt_state, state.params, step=state.step)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema_decay:
-            decay = ema_decay_at(ema_decay, state.step)
-            now = {"params": params, "batch_stats": batch_stats}
-            ema = optax.incremental_update(now, ema, 1 - decay)
+        variables = {"params": params, "batch_stats": batch_stats}
+        ema = _update_ema(state, variables, ema_decay) if ema_decay else state.ema
         sums["grad_norm"] = optax.tree.norm(grads)
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        if skip_nonfinite:
-            good = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
-            kept = jax.tree.map(partial(jnp.where, good), new, state)
-            new = kept.replace(step=new.step)
-        return new, sums
+        return (_skip_nonfinite(state, new, sums) if skip_nonfinite else new), sums
 
-    everywhere, told = replicated_sharding(mesh), optax.with_extra_args_support(tx)
     return step
+
+
+def _update_ema(state: TrainState, variables: Variables, ema_decay: float) -> Variables:
+    """The moving average after the step, which produced `variables`."""
+    decay = ema_decay_at(ema_decay, state.step)
+    return optax.incremental_update(variables, state.ema, 1 - decay)
+
+
+def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> TrainState:
+    """`new`; or `old` with the step of `new`, if the loss or the gradient is not finite."""
+    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
+    kept = jax.tree.map(partial(jnp.where, finite), new, old)
+    return kept.replace(step=new.step)
 
 
 def make_train_step(
@@ -110,11 +130,11 @@ def make_train_step(
     *,
     sharding: TrainState | None = None,
     **options: Any,
-) -> Step:
+) -> JittedStep:
     """`make_step`, which takes the same arguments, jitted over the mesh, its state donated.
 
     Args:
-      sharding: of the state, from `state_sharding`; None: the whole of it on every device.
+      sharding: of the state, from `state_sharding`; None: replicated on every device.
     """
     everywhere = replicated_sharding(mesh)
     kept = everywhere if sharding is None else sharding
@@ -129,19 +149,20 @@ def make_train_step(
 def make_train_steps(
     step: Step, cut: Cut, mesh: Mesh, *, sharding: TrainState | None = None
 ) -> TrainSteps:
-    """Many steps in one dispatch, over a training set that lives on the devices.
+    """Many steps in one dispatch, over a training set that is stored on the devices.
 
-    The number of steps is not part of the program, so that where one dispatch ends and the next
-    begins (a checkpoint, a signal) cannot change a bit of what is computed.
+    The number of steps is an argument of the compiled program. So the results are bit-identical
+    wherever one dispatch ends and the next one begins (at a checkpoint, at a signal).
 
     Args:
       step: from `make_step`.
-      cut: (images, labels, plan [B, 4]) -> batch, as `Resident.cut`.
+      cut: (images, labels, plan [B, 4]) -> batch, such as `Resident.gather_crops`.
       sharding: as in `make_train_step`.
 
     Returns:
-      (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums): the state, donated,
-      after the first `steps` plans; each sum is [K], of which the first `steps` are meant.
+      (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums): the state after the
+      first `steps` plans (the one passed in is donated), and sums of shape [K], of which only the
+      first `steps` are valid.
     """
 
     def many(
@@ -169,29 +190,22 @@ def make_train_steps(
     )
 
 
-def make_eval_step(
-    model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh
-) -> Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]:
+def make_eval_step(model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh) -> EvalStep:
     """One evaluation step, jitted over the mesh.
 
     Returns:
-      (variables, batch) -> (sums, examples): `sums` as in training; `examples` holds each one's
-      `prediction` (int32 [B], `top_class`: -1 if no class is ahead), `confidence` (the highest
-      softmax probability, [B]) and `loss` ([B]).
+      (variables, batch) -> (sums, examples): `sums` as in training; `examples` has the `loss` of
+      each example, [B], and what `Task.examples` returns.
     """
+    everywhere, data = replicated_sharding(mesh), batch_sharding(mesh)
 
     def step(variables: Variables, batch: Batch) -> tuple[Sums, dict[str, jax.Array]]:
         variables = lax.with_sharding_constraint(variables, everywhere)
         batch = prepare(batch, train=False)
-        logits: Any = model.apply(variables, batch["image"], train=False)
-        losses = task.loss(logits, batch)
-        examples = {
-            "prediction": top_class(logits),
-            "confidence": jax.nn.softmax(logits).max(-1),
-            "loss": losses,
-        }
-        return _sum({"loss": losses, **task.metrics(logits, batch)}, batch["mask"]), examples
+        outputs: Any = model.apply(variables, batch["image"], train=False)
+        losses, metrics = task.loss(outputs, batch), task.metrics(outputs, batch)
+        sums = _sum(losses, metrics, batch["mask"])
+        return sums, {**task.examples(outputs, batch), "loss": losses}
 
-    everywhere, data = replicated_sharding(mesh), batch_sharding(mesh)
-    # The variables come as they are: cut over the mesh, if the state is.
+    # The variables keep their sharding: that of the state.
     return jax.jit(step, in_shardings=(None, data), out_shardings=(everywhere, data))

@@ -91,3 +91,17 @@ def _flops_before(run: Run, platform: str) -> float | None:
     traced = one.train_step.trace(one.abstract_state, abstract_batch(one))
     cost = traced.lower(lowering_platforms=(platform,)).cost_analysis()
     return cost["flops"] if cost else None
+
+
+def compiler_stats(compiled: Any) -> dict[str, Any]:
+    """What the compiler says of an executable: FLOPs, bytes accessed and held, and bytes through
+    HBM as its text has them.
+    """
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return {
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "hbm_bytes": sum(hlo.hbm_bytes(compiled.as_text()).values()),
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": peak_bytes(memory),
+    }

@@ -4,7 +4,6 @@ What it finds is one JSON object: "computed" comes from XLA's own compiler for t
 from `roofline` on the published peaks of `chips`.
 """
 
-import importlib.metadata
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from train.plan.topology import (
     prepare_environment,
 )
 from train.run.memory import Footprint, suggestions
+from train.run.provenance import PROGRAM, package_version
 
 KNOWN = {
     "imagenet2012": (1_281_167, 50_000, 1000),
@@ -78,7 +78,7 @@ def plan(args: PlanArgs) -> dict[str, Any]:
         args.hlo.write_text(program, encoding="utf-8")
     found = {
         **_what(args.config, topology),
-        "versions": {name: importlib.metadata.version(name) for name in _packages(compiler)},
+        "versions": {name: package_version(name) for name in _packages(compiler)},
         "computed": computed,
         "modelled": model(run, topology, computed, images_per_core(args)),
     }
@@ -95,7 +95,7 @@ def images_per_core(args: PlanArgs) -> float | None:
 
 
 def _packages(compiler: str) -> tuple[str, ...]:
-    return ("resnet-jax", "jax", "jaxlib", "flax", "optax", compiler)
+    return (PROGRAM, "jax", "jaxlib", "flax", "optax", compiler)
 
 
 def _check_divides(batch_size: int, topology: Topology) -> None:

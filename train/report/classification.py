@@ -1,36 +1,71 @@
-"""The tables of the report: confusions, and precision, recall and F1 of each class."""
+"""Classification's section of the report: confusions, scores of each class, worst mistakes."""
 
 import collections
-import html
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from train.learn.tasks import NO_CLASS
+from train.report.base import Examples, Part
+from train.report.markup import image, number, row, share, table, text
+from train.report.metrics_file import Row
 
 Pairs = collections.Counter[tuple[int, int]]  # (true, predicted) class
 
 MATRIX_CLASSES = 50  # the most classes a confusion matrix, or an unfolded table, is readable for
 COUNTED_CLASSES = 20  # the most classes whose counts fit in the cells
-CONFUSIONS = 30
+CONFUSIONS = 30  # the most confusions in the list that replaces a larger matrix
+MISTAKES = 24  # the most mistakes that are shown as pictures
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the evaluated model said of each example of a split."""
+    """The predictions for each example of a split, as `Classify.examples` returns them."""
 
     label: np.ndarray  # int [N]
-    prediction: np.ndarray  # int [N]; NO_CLASS: the logits were tied or NaN, which is a mistake
+    prediction: np.ndarray  # int [N]; NO_CLASS (tied or NaN logits) counts as a mistake
     confidence: np.ndarray  # float [N]: the highest softmax probability
     loss: np.ndarray  # float [N]
-    name: list[str]  # [N] file name or "test[17]"
+
+
+def section(examples: Examples, metrics: Row) -> Part:
+    """The figures, the confusion matrix, the scores of each class and the worst mistakes.
+
+    Raises:
+      ValueError: a label or a prediction is not the index of a class.
+    """
+    columns = {field.name: examples.values[field.name] for field in dataclasses.fields(Predictions)}
+    p, names = Predictions(**columns), examples.class_names
+    _check(p, len(names))
+    count, right = len(p.label), int((p.label == p.prediction).sum())
+    cards = [("Top-1 accuracy", share(right, count))]
+    top5 = metrics.get("top5")
+    if len(names) > 5 and top5 is not None:  # with fewer classes it is always 100 %
+        cards.append(("Top-5 accuracy", share(top5)))
+    f1 = macro(class_scores(p, len(names)))["f1"]
+    cards.append(("F1, mean of the classes", share(f1)))
+    return Part(
+        cards,
+        [
+            ("Confusion matrix", confusions(p, names)),
+            ("Recall, precision and F1 by class", classes(p, names)),
+            ("Worst mistakes", mistakes(p, examples)),
+        ],
+    )
+
+
+def _check(p: Predictions, count: int) -> None:
+    for what, ids, least in (("label", p.label, 0), ("prediction", p.prediction, NO_CLASS)):
+        if len(ids) and not least <= ids.min() <= ids.max() < count:
+            raise ValueError(f"{what} in {ids.min()}..{ids.max()}, but there are {count} classes")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well one class is recognised, in shares of 1; NaN where there is nothing to divide by."""
+    """How well one class is recognised, in shares of 1; NaN for 0 / 0."""
 
     examples: int
     precision: float
@@ -40,7 +75,7 @@ class Scores:
 
     @property
     def f1(self) -> float:
-        """Their harmonic mean; 0 for a class that is never predicted, or never rightly."""
+        """Their harmonic mean; 0 for a class that is never predicted, or never correctly."""
         if not self.examples:
             return math.nan
         precision = self.precision if math.isfinite(self.precision) else 0.0
@@ -49,7 +84,7 @@ class Scores:
 
 
 def class_scores(p: Predictions, classes: int) -> list[Scores]:
-    """Those of each class, by label."""
+    """The scores of each class, by label."""
     counts, examples = _counts(p)
     predicted = collections.Counter(p.prediction.tolist())
 
@@ -79,43 +114,17 @@ def macro(scores: Sequence[Scores]) -> Mapping[str, float]:
 
 
 def class_name(names: Sequence[str], prediction: int) -> str:
-    """The name of a prediction, which may be NO_CLASS."""
+    """The name of a predicted class; "no class" for NO_CLASS."""
     return names[prediction] if prediction != NO_CLASS else "no class"
 
 
-def text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def share(part: float, whole: float = 1) -> str:
-    return f"{100 * part / whole:.2f}%" if whole and math.isfinite(part) else "-"
-
-
-def number(value: float, form: str = ",.0f") -> str:
-    return format(value, form) if math.isfinite(value) else "-"
-
-
 def _counts(p: Predictions) -> tuple[Pairs, collections.Counter[int]]:
-    """How often each (true, predicted) class happened, and each true class.
+    """The number of examples of each (true, predicted) pair, and of each true class.
 
-    Not a [K, K] matrix: with the 21,841 classes of ImageNet-21k that would take 4 GB.
+    Counters and no [K, K] matrix: for the 21,841 classes of ImageNet-21k that would take 4 GB.
     """
     label, prediction = p.label.tolist(), p.prediction.tolist()
     return collections.Counter(zip(label, prediction, strict=True)), collections.Counter(label)
-
-
-def _table(kind: str, head: Iterable[object], rows: Iterable[str]) -> str:
-    titles = "".join(f'<th scope="col"><span>{text(title)}</span></th>' for title in head)
-    return (
-        f'<div class="wide"><table class="{kind}">\n<thead><tr>{titles}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>"
-    )
-
-
-def _row(*cells: object, bar: float = 0) -> str:
-    tds = "".join(f"<td>{text(cell)}</td>" for cell in cells)
-    return f'<tr style="--v:{bar:.4f}">{tds}</tr>'
 
 
 def confusions(p: Predictions, names: Sequence[str]) -> str:
@@ -125,12 +134,12 @@ def confusions(p: Predictions, names: Sequence[str]) -> str:
         return _matrix(counts, examples, names)
     wrong = [(*pair, count) for pair, count in counts.most_common() if pair[0] != pair[1]]
     rows = (
-        _row(names[true], class_name(names, predicted), f"{count:,}", share(count, examples[true]))
+        row(names[true], class_name(names, predicted), f"{count:,}", share(count, examples[true]))
         for true, predicted, count in wrong[:CONFUSIONS]
     )
     head = ("True", "Predicted", "Count", "Share of true class")
     shown = f"<p>The {min(CONFUSIONS, len(wrong))} most frequent of {len(wrong):,}.</p>"
-    return shown + _table("confusions", head, rows)
+    return shown + table("confusions", head, rows)
 
 
 def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[str]) -> str:
@@ -154,7 +163,7 @@ def _matrix(counts: Pairs, examples: collections.Counter[int], names: Sequence[s
     return (
         "<p>Rows are the true class, columns the predicted one. The colour is the square root of "
         "the share of the row, so that rare mistakes can be seen: blue for right, orange for "
-        f"wrong.{note}</p>" + _table("matrix dense" if dense else "matrix", ["", *titles], rows)
+        f"wrong.{note}</p>" + table("matrix dense" if dense else "matrix", ["", *titles], rows)
     )
 
 
@@ -170,7 +179,7 @@ def classes(p: Predictions, names: Sequence[str]) -> str:
         range(len(names)), key=lambda i: scores[i].f1 if scores[i].examples else math.inf
     )
     rows = [
-        _row(
+        row(
             *(names[i], f"{scores[i].examples:,}", share(scores[i].recall)),
             *(share(scores[i].precision), share(scores[i].f1), mistaken.get(i, "-")),
             bar=scores[i].recall if scores[i].examples else 0,
@@ -185,9 +194,31 @@ def classes(p: Predictions, names: Sequence[str]) -> str:
     body = (
         "<p>Recall: share of the class's images that are recognised (its accuracy). Precision: "
         "share of the images predicted as the class that are of it. F1: their harmonic mean. "
-        f"Means over the classes: {means}.</p>" + _table("classes", head, rows[:MATRIX_CLASSES])
+        f"Means over the classes: {means}.</p>" + table("classes", head, rows[:MATRIX_CLASSES])
     )
     if rest := rows[MATRIX_CLASSES:]:
         body += f"<details><summary>The other {len(rest):,} classes</summary>"
-        body += _table("classes", head, rest) + "</details>"
+        body += table("classes", head, rest) + "</details>"
     return body
+
+
+def mistakes(p: Predictions, examples: Examples) -> str:
+    """The wrong predictions of highest loss, as pictures; a NaN loss comes last."""
+    names, n = examples.class_names, len(p.label)
+    wrong = np.flatnonzero(p.label != p.prediction)
+    worst = wrong[np.argsort(-p.loss[wrong], kind="stable")][:MISTAKES].tolist()
+    if not worst:
+        none = f"No mistakes: all {n:,} predictions are right." if n else "No examples evaluated."
+        return f"<p>{none}</p>"
+    figures = "\n".join(
+        f"<figure>{image(examples.picture(i))}<figcaption><b>{text(names[p.label[i]])}</b>"
+        f"<span>taken for <b>{text(class_name(names, p.prediction[i]))}</b></span>"
+        f"<span>confidence {share(float(p.confidence[i]))}</span>"
+        f"<span>loss {number(float(p.loss[i]), '.3f')}</span>"
+        f"<small>{text(examples.names[i])}</small></figcaption></figure>"
+        for i in worst
+    )
+    return (
+        f"<p>{len(wrong):,} of {n:,} predictions are wrong ({share(len(wrong), n)}). "
+        f'By loss, the worst {len(worst)}:</p>\n<div class="pictures">\n{figures}\n</div>'
+    )

@@ -1,4 +1,4 @@
-"""The learning curves of a run, as SVG that follows the page it stands in."""
+"""The learning curves of a run, as SVG in the colours and the font of the page."""
 
 import io
 import math
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from train.learn.tasks import Metric, Task
+from train.report.markup import text
 from train.report.metrics_file import Row
 
 MARKED_POINTS = 40  # the most evaluations that are marked one by one on their curve
@@ -19,9 +21,9 @@ STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text, in the font of the page
 }
-CHARTS = {"Loss (nats per example)": "loss", "Top-1 accuracy (%)": "top1", "Learning rate": "lr"}
-# Hues after Okabe and Ito, which the colour-blind can tell apart, with a contrast of more than 3 to
-# the light and to the dark page.
+LEARNING_RATE = Metric("lr", "learning rate")
+# Hues of Okabe and Ito, which colour-blind readers can tell apart. Their contrast is more than 3 on
+# the light and on the dark page.
 LINES: dict[str, dict[str, Any]] = {
     "train": {"color": "#1f88cc", "linewidth": 1},
     "eval": {"color": "#d55e00", "linewidth": 1.6},
@@ -41,22 +43,24 @@ def finite(rows: Iterable[Row], field: str) -> list[float]:
     return [v for v in column(rows, field).tolist() if v == v]
 
 
-def curves(train: list[Row], evals: list[Row]) -> str:
-    """Loss, accuracy and learning rate against epochs, or steps where a row has no epoch."""
+def curves(train: list[Row], evals: list[Row], task: Task) -> str:
+    """Loss, headline metric and learning rate by epoch, or by step if a row has no epoch."""
     if not train + evals:
         return "<p>No metrics yet.</p>"
     by = "step" if np.isnan(column(train + evals, "epoch")).any() else "epoch"
     figures = []
-    for title, field in CHARTS.items():
+    for metric in (task.loss_metric, task.headline, LEARNING_RATE):
+        field = metric.name
         sources = {"train": (train, field), "eval": (evals, field), "EMA": (evals, f"ema_{field}")}
         curves = {
-            name: (column(rows, by), column(rows, y))
+            name: (column(rows, by), metric.scale * column(rows, y))
             for name, (rows, y) in sources.items()
             if finite(rows, y)
         }
-        if field == "top1":
-            curves = {name: (x, 100 * top1) for name, (x, top1) in curves.items()}
-        drawn = _chart(title, f"{by}s".title(), curves) if curves else f"{title}: no values yet."
+        title = metric.axis
+        drawn = (
+            _chart(title, f"{by}s".title(), curves) if curves else text(f"{title}: no values yet.")
+        )
         figures.append(f"<figure>{drawn}</figure>")
     return f'<div class="charts">\n{"".join(figures)}\n</div>'
 
@@ -85,7 +89,9 @@ def _chart(y_title: str, x_title: str, curves: dict[str, tuple[np.ndarray, np.nd
         axes.yaxis.set_major_formatter("{x:,.10g}")
         figure.savefig(file, format="svg", transparent=True)
     svg = file.getvalue()
-    # Left out: prolog, namespaces, metadata, and the ids of groups, which each chart counts anew.
+    # Removed: prolog, namespaces, metadata, and the ids of groups, which repeat in each chart.
     svg = svg[svg.index('<g id="figure_1">') :].replace("<g id=", "<g class=")
-    start = f'<svg viewBox="0 0 288 216" role="img" aria-label="{y_title} by {x_title}">'
+    start = (
+        f'<svg viewBox="0 0 288 216" role="img" aria-label="{text(y_title)} by {text(x_title)}">'
+    )
     return start + svg.replace("#000000", "currentColor")

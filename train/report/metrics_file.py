@@ -1,4 +1,4 @@
-"""metrics.jsonl: its rows, and how they are written and read."""
+"""metrics.jsonl: writing and reading its rows."""
 
 import json
 import math
@@ -10,7 +10,7 @@ Row = dict[str, Any]
 
 
 def to_line(row: Row) -> str:
-    """A row as a line of strict JSON: what is not finite becomes null."""
+    """A row as a line of strict JSON: NaN and infinity become null."""
 
     def strict(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -19,16 +19,16 @@ def to_line(row: Row) -> str:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl in order of step; none if there is no such file.
+    """The rows of a metrics.jsonl in order of step; [] if there is no such file.
 
-    A process killed while writing leaves half a line, at the end or, once resumed, in the middle:
-    it is left out. Where a row stands twice, the last one counts.
+    A process that is killed while it writes leaves half a line, at the end of the file or, after a
+    resume, in the middle. It is skipped. Of two rows with the same step and split, the last counts.
     """
     return parse_metrics(path)[0]
 
 
 def parse_metrics(path: Path) -> tuple[list[Row], int]:
-    """What `read_metrics` returns, and the number of lines that are not a row."""
+    """The rows as from `read_metrics`, and the number of skipped lines."""
     rows: dict[tuple[int, str], Row] = {}
     unreadable = 0
     lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []

@@ -1,4 +1,4 @@
-"""The data of a run that is resumed or evaluated, compared with those that it began with."""
+"""Changes of the data of a run, found when it is resumed or evaluated."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,19 +8,20 @@ from train.config import ConfigError, DataConfig, RunConfig
 from train.config.effects import unused_by_folder
 from train.config.serialize import with_versions
 from train.data import file_list
-from train.data.prepare_hint import NotPrepared
 from train.data.sources import Splits, open_splits
 from train.data.sources.base import data_path, nfc
-from train.run.parts import Run, read_record
+from train.data.sources.prepare_hint import NotPrepared
+from train.run.directory import read_record
+from train.run.parts import Run
 
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
 
 
 def check_data(workdir: Path, run: Run) -> list[str]:
-    """Compares the data of a run with those that the run in `workdir` began with, for a resume.
+    """Compares the data of a resumed run with what config.json recorded when it began.
 
     Returns:
-      Warnings: changes of the evaluation files, which do not concern the training.
+      Warnings about changed evaluation files, which do not affect the training.
 
     Raises:
       ConfigError: the classes or the training examples have changed; the message says how.
@@ -56,12 +57,12 @@ def _check_same(
 
 
 def _plain(value: object) -> object:
-    """A list of names in one Unicode form; anything else as it is."""
+    """A list of names in Unicode's NFC form; any other value unchanged."""
     return nfc(value) if isinstance(value, list) else value
 
 
 def file_digests(run: Run) -> dict[str, str]:
-    """What all processes must read, or their parts of a batch would not fit together."""
+    """Digests of the files of each split, which must be the same in all processes."""
     found = {split: run.files[split] for split in ("train", "eval")} if run.files else {}
     return {split: f"{f['count']:,} files, {f['sha256'][:12]}" for split, f in found.items()}
 
@@ -69,14 +70,14 @@ def file_digests(run: Run) -> dict[str, str]:
 def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]:
     """Opens the data to evaluate a run on.
 
-    A folder that holds the run's own data, moved or copied, is split as the run's folder was. Any
-    other folder of class folders is evaluated whole, and may lack some classes.
+    A folder that holds the run's data, moved or copied, is split as in training. Any other folder
+    of class folders is evaluated whole; it may lack some classes.
 
     Returns:
       The splits, and warnings about them.
 
     Raises:
-      ConfigError: see `open_splits`; the data have other classes than the run's.
+      ConfigError: see `open_splits`; or the classes of the data differ from the run's.
     """
     began, data = read_record(workdir), config.data
     if data.dir and ".." in Path(data.dir).parts:
@@ -95,7 +96,7 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
 
 
 def _open_other(workdir: Path, began: dict[str, Any], data: DataConfig) -> tuple[Splits, list[str]]:
-    """The splits of another folder than the run's, and notes on what it is."""
+    """The splits of another folder than the run's, and notes about them."""
     own = _open_as_run(workdir, began, data)
     if own is not None:
         return own
@@ -119,20 +120,20 @@ def _open_other(workdir: Path, began: dict[str, Any], data: DataConfig) -> tuple
 def _open_as_run(
     workdir: Path, began: dict[str, Any], data: DataConfig
 ) -> tuple[Splits, list[str]] | None:
-    """The run's own data in another place, split as in training; None if they are not there."""
+    """The run's data in another folder, split as in training; None: the folder holds other data."""
     if began["data"]["name"] != "folder":
         return None
     try:
         splits = open_splits(data)
-    except ConfigError:  # not laid out as the run's data
+    except ConfigError:  # another layout than the run's data
         return None
     if nfc(splits.train.class_names) != nfc(began["class_names"]):
         return None
     if "files" not in began:
         count = {"train": len(splits.train), "eval": len(splits.eval)}
         note = (
-            f"{data.dir} holds as many images of the same classes as the run's folder did: it is "
-            "split as in training"
+            f"{data.dir} holds the same number of images of the same classes as the run's folder: "
+            "it is split as in training"
         )
         return (splits, [note]) if count == began["examples"] else None
     files, classes = began["files"], began["class_names"]
@@ -141,7 +142,7 @@ def _open_as_run(
         return None
     if file_list.trained_on(workdir, splits) or not file_list.trained_on(workdir, splits, "train"):
         return None
-    note = f"{data.dir} holds the run's own data: it is split as in training"
+    note = f"{data.dir} holds the run's data: it is split as in training"
     return splits, [note, *_changes(workdir, began, data, splits)]
 
 
@@ -158,7 +159,7 @@ def _is_own(began: dict[str, Any], data: DataConfig) -> bool:
 
 
 def _changes(workdir: Path, began: dict[str, Any], data: DataConfig, splits: Splits) -> list[str]:
-    """What has changed in the run's own data, and which images were trained on."""
+    """Notes about changes in the run's data, and about evaluated images that were trained on."""
     files, now = began.get("files"), file_list.summary(splits)
     if not files or not now:
         count = {"train": len(splits.train), "eval": len(splits.eval)}

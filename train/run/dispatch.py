@@ -1,4 +1,4 @@
-"""How the trainer brings its steps to the devices: one by one, or many at a time."""
+"""How training steps are sent to the devices: one by one, or many in one dispatch."""
 
 import abc
 import itertools
@@ -12,19 +12,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from train.data.batch import HostBatch
 from train.data.on_device import Resident, crop_params, stacked, upload
-from train.data.pipeline import HostBatch, train_batches
+from train.data.pipeline import train_batches
 from train.data.prefetch import Feed
 from train.data.thread_pool import in_threads
 from train.distributed.mesh import Batch, put_batch, shard, steps_sharding
 from train.learn.state import TrainState
-from train.learn.step import Step, Sums, TrainSteps, make_step, make_train_steps
+from train.learn.step import Step, Sums, TrainSteps, make_train_steps
 from train.run.parts import Run
 
-MOST = 100
-"""Steps of a dispatch."""
+MAX_STEPS = 100
+"""The most steps in one dispatch."""
 SECONDS = 0.25
-"""What a dispatch should take. Two are on their way at most, so that a signal waits for so many."""
+"""How long one dispatch should take. A signal waits for at most two dispatches."""
 
 
 def dispatches(
@@ -35,69 +36,81 @@ def dispatches(
     stopped: Callable[[float], bool],
     say: Callable[[str], None],
 ) -> "Dispatches":
-    """Those of a run's steps from `start` (from 0) to its end.
+    """The dispatches of a run from step `start` (from 0) to its end.
 
     Args:
       report, stopped: see `Feed`.
-      say: is told where the images are, if it is on the devices.
+      say: receives a line if the training images are stored on the devices.
 
     Raises:
       BadExample, Stopped: see `upload`.
     """
     config, source = run.config, run.splits.train
-    order: Any = {"seed": config.seed, "batch_size": config.batch_size}
-    order |= {"start": start, "stop": run.total_steps}
-    options: Any = {"report": report, "stopped": stopped}
 
     def single_steps(batches: Iterator[HostBatch], put: Callable[[HostBatch], Batch]) -> SingleStep:
-        feed = Feed(batches, put, config.data, first=start + 1, **options)
+        feed = Feed(batches, put, config.data, first=start + 1, report=report, stopped=stopped)
         return SingleStep(feed, run.train_step)
 
     if not run.resident:
-        where = shard(run.mesh)
-        batches = train_batches(source, config.data, config.augment, shard=where, **order)
+        batches = train_batches(
+            source,
+            config.data,
+            config.augment,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start=start,
+            stop=run.total_steps,
+            shard=shard(run.mesh),
+        )
         return single_steps(batches, partial(put_batch, mesh=run.mesh))
-    resident = upload(source, config.data, config.augment, run.mesh, **options)
+    resident = upload(source, config.data, config.augment, run.mesh, report=report, stopped=stopped)
     say(f"the {len(source)} training images are on the devices")
-    order |= {"order": config.data.order, "replacement": resident.replacement}
-    found = crop_params(len(source), config.augment, **order)
+    found = crop_params(
+        len(source),
+        config.augment,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        start=start,
+        stop=run.total_steps,
+        order=config.data.order,
+        replacement=resident.replacement,
+    )
     if loops_are_fast(run.mesh):
         return MultiStep(found, run.total_steps - start, resident, _train_steps(run, resident))
     return single_steps(found, resident.put)
 
 
 def _train_steps(run: Run, resident: Resident) -> TrainSteps:
-    parts, options = run.step_parts
-    step = make_step(*parts, **options)
-    return make_train_steps(step, resident.gather_crops, run.mesh, sharding=run.state_sharding)
+    sharding = run.state_sharding
+    return make_train_steps(run.step, resident.gather_crops, run.mesh, sharding=sharding)
 
 
 def loops_are_fast(mesh: Mesh) -> bool:
-    """Whether a step takes the same time inside a loop: on CPUs, XLA takes 2 to 5 times as long."""
+    """Whether a step in a loop is as fast as alone. On CPUs, XLA takes 2 to 5 times as long."""
     return bool(mesh.devices.flat[0].platform != "cpu")
 
 
 @dataclass
 class Work:
-    """What one dispatch does."""
+    """One dispatch."""
 
     steps: int
     host: HostBatch
-    """`bad` and `retried` of its batches."""
+    """The columns `unreadable` and `retried` of its batches."""
     arguments: tuple[Any, ...]
-    """Of the step, behind the state."""
+    """The arguments of the step after the state."""
 
 
 class Dispatches(abc.ABC):
-    """What is sent to the devices; a `with` ends it."""
+    """A stream of dispatches; a context manager that closes it."""
 
     @abc.abstractmethod
     def next(self, most: int) -> Work:
-        """Waits for what the next dispatch takes, of at most so many steps."""
+        """Waits for the input of the next dispatch, which has at most `most` steps."""
 
     @abc.abstractmethod
     def run(self, state: TrainState, work: Work) -> tuple[TrainState, Sums]:
-        """Sends it off. The state is donated; the sums are a step's, or [K] of `work.steps`."""
+        """Starts it. The state is donated; each sum is a scalar, or [K] with `work.steps` valid."""
 
     @abc.abstractmethod
     def close(self) -> None: ...
@@ -110,7 +123,7 @@ class Dispatches(abc.ABC):
 
 
 class SingleStep(Dispatches):
-    """The batches of a feed, a step each."""
+    """One step in each dispatch, on the batches of a feed."""
 
     def __init__(self, feed: Feed[Batch], step: Step) -> None:
         self._feed, self._step = feed, step
@@ -127,7 +140,7 @@ class SingleStep(Dispatches):
 
 
 class MultiStep(Dispatches):
-    """Steps on a resident set, as many in one dispatch as take a quarter of a second."""
+    """Several steps in each dispatch, about `SECONDS`, on images stored on the devices."""
 
     def __init__(
         self,
@@ -138,15 +151,15 @@ class MultiStep(Dispatches):
     ) -> None:
         """`count`: number of steps in `crop_params`."""
         self._resident, self._steps, self._chunk_sizer = resident, steps, ChunkSizer()
-        # In a thread, a dispatch ahead.
-        self._crop_params = in_threads(lambda _: next(crop_params), range(count), 1, MOST)
+        # A thread prepares the next dispatch.
+        self._crop_params = in_threads(lambda _: next(crop_params), range(count), 1, MAX_STEPS)
 
     def next(self, most: int) -> Work:
         count = min(most, self._chunk_sizer.steps)
-        host = stacked(list(itertools.islice(self._crop_params, count)), MOST)
+        host = stacked(list(itertools.islice(self._crop_params, count)), MAX_STEPS)
         where = steps_sharding(self._resident.mesh)
-        plan = jax.device_put(host.pop("plan"), where)
-        arguments = self._resident.images, self._resident.labels, plan, np.int32(count)
+        crops = jax.device_put(host.pop("crops"), where)
+        arguments = self._resident.images, self._resident.labels, crops, np.int32(count)
         return Work(count, host, arguments)
 
     def run(self, state: TrainState, work: Work) -> tuple[TrainState, Sums]:
@@ -159,7 +172,7 @@ class MultiStep(Dispatches):
 
 
 class ChunkSizer:
-    """How many steps the next dispatch has, by how long those before it took."""
+    """Chooses the number of steps in the next dispatch from the time of the previous ones."""
 
     def __init__(self) -> None:
         self.steps = 1
@@ -167,7 +180,7 @@ class ChunkSizer:
         self._ready = 0.0
 
     def sent(self, steps: int, sums: Sums) -> None:
-        """After each dispatch: waits for the one before it."""
+        """Called after each dispatch; waits for the previous one."""
         self._sent.append((steps, time.perf_counter(), sums))
         if len(self._sent) == 1:
             return
@@ -176,4 +189,4 @@ class ChunkSizer:
         now = time.perf_counter()
         seconds = (now - max(since, self._ready)) / before
         self._ready = now
-        self.steps = min(max(int(SECONDS / seconds), 1), MOST)
+        self.steps = min(max(int(SECONDS / seconds), 1), MAX_STEPS)

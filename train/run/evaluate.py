@@ -1,7 +1,7 @@
 """Exact evaluation: every example of the split once, whatever the batch size and the devices."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.checkpoint.manager import Weights
+from train.checkpoint.run_weights import Weights
 from train.console import warn
-from train.data.pipeline import EvalReader, HostBatch, eval_batches
+from train.data.batch import HostBatch
+from train.data.pipeline import eval_batches
 from train.data.prefetch import Feed, Stopped, never
+from train.data.readers import EvalReader
 from train.distributed.mesh import Batch, put_batch, round_up, shard
 from train.learn.state import Variables
-from train.report.classification import Predictions
+from train.report.base import Examples
 from train.report.metrics_file import Row
 from train.report.page import Subject, write_report
 from train.run import out_of_memory
@@ -27,77 +29,82 @@ from train.run.parts import Run
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was seen, and how each set of weights did."""
+    """The result of one pass over the evaluation split."""
 
-    examples: int
-    bad: list[str]
-    """Names of the examples that could not be read and were left out."""
+    count: int
+    """Number of evaluated examples."""
+    unreadable: list[str]
+    """Names of the examples that could not be read and were skipped."""
     metrics: dict[str, Row]
-    """By the name of the weights: means of `loss`, `top1`, `top5`."""
-    predictions: Predictions | None = None
-    indices: Sequence[int] = ()
-    """Place in the source of each example in `predictions`."""
-
-    def picture(self, run: Run, i: int) -> np.ndarray:
-        """Example `i` of the predictions as the network saw it: uint8 [H, W, C]."""
-        source = run.splits.eval
-        reader = EvalReader(source, run.config.data, run.config.eval)
-        return reader.read(self.indices[i], reader.transform)[0]
+    """By the name of the weights: the means of `loss` and of the task's metrics."""
+    examples: Examples | None = None
+    """The values of each example, for the report, if requested."""
 
 
 def evaluate(
     run: Run,
     weights: dict[str, Variables],
     *,
-    predictions: bool = False,
+    per_example: bool = False,
     report: Callable[[str], None] = warn,
     stopped: Callable[[float], bool] = never,
-    kept: list[tuple[HostBatch, Batch]] | None = None,
+    cache: list[tuple[HostBatch, Batch]] | None = None,
 ) -> Evaluation:
     """Evaluates one or more sets of weights in one pass over the run's evaluation split.
 
     Args:
       weights: by name.
-      predictions: also collect what the first set says of each example.
-      report, stopped: see `Feed`; `stopped` is asked before each batch too.
-      kept: takes the batches when it is empty, and gives them, from the devices, when it is not.
+      per_example: also collect the values of each example, with the first set of weights.
+      report, stopped: see `Feed`; `stopped` is also called before each batch.
+      cache: an empty list is filled with the batches, which stay on the devices; a filled one is
+        used instead of reading the split again. None: no cache.
 
     Raises:
       BadExample: an unreadable example (`data.on_bad_image` "error").
-      Stopped: `stopped` said so.
+      Stopped: `stopped` returned True.
     """
     source, config = run.splits.eval, run.config
     batch_size = round_up(min(config.eval.batch_size, len(source)), run.mesh)
     windows = {name: Window() for name in weights}
-    bad: list[np.ndarray] = []
-    seen: list[dict[str, np.ndarray]] = []
+    unreadable: list[np.ndarray] = []
+    collected: list[dict[str, np.ndarray]] = []
     explain = out_of_memory.for_evaluation(run, batch_size)
     with (
         out_of_memory.explained(explain),
-        _feed(run, batch_size, report, stopped, kept) as feed,
+        _feed(run, batch_size, report, stopped, cache) as feed,
     ):
         for step, (batch, on_device) in enumerate(feed):
             if stopped(0.0):
                 raise Stopped
-            bad.append(batch["bad"])
+            unreadable.append(batch["unreadable"])
             for i, (name, variables) in enumerate(weights.items()):
-                sums, examples = run.eval_step(variables, on_device)
+                sums, values = run.eval_step(variables, on_device)
                 windows[name].add(step, sums)
-                if predictions and i == 0:
-                    seen.append(_here({**examples, "label": on_device["label"]}, batch["index"]))
+                if per_example and i == 0:
+                    collected.append({"index": batch["index"], **_local_rows(values)})
             del batch, on_device  # the feed has the next one by now
     totals = {name: window.fetch(finite=False) for name, window in windows.items()}
     count = int(next(iter(totals.values()))["count"])
     metrics = {name: means(total) for name, total in totals.items()}
-    names = [source.name(i) for i in sorted(_everyones(np.concatenate(bad))) if i >= 0]
-    if not predictions:
-        return Evaluation(count, names, metrics)
-    columns = {key: _everyones(np.concatenate([b[key] for b in seen])) for key in seen[0]}
-    order = columns["index"].argsort(kind="stable")[(columns["index"] < 0).sum() :]
-    columns = {key: column[order] for key, column in columns.items()}
-    indices = columns.pop("index").tolist()
-    named: Any = {"name": [source.name(i) for i in indices], **columns}
-    return Evaluation(count, names, metrics, Predictions(**named), indices)
+    names = [source.name(i) for i in sorted(_all_rows(np.concatenate(unreadable))) if i >= 0]
+    examples = _examples(run, collected) if per_example else None
+    return Evaluation(count, names, metrics, examples)
+
+
+def _examples(run: Run, collected: list[dict[str, np.ndarray]]) -> Examples:
+    """The values that all processes collected, in the order of the split, without padding."""
+    source, config = run.splits.eval, run.config
+    values = {key: _all_rows(np.concatenate([b[key] for b in collected])) for key in collected[0]}
+    order = values["index"].argsort(kind="stable")[(values["index"] < 0).sum() :]
+    values = {key: rows[order] for key, rows in values.items()}
+    indices = values.pop("index").tolist()
+
+    def picture(i: int) -> np.ndarray:
+        reader = EvalReader(source, config.data, config.eval)
+        return reader.read(indices[i], reader.transform)[0]
+
+    names = [source.name(i) for i in indices]
+    return Examples(values, names, run.splits.train.class_names, picture)
 
 
 @contextlib.contextmanager
@@ -106,11 +113,11 @@ def _feed(
     batch_size: int,
     report: Callable[[str], None],
     stopped: Callable[[float], bool],
-    kept: list[tuple[HostBatch, Batch]] | None,
+    cache: list[tuple[HostBatch, Batch]] | None,
 ) -> Iterator[Iterator[tuple[HostBatch, Batch]]]:
     """The evaluation's batches, on the devices."""
-    if kept:
-        yield iter(kept)
+    if cache:
+        yield iter(cache)
         return
     data, where = run.config.data, shard(run.mesh)
     batches = eval_batches(
@@ -119,12 +126,12 @@ def _feed(
     put = partial(put_batch, mesh=run.mesh)
     options: Any = {"report": report, "stopped": stopped, "what": "evaluation batch"}
     with Feed(batches, put, data, **options) as feed:
-        if kept is None:
+        if cache is None:
             yield feed
             return
         found: list[tuple[HostBatch, Batch]] = []
         yield map(partial(_keep, found), feed)
-        kept += found  # not what came before an error
+        cache += found  # only a complete pass
 
 
 def _keep(
@@ -135,30 +142,33 @@ def _keep(
     return pair
 
 
-def _everyones(rows: np.ndarray) -> np.ndarray:
-    """The rows that all processes read, of which each has as many."""
+def _all_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes; each process has the same number of them."""
     return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
-def _here(values: dict[str, jax.Array], index: np.ndarray) -> dict[str, np.ndarray]:
+def _local_rows(values: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """This process's rows of per-example values."""
 
     def rows(x: jax.Array) -> np.ndarray:
         shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
         return np.concatenate([np.asarray(s.data) for s in shards])
 
-    return {"index": index, **{name: rows(x) for name, x in values.items()}}
+    return {name: rows(x) for name, x in values.items()}
 
 
 def as_row(evaluation: Evaluation) -> Row:
-    """For metrics.jsonl: "top1" of the raw weights, "ema_top1" of the averaged ones."""
-    row: Row = {"examples": evaluation.examples}
-    if evaluation.bad:
-        row["skipped"] = len(evaluation.bad)
+    """For metrics.jsonl: "loss" with the raw weights, "ema_loss" with the averaged ones."""
+    row = _counts(evaluation)
     for name, metrics in evaluation.metrics.items():
         prefix = "" if name == "raw" else f"{name}_"
         row.update({prefix + key: value for key, value in metrics.items()})
     return row
+
+
+def _counts(evaluation: Evaluation) -> Row:
+    skipped = len(evaluation.unreadable)
+    return {"examples": evaluation.count, **({"skipped": skipped} if skipped else {})}
 
 
 def evaluate_checkpoint(
@@ -166,23 +176,23 @@ def evaluate_checkpoint(
     weights: Weights,
     workdir: Path | None = None,
     is_writer: bool = True,
-    kept: list[tuple[HostBatch, Batch]] | None = None,
+    cache: list[tuple[HostBatch, Batch]] | None = None,
 ) -> Row:
-    """Evaluates a checkpoint's weights; with a `workdir`, also writes its `report/index.html`.
+    """Evaluates the weights of a checkpoint.
 
-    `kept`: see `evaluate`.
+    Args:
+      workdir: write its `report/index.html` too; None: no report.
+      is_writer: whether this process writes the report.
+      cache: see `evaluate`.
 
     Returns:
-      `step`, `weights` (their name), `examples`, `loss`, `top1`, `top5`, and `skipped` if any were.
+      `step`, `weights` (their name), `examples` (the number of them), `skipped` if any were,
+      `loss`, and the task's metrics.
     """
     named = {weights.name: weights.variables}
-    evaluation = evaluate(run, named, predictions=workdir is not None, kept=kept)
-    row: Row = {"step": weights.step, "weights": weights.name, "examples": evaluation.examples}
-    if evaluation.bad:
-        row["skipped"] = len(evaluation.bad)
-    if workdir is not None and evaluation.predictions is not None and is_writer:
-        names = run.splits.train.class_names
-        picture = partial(evaluation.picture, run)
+    evaluation = evaluate(run, named, per_example=workdir is not None, cache=cache)
+    if workdir is not None and evaluation.examples is not None and is_writer:
         subject = Subject(weights.step, weights.name)
-        write_report(workdir, evaluation.predictions, names, picture, subject=subject)
-    return {**row, **evaluation.metrics[weights.name]}
+        write_report(workdir, run.task, evaluation.examples, subject=subject)
+    about = {"step": weights.step, "weights": weights.name}
+    return {**about, **_counts(evaluation), **evaluation.metrics[weights.name]}

@@ -1,41 +1,28 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from train.config import ConfigError, MeshConfig, RunConfig
-from train.config.effects import unused_by_folder
-from train.config.serialize import to_json
+from train.checkpoint.lock import RunLock
+from train.config import ConfigError, RunConfig
 from train.console import safe_output, warn
-from train.data.check import check_images
-from train.data.pipeline import check_decoder
 from train.data.workers import kill_workers
-from train.distributed.mesh import check_batch_size
-from train.distributed.processes import Processes, start
+from train.distributed.initialize import start
+from train.distributed.processes import Processes
 from train.distributed.signals import StopSignal
 from train.paths import expand, resolve_workdir
-from train.recipes import all_recipes
 from train.report.metrics_file import Row
 from train.run import out_of_memory
-from train.run.data_changes import check_data, file_digests
-from train.run.lock import RunLock
-from train.run.norm_groups import check_statistics
+from train.run.checks import check_eval_images, check_run
+from train.run.directory import newest_checkpoint, resumes
 from train.run.parts import Run
-from train.run.preprocessing import take_over
+from train.run.preprocessing import adopt_preprocessing
 from train.run.progress import Display
-from train.run.resume import (
-    check_duration,
-    check_workdir,
-    describe_other_version,
-    is_empty,
-    newest_checkpoint,
-    resumed_config,
-    resumes,
-)
-from train.run.sizes import check_memory, small_images
-from train.run.start_screen import accelerator_warnings, describe_run
+from train.run.resume import check_workdir, describe_other_version, resumed_config
+from train.run.start_screen import accelerator_warnings, describe_run, ema_note
 from train.run.trainer import Trainer
 from train.runtime import use_compilation_cache
 
@@ -51,23 +38,25 @@ def fit(
 ) -> Row:
     """Trains a run, or resumes the one in `workdir`, and writes its report.
 
-    The same config and directory again continue after the newest checkpoint, bit for bit as if
-    nothing had happened. One process at a time may train in a directory. A run that starts from
-    weights takes over their preprocessing; see `train.run.preprocessing`.
+    With the same config and directory, a run continues after its newest checkpoint, and ends
+    bit-identical to an uninterrupted run. Only one process may train in a directory. A run that
+    starts from weights uses their preprocessing; see `train.run.preprocessing`.
 
     Args:
-      stop: of a caller that already listens to signals.
-      extend: the run in `workdir` goes on with another duration, evaluation, checkpoints or
-        logging; config.json keeps from which step on.
-      given: options that were set by hand ("data.mean"), though they are the recipe's.
+      quiet: print no progress.
+      stop: a `StopSignal` that the caller has installed; None: one is installed here.
+      extend: the run in `workdir` continues with another duration, evaluation, checkpoints or
+        logging; config.json records the step from which they apply.
+      given: options that the user set ("data.mean"), even to the recipe's value.
 
     Returns:
-      The evaluation of the best checkpoint: `step`, `examples`, `loss`, `top1`, `top5`, `weights`.
+      The evaluation of the best checkpoint: `step`, `examples`, `loss`, the task's metrics,
+      `weights`.
 
     Raises:
-      ConfigError: bad input, or another process trains in `workdir`; what was trained so far is
+      ConfigError: bad input, or another process trains in `workdir`. Steps that were trained are
         saved.
-      RunError: it could not go on: a loss that is not finite, a disk that is full, a signal.
+      RunError: training cannot continue: a loss that is not finite, a full disk, a signal.
     """
     workdir = resolve_workdir(workdir)
     config = _with_absolute_paths(config)
@@ -78,67 +67,43 @@ def fit(
         lock = stack.enter_context(RunLock(workdir))
         if processes.is_writer:
             lock.take()
-        config = resumed_config(workdir, config, given)
-        config, expected = take_over(config, workdir, resumes=resumes(workdir), given=given)
-        notice = check_workdir(workdir, config, extend=extend)
+        config, lines = _prepare_config(config, workdir, given, extend=extend)
         use_compilation_cache(config.compilation_cache)
         run = Run(config)
-        check_batch_size("batch_size", config.batch_size, run.mesh)
-        newest = newest_checkpoint(workdir)
-        large = _check_lengths(run, resumed=newest is not None)
-        check_memory(run)
-        check_duration(workdir, run)
-        notes = [*filter(None, [large]), *_notes(run, trains=newest != run.total_steps)]
-        if not is_empty(workdir):
-            notes += check_data(workdir, run)
-        processes.check_same("the files of the data", file_digests(run))
-        if not resumes(workdir):
-            _ = (
-                run.pretrained_variables
-            )  # what is wrong with a file shows before anything is compiled or written
-        processes.check_same("this run's options", to_json(replace(config, mesh=MeshConfig())))
-        try:
-            (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
-        if processes.is_writer and lock.take():  # the directory is new, perhaps another process's
+        warnings = check_run(run, workdir, processes)
+        _make_workdir(workdir)
+        if processes.is_writer and lock.take():  # a new directory, which another may have used
             check_workdir(workdir, config, extend=extend)
-        display = Display(run.total_steps, quiet or not processes.is_writer)
+        display = Display(run.total_steps, run.task, quiet or not processes.is_writer)
         stack.callback(display.close)
-        if notice:
-            display.say(notice)
-        _introduce(run, workdir, display)
-        for line in (*expected, *filter(None, [describe_other_version(workdir)])):
-            display.say(line)
-        for note in notes if processes.is_writer else ():
-            warn(note)
+        _introduce(run, workdir, display, lines)
+        for warning in warnings if processes.is_writer else ():
+            warn(warning)
         with processes.reporting():
-            _check_eval_images(run, workdir, processes, stop)
-        explain = out_of_memory.for_training(run)
-        with out_of_memory.explained(explain):
-            trainer = Trainer(run, workdir, display, processes)
-        stack.callback(trainer.close)
-        with processes.reporting(), out_of_memory.explained(explain):
-            trainer.train(stop)
-            return trainer.finish()
+            check_eval_images(run, workdir, processes, stop)
+        return _train(run, workdir, display, processes, stop, stack)
 
 
-def _notes(run: Run, *, trains: bool) -> list[str]:
-    """Warnings of the data and of options that do not suit them; a run at its end `trains` no more.
+class _Lines(NamedTuple):
+    """Lines for the start screen."""
+
+    before: Sequence[str]
+    after: Sequence[str]
+
+
+def _prepare_config(
+    config: RunConfig, workdir: Path, given: Collection[str], *, extend: bool
+) -> tuple[RunConfig, _Lines]:
+    """The config that is trained: with the versions of rules of the run in `workdir`, and with the
+    preprocessing of `init.weights`.
 
     Raises:
-      ConfigError: see `check_statistics`.
+      ConfigError: `workdir` holds another run.
     """
-    config, splits = run.config, run.splits
-    recipe = all_recipes().get(config.recipe, RunConfig())
-    unused = unused_by_folder(splits.unused, config.data, vars(recipe.data))
-    found = [
-        *unused,
-        *splits.notes,
-        small_images(config),
-        check_statistics(run) if trains else None,
-    ]
-    return [note for note in found if note]
+    config = resumed_config(workdir, config, given)
+    config, expected = adopt_preprocessing(config, workdir, resumes=resumes(workdir), given=given)
+    replaced = check_workdir(workdir, config, extend=extend)
+    return config, _Lines([replaced] if replaced else [], expected)
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -149,71 +114,43 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     return replace(config, data=replace(config.data, dir=folder))
 
 
-def _check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:
-    """Finds unreadable evaluation images before training; a resume's were found by its start."""
-    if resumes(workdir):
-        return
-    shard = (processes.index, processes.count)
-    stopped = lambda: stop.signal is not None  # noqa: E731
-    if note := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
-        warn(note)
+def _make_workdir(workdir: Path) -> None:
+    try:
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"workdir {str(workdir)!r}: {error.strerror}") from None
 
 
-def _introduce(run: Run, workdir: Path, display: Display) -> None:
-    """Says what is about to be trained, and on what."""
-    if display.quiet:
-        return
-    for warning in accelerator_warnings():
-        warn(warning)
-    for line in describe_run(run, workdir, newest_checkpoint(workdir)):
+def _introduce(run: Run, workdir: Path, display: Display, lines: _Lines) -> None:
+    """Shows what will be trained, and on which devices."""
+    for line in lines.before:
         display.say(line)
-    if short := ema_note(run):
-        display.say(short)
+    if not display.quiet:
+        for warning in accelerator_warnings():
+            warn(warning)
+        for line in describe_run(run, workdir, newest_checkpoint(workdir)):
+            display.say(line)
+        if note := ema_note(run):
+            display.say(note)
+    for line in lines.after:
+        display.say(line)
+    if other := describe_other_version(workdir):
+        display.say(other)
 
 
-def ema_note(run: Run) -> str | None:
-    """Says so if the run ends before its `ema_decay` is reached."""
-    from train.learn.optim import ema_decay_at, ema_warmup
-
-    decay, steps = run.config.ema_decay, run.total_steps
-    if not decay or ema_warmup(decay) < steps:
-        return None
-    return (
-        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
-        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
-        "last tenth"
-    )
-
-
-def _check_lengths(run: Run, *, resumed: bool) -> str | None:
-    """Raises `ConfigError` for what only the size of the data set can tell, before compilation.
-
-    Returns:
-      A warning about the batch size of a run that is `resumed`.
-    """
-    if run.total_steps < 1:
-        raise ConfigError(f"duration {run.config.duration!r}: is no step at all")
-    mix, total = run.config.mix, run.total_steps
-    if mix.mixes and mix.off and (end := run.steps(mix.off, total)) >= total:
-        raise ConfigError(
-            f"mix.off {mix.off!r} is {end} steps: must be shorter than the run ({total} steps)"
-        )
-    too_large = _batch_size_error(run)
-    if too_large and not resumed:
-        raise ConfigError(too_large)
-    _ = run.schedule, run.model, run.resident
-    check_decoder(run.config.data, run.config.augment)
-    return too_large  # the run began before this was refused, and may end as it is
-
-
-def _batch_size_error(run: Run) -> str | None:
-    """What is wrong with a batch that is larger than the data set."""
-    batch_size, count = run.config.batch_size, len(run.splits.train)
-    if batch_size <= count:
-        return None
-    largest = count // run.mesh.size * run.mesh.size
-    fix = f"choose --batch_size {largest} or less" if largest else "use fewer devices"
-    epochs = batch_size / count
-    step = f", so one step would be {epochs:.1f} epochs" if epochs >= 1.05 else ""
-    scaled = f"; the learning rate is scaled for {batch_size}" if run.config.optim.lr_batch else ""
-    return f"batch_size {batch_size}: there are {count} training images{step}{scaled}; {fix}"
+def _train(
+    run: Run,
+    workdir: Path,
+    display: Display,
+    processes: Processes,
+    stop: StopSignal,
+    stack: contextlib.ExitStack,
+) -> Row:
+    """Trains and evaluates; the trainer closes with the `stack`, after errors were reported."""
+    explain = out_of_memory.for_training(run)
+    with out_of_memory.explained(explain):
+        trainer = Trainer(run, workdir, display, processes)
+    stack.callback(trainer.close)
+    with processes.reporting(), out_of_memory.explained(explain):
+        trainer.train(stop)
+        return trainer.finish()

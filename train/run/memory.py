@@ -1,4 +1,4 @@
-"""The memory of a training step on one device: what the compiler reports, and what would fit."""
+"""The memory of a training step on one device: reported by the compiler, and options that fit."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from train.distributed.mesh import batch_sharding
 from train.run.parts import Run
 
 
-def abstract_batch(run: Run) -> dict[str, Any]:
+def abstract_batch(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a global batch as the pipeline delivers it, with their sharding."""
     count, size = run.config.batch_size, run.config.data.image_size
     shapes = {
@@ -25,24 +25,24 @@ def abstract_batch(run: Run) -> dict[str, Any]:
 
 
 def peak_bytes(found: Any) -> int:
-    """What a device holds while a program runs, by its `memory_analysis()`."""
-    # What comes out and is no argument's buffer, such as the metrics' sums
+    """The peak memory of a device while a program runs, from its `memory_analysis()`."""
+    # Outputs that reuse no argument's buffer, such as the sums of the metrics
     fresh = found.output_size_in_bytes - found.alias_size_in_bytes
     code = found.generated_code_size_in_bytes
     return found.argument_size_in_bytes + found.temp_size_in_bytes + fresh + code
 
 
 def shard_bytes(tree: Any) -> int:
-    """Bytes of one device's part of a tree of shapes with shardings."""
+    """Bytes on one device of a tree of shapes with shardings."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def memory_in(message: str) -> tuple[int | None, int | None]:
-    """(bytes needed, bytes there) of libtpu's message that a program does not fit, if it says so.
+    """(bytes needed, bytes available) from libtpu's out-of-memory message, or (None, None).
 
-    What it calls temporaries is all of it: arguments and results are counted too (libtpu 0.0.42 and
-    0.0.52, tried with programs of known size).
+    Its "temporaries" include arguments and results (measured with programs of known size, libtpu
+    0.0.42 and 0.0.52).
 
     >>> memory_in("HLO temporaries (20.50G) exceeds available HBM (15.75G)")
     (22011707392, 16911433728)
@@ -52,32 +52,32 @@ def memory_in(message: str) -> tuple[int | None, int | None]:
     if not found:
         return None, None
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    needed, there = (int(float(found[i]) * units[found[i + 1]]) for i in (1, 3))
-    return needed, there
+    needed, available = (int(float(found[i]) * units[found[i + 1]]) for i in (1, 3))
+    return needed, available
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one chip while a step runs. `rest` grows with the batch; the others do not."""
+    """Bytes on one chip while a step runs. Only `rest` grows with the batch."""
 
     parameters: int
     gradients: int
     shared: int
-    """Optimiser state and EMA, of which `fsdp` chips keep one copy between them."""
+    """Optimiser state and EMA, which `fsdp` chips share as one copy."""
     rest: int
 
     def at(self, *, batch: float, fsdp: float) -> float:
-        """Bytes with the batch and with `mesh.fsdp` times as large: linear in both."""
+        """Bytes if the batch is `batch` times and `mesh.fsdp` is `fsdp` times as large."""
         return self.parameters + self.gradients + self.shared / fsdp + self.rest * batch
 
 
 def suggestions(
     now: Footprint, usable: int, *, batch_per_chip: int, chips: int, fsdp: int
 ) -> list[str]:
-    """Options with which the step should fit, each with the bytes that `Footprint.at` gives it."""
+    """Options with which the step should fit, each with its memory by `Footprint.at`."""
 
     def largest(factor: float) -> int:
-        """Images on a chip that fit beside the state; in eights, where there are that many."""
+        """Images per chip that fit beside the state; from 8 on, a multiple of 8."""
         free = usable - now.at(batch=0, fsdp=factor)
         images = min(int(free / now.rest * batch_per_chip), batch_per_chip) if now.rest else 0
         return max(images // 8 * 8 if images >= 8 else images, 0)

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard: what a run said of itself, step by step."""
+"""The metrics of a run: sums over a logging window, and rows in metrics.jsonl and TensorBoard."""
 
 import contextlib
 import math
@@ -21,21 +21,20 @@ class SkippedStep(NamedTuple):
 
     step: int
     what: str
-    """loss or grad_norm; the loss, if both."""
+    """loss or grad_norm; the loss, if neither is finite."""
     value: str = "not finite"
-    """nan, inf or -inf; checkpoints of old do not say which."""
+    """nan, inf or -inf; unknown in old checkpoints."""
 
 
 AHEAD = 4
-"""Dispatches on their way to the devices."""
+"""Dispatches that may be queued on the devices."""
 
 
 class Window:
     """Sums of the training steps since the last logged row.
 
-    They stay on the device until they are asked for, so that only logging waits for the last of
-    them. `totals` and `left_out` are part of a checkpoint, so that a resumed run logs the same
-    rows.
+    They stay on the device until they are fetched, so only logging waits for the newest step.
+    A checkpoint contains `totals` and `skipped_steps`, so that a resumed run logs the same rows.
     """
 
     def __init__(
@@ -43,23 +42,24 @@ class Window:
         totals: dict[str, float] | None = None,
         *,
         limit: int = 0,
-        left_out: Sequence[Sequence[Any]] = (),
+        skipped_steps: Sequence[Sequence[Any]] = (),
     ) -> None:
-        """`limit`: how many steps of the run may be left out for not being finite."""
+        """`limit`: the maximum number of steps of the run that may be skipped as not finite."""
         self.totals: dict[str, float] = dict(totals or {})
         self.limit = limit
-        self.left_out = [SkippedStep(*entry) for entry in left_out]
-        """Those that were, from the start of the run."""
+        self.skipped_steps = [SkippedStep(*entry) for entry in skipped_steps]
+        """The skipped steps since the start of the run."""
         self.finished = 0
-        """The last step that is known to be done on the devices."""
+        """The last step that the devices are known to have finished."""
         self._pending: list[tuple[int, int, Sums]] = []
 
     def add(self, step: int, sums: Sums, steps: int = 1) -> None:
-        """Takes the sums of a step, or in arrays those of so many from there on.
+        """Adds the sums of one step, or of N `steps` from `step` on as arrays [N].
 
-        Waits for those of `AHEAD` calls before. That hides what it takes to send a step off, and
-        bounds the batches that are on the devices. And XLA's CPU devices stand still for good where
-        more than 32 programs wait: no thread is left for the one that another's collective awaits.
+        Waits for the sums of the call `AHEAD` calls ago. A few queued calls hide the time of a
+        dispatch; a limit bounds the memory of the batches on the devices. It also prevents a
+        deadlock of XLA's CPU devices: with more than 32 waiting programs, no thread is left for
+        the program that the collective of another one waits for.
         """
         self._pending.append((step, steps, sums))
         if len(self._pending) > AHEAD:
@@ -76,15 +76,17 @@ class Window:
         """Waits for the steps so far and returns `totals`.
 
         Raises:
-          NonFinite: `finite`, and the loss or the gradient of a step is not, once too often.
+          NonFinite: with `finite`, more than `limit` steps have a loss or a gradient that is not
+            finite.
         """
         for step, sums in self._fetched():
-            names = sorted(sums, key=lambda name: name != "loss")  # it is what breaks the gradient
+            names = sorted(sums, key=lambda name: name != "loss")  # its cause comes first
             broken = [name for name in names if not math.isfinite(sums[name])]
             if finite and broken:
-                self.left_out.append(SkippedStep(step, broken[0], str(float(sums[broken[0]]))))
-                if len(self.left_out) > self.limit:
-                    raise NonFinite(self.left_out[-1])
+                found = SkippedStep(step, broken[0], str(float(sums[broken[0]])))
+                self.skipped_steps.append(found)
+                if len(self.skipped_steps) > self.limit:
+                    raise NonFinite(found)
                 continue
             for name, value in sums.items():
                 self.totals[name] = self.totals.get(name, 0.0) + float(value)
@@ -96,7 +98,7 @@ class Window:
         return dict(self.totals)  # a checkpoint writes it while the next steps are added
 
     def close(self) -> Row:
-        """The means of the window, which then starts anew; {} if no step of it was finite."""
+        """Returns the means of the window and empties it; {} if none of its steps was finite."""
         row = means(self.fetch())
         self.totals = {}
         return row
@@ -124,9 +126,9 @@ class MetricsLog:
     """Appends rows to metrics.jsonl and to TensorBoard's event file."""
 
     def __init__(self, workdir: Path, last_step: int) -> None:
-        """Drops what was logged behind `last_step`, the step that the run resumes from."""
-        # The writer underneath SummaryWriter: that one has a thread, and hangs when it dies of a
-        # full disk.
+        """Drops the rows after `last_step`, the step that the run resumes from."""
+        # The writer that SummaryWriter uses: SummaryWriter has a thread and hangs if the thread
+        # dies of a full disk.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
@@ -141,12 +143,12 @@ class MetricsLog:
             self._file = self.path.open("a", encoding="utf-8")
             board.mkdir(exist_ok=True)
             self._board = EventsWriter(str(board / "events"))
-            # TensorBoard forgets what an earlier process logged behind this step.
+            # TensorBoard drops what an earlier process logged after this step.
             start = SessionLog(status=SessionLog.START)
             self._add_event(last_step + 1, session_log=start)
 
     def write(self, row: Row) -> None:
-        """One row; on disk when this returns, before any checkpoint that is saved after it.
+        """Writes a row. It is on disk on return, so before any later checkpoint.
 
         Raises:
           RunError: it could not be written.
@@ -182,12 +184,12 @@ class MetricsLog:
 
     def close(self) -> None:
         for file in (self._file, self._board):
-            with contextlib.suppress(OSError):  # a full disk was already spoken of
+            with contextlib.suppress(OSError):  # a full disk was already reported
                 file.close()
 
 
 class NoLog(MetricsLog):
-    """What a process has that writes nothing; it knows what was evaluated."""
+    """The log of a process that does not write; it still knows which steps were evaluated."""
 
     def __init__(self, workdir: Path) -> None:
         rows = read_metrics(workdir / "metrics.jsonl")

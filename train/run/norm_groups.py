@@ -1,4 +1,4 @@
-"""From how many values a run takes the statistics of its BatchNorm layers, before it compiles."""
+"""The number of values behind each BatchNorm statistic, checked before compilation."""
 
 import functools
 from typing import Any
@@ -12,14 +12,16 @@ from train.config import ConfigError
 from train.run.parts import Run
 
 FEW = 8
-"""Values per channel: the standard deviation of fewer is more than a quarter off."""
+"""Values per channel; from fewer, the standard deviation has an error of more than a quarter."""
 
 
 def values_by_layer(model: nn.Module, batch_size: int, image_size: int) -> dict[str, int]:
-    """Values per channel in a group, for each BatchNorm layer that trains; traced, not compiled.
+    """Values per channel in a group, for each BatchNorm layer that is trained.
+
+    The network is traced, not compiled.
 
     Raises:
-      ValueError: the network does not take such images, or a layer has one value per channel.
+      ValueError: the network cannot take such images, or a layer has one value per channel.
     """
     found: dict[str, int] = {}
 
@@ -30,7 +32,7 @@ def values_by_layer(model: nn.Module, batch_size: int, image_size: int) -> dict[
             found["/".join(norm.path)] = values_per_channel(args[0].shape, norm.group_size)
         return call(*args, **kwargs)
 
-    def step(key: jax.Array, images: jax.Array) -> Any:
+    def step(key: jax.Array, images: jax.Array) -> object:
         variables = model.init(key, images[:1], train=False)
         apply = functools.partial(model.apply, variables, mutable=["batch_stats"])
         return apply(images, train=True, rngs={"dropout": key})
@@ -45,11 +47,11 @@ def check_statistics(run: Run) -> str | None:
     """A warning if a layer's statistics come from less than `FEW` values per channel.
 
     Raises:
-      ConfigError: they come from one value; or the network does not take the run's images.
+      ConfigError: a layer has one value per channel; or the network cannot take the run's images.
     """
     config, size = run.config, run.config.data.image_size
     group = config.norm_group_size or config.batch_size
-    assert isinstance(group, int), "a Run knows how many that are"
+    assert isinstance(group, int), "a Run has resolved it"
     if group >= FEW:
         return None
     sizes = f"data.image_size {size}, batch_size {config.batch_size}"

@@ -1,4 +1,4 @@
-"""What a person is told when a device, or the host, is out of memory."""
+"""Error messages for a device, or the host, that is out of memory."""
 
 import contextlib
 import os
@@ -20,16 +20,18 @@ from train.run.memory import (
 )
 from train.run.parts import Run
 
-_MARGIN = 0.9  # of the memory, for the batch that is suggested: its temporaries may differ
+_MARGIN = 0.9  # share of the memory for a suggested batch, whose temporaries may differ
 
 Explain = Callable[[str], str]
-"""What XLA or Python said -> what to do about it."""
+"""Error message of XLA or Python -> advice."""
 
 
 @contextlib.contextmanager
 def explained(explain: Explain) -> Iterator[None]:
-    """An allocation that fails in here becomes a `RunError`: what was asked, what there is, what to
-    do. Other errors pass."""
+    """Turns a failed allocation into a `RunError` that gives its size, the memory and advice.
+
+    Other errors pass unchanged.
+    """
     try:
         yield
     except MemoryError as error:
@@ -40,7 +42,9 @@ def explained(explain: Explain) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in said:
             raise
         first = said.splitlines()[0].partition("RESOURCE_EXHAUSTED:")[2].strip()
-        raise RunError(f"out of memory: {_readable(first)} {_there()}. {explain(said)}") from None
+        raise RunError(
+            f"out of memory: {_readable(first)} {_capacity()}. {explain(said)}"
+        ) from None
 
 
 def _readable(message: str) -> str:
@@ -56,7 +60,7 @@ def _gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-def _there() -> str:
+def _capacity() -> str:
     device = jax.local_devices()[0]
     used = (device.memory_stats() or {}).get("bytes_in_use")
     taken = f", {_gib(used)} in use" if used else ""
@@ -64,7 +68,7 @@ def _there() -> str:
 
 
 def usable() -> int:
-    """Bytes that programs may take of a device of this process; of a CPU, the host's memory."""
+    """Bytes of a device that programs may use; for a CPU, the memory of the host."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit:
         return int(limit)
@@ -74,7 +78,7 @@ def usable() -> int:
 
 
 def for_training(run: Run) -> Explain:
-    """The batch with which a training step should fit, by the compiler's account of this one."""
+    """Suggests options with which a training step should fit, from the compiler's report."""
     config, devices = run.config, run.mesh.size
     batch = config.batch_size
 
@@ -85,8 +89,8 @@ def for_training(run: Run) -> Explain:
         )
         peak = memory_in(said)[0] or _compiled_peak(run)
         if peak is None or peak <= usable():
-            # Something else takes the memory, or nothing is known of the step.
-            needs = f" and needs {_gib(peak)} by the compiler" if peak else ""
+            # Another program uses the memory, or the peak is unknown.
+            needs = f", and needs {_gib(peak)} according to the compiler" if peak else ""
             return f"{what}{needs}. {_smaller('batch_size', batch, run)}"
         state = run.abstract_state
         parameters = shard_bytes(state.params)
@@ -101,27 +105,27 @@ def for_training(run: Run) -> Explain:
         )
         found = " or ".join(fit)
         advice = f"{found} should fit" if fit else "Choose a smaller network or smaller images"
-        return f"{what}, and needs {_gib(peak)} by the compiler. {advice}"
+        return f"{what}, and needs {_gib(peak)} according to the compiler. {advice}"
 
     return explain
 
 
 def for_evaluation(run: Run, batch_size: int) -> Explain:
-    """Half of the evaluation's batch."""
-    return lambda _: f"An evaluation. {_smaller('eval.batch_size', batch_size, run)}"
+    """Suggests half of the evaluation batch."""
+    return lambda _: f"This was the evaluation. {_smaller('eval.batch_size', batch_size, run)}"
 
 
 def _smaller(option: str, batch: int, run: Run) -> str:
     half = round_up(max(batch // 2, 1), run.mesh)
     if half >= batch:
-        return "Smaller images, a smaller network or another device would take less"
-    return f"Less memory: --{option} {half}; and look for other programs that use the device"
+        return "Choose smaller images, a smaller network or another device"
+    return f"Try --{option} {half}, and look for other programs that use the device"
 
 
 def _compiled_peak(run: Run) -> int | None:
-    """Bytes of a device while a step runs; None: unknown. The program is in the cache by now."""
+    """Peak bytes of a device while a step runs; None: unknown. The program is cached by now."""
     if jax.process_count() > 1:
-        return None  # compiling takes all of them
+        return None  # all processes would have to compile
     with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):
         lowered = run.train_step.lower(run.abstract_state, abstract_batch(run))
         return peak_bytes(lowered.compile().memory_analysis())

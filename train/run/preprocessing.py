@@ -1,7 +1,7 @@
-"""The preprocessing of given weights, taken over by the run that starts from them.
+"""A run that starts from weights uses their preprocessing.
 
-Weights expect images that were normalised as those they were trained on. What they expect is
-written beside them: in the .json of `convert`, in the config.json of timm or of a run.
+Weights expect images with the normalisation of their own training. It is recorded beside them: in
+the .json file of `convert`, in timm's config.json or in that of a run.
 """
 
 from collections.abc import Collection
@@ -12,11 +12,11 @@ from typing import Any
 from resnet_jax import Preprocessing, WeightsError
 from resnet_jax.weights import pretrained
 from resnet_jax.weights.pretrained import default_preprocessing, published_preprocessing
-from train.checkpoint.weights import as_config_error, published, read_card, weights_file
+from train.checkpoint.weights import as_config_error, parse_timm_name, read_card, weights_file
 from train.config import ConfigError, RunConfig
 from train.config.serialize import flatten, to_json, with_options
 from train.recipes import all_recipes
-from train.run.parts import read_config
+from train.run.directory import read_config
 
 PREPROCESSING = {
     "data.image_size": "size",
@@ -25,25 +25,25 @@ PREPROCESSING = {
     "eval.crop_fraction": "crop_fraction",
     "eval.interpolation": "interpolation",
 }
-"""Options of a run -> the field of `Preprocessing` that each one is."""
+"""Option of a run -> field of `Preprocessing`."""
 
 TAKEN = tuple(name for name in PREPROCESSING if name != "data.image_size")
-"""Options that a run takes over. The size of the images stays the run's own."""
+"""Options that a run takes from its weights. The image size stays that of the run."""
 
 
-def take_over(
+def adopt_preprocessing(
     config: RunConfig, workdir: Path, *, resumes: bool, given: Collection[str] = ()
 ) -> tuple[RunConfig, list[str]]:
     """`config` with the preprocessing that `init.weights` expects, and lines that report both.
 
-    An option that was set by hand stays: one in `given`, or one that differs from the recipe's. A
-    run that `resumes` has the values in its config.json, and needs no file.
+    An option that the user set is kept: one in `given`, or one that differs from the recipe.
 
     Args:
+      resumes: take the values from config.json in `workdir`, and read no other file.
       given: names of the options on the command line, such as "data.mean".
 
     Raises:
-      ConfigError: what is written beside the weights cannot be read.
+      ConfigError: the file that records the preprocessing cannot be read.
     """
     if not config.init.weights:
         return config, []
@@ -55,14 +55,14 @@ def take_over(
         stored = flatten(to_json(began))
         return with_options(config, {name: stored[name] for name in free if same}), []
     if not free:
-        return config, [f"this run uses  {_line(of_run(config))}, all as given"]
-    view = _stated(config)
-    if view is None:
+        return config, [f"this run uses  {_line(of_run(config))}, all set by the user"]
+    recorded = _recorded(config)
+    if recorded is None:
         usual = _line(default_preprocessing(config.model.name))
-        expected = f"{usual} (usual for their name; nothing is written beside them)"
+        expected = f"{usual} (usual for their name; no file beside them records it)"
     else:
-        expected, wanted = _line(view), options_of(view)
-        config = with_options(config, {name: wanted[name] for name in free})
+        expected, options = _line(recorded), options_of(recorded)
+        config = with_options(config, {name: options[name] for name in free})
     return config, [f"weights expect {expected}", f"this run uses  {_line(of_run(config))}"]
 
 
@@ -70,47 +70,47 @@ def _recipe(config: RunConfig) -> RunConfig:
     return all_recipes().get(config.recipe, RunConfig())
 
 
-def _stated(config: RunConfig) -> Preprocessing | None:
-    """The preprocessing that is written beside `init.weights`; None if nothing is."""
+def _recorded(config: RunConfig) -> Preprocessing | None:
+    """The preprocessing recorded beside `init.weights`; None: no record."""
     given = str(config.init.weights)
-    if tagged := published(given):
+    if tagged := parse_timm_name(given):
         try:
             return published_preprocessing(*tagged)
         except WeightsError as error:
             raise ConfigError(str(error)) from None
     file = weights_file(given)
     try:
-        return stated_preprocessing(file, config.model.name)
+        return recorded_preprocessing(file, config.model.name)
     except ConfigError as error:
         options = ", ".join(f"--{name}" for name in TAKEN)
-        raise ConfigError(f"{error}. To start without reading it, give {options}") from None
+        raise ConfigError(f"{error}. To start without reading it, set {options}") from None
 
 
-def _line(view: Preprocessing) -> str:
-    mean, std = (" ".join(f"{x:g}" for x in values) for values in (view.mean, view.std))
+def _line(found: Preprocessing) -> str:
+    mean, std = (" ".join(f"{x:g}" for x in values) for values in (found.mean, found.std))
     return (
-        f"mean {mean}, std {std}, crop_fraction {view.crop_fraction:g}, {view.interpolation}, "
-        f"images of {view.size} pixels"
+        f"mean {mean}, std {std}, crop_fraction {found.crop_fraction:g}, {found.interpolation}, "
+        f"images of {found.size} pixels"
     )
 
 
-def preprocessing(file: Path, name: str) -> Preprocessing:
-    """What the network `name` expects of images, with the weights in `file`.
+def find_preprocessing(file: Path, name: str) -> Preprocessing:
+    """The preprocessing for network `name` with the weights in `file`.
 
-    As it is written beside them, or what torchvision's and timm's weights of this name usually
-    expect. Raises as `stated_preprocessing`.
+    The one recorded beside the file; without a record, the usual one of torchvision's and timm's
+    weights of this name. Raises `ConfigError` as `recorded_preprocessing` does.
     """
-    return stated_preprocessing(file, name) or default_preprocessing(name)
+    return recorded_preprocessing(file, name) or default_preprocessing(name)
 
 
-def stated_preprocessing(file: Path, name: str) -> Preprocessing | None:
-    """What is written beside the weights in `file` about the images that they expect.
+def recorded_preprocessing(file: Path, name: str) -> Preprocessing | None:
+    """The preprocessing recorded beside the weights in `file`; None: no record.
 
-    In the .json of `convert`, or in a config.json: timm's, or that of the run whose directory the
-    file lies in. None if there is neither.
+    It is in the .json file of `convert`, or in config.json: timm's, or the run's if `file` is in a
+    run directory.
 
     Raises:
-      ConfigError: a file of that name which is none of these.
+      ConfigError: such a file exists, but cannot be read.
     """
     if card := read_card(file):
         return card.preprocessing
@@ -124,11 +124,11 @@ def stated_preprocessing(file: Path, name: str) -> Preprocessing | None:
 
 
 def of_run(config: RunConfig) -> Preprocessing:
-    """What a run does to the images that it evaluates."""
-    view = {field: attrgetter(name)(config) for name, field in PREPROCESSING.items()}
-    return Preprocessing(**view)
+    """The preprocessing of evaluation images in a run."""
+    fields = {field: attrgetter(name)(config) for name, field in PREPROCESSING.items()}
+    return Preprocessing(**fields)
 
 
-def options_of(view: Preprocessing) -> dict[str, Any]:
-    """The inverse of `of_run`: the options of a run that does this to its images."""
-    return {name: getattr(view, field) for name, field in PREPROCESSING.items()}
+def options_of(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The inverse of `of_run`: the options of a run with this preprocessing."""
+    return {name: getattr(preprocessing, field) for name, field in PREPROCESSING.items()}

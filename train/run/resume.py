@@ -1,85 +1,77 @@
-"""What a run's directory holds when a training starts there: nothing, this run, or another one."""
+"""Whether a run may start in a directory, and what a resumed run records there."""
 
-import json
-import os
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, RunConfig
 from train.config.serialize import differences, flatten, keep_versions, to_json
-from train.run.parts import Run, provenance, read_config, read_record
-from train.run.provenance import code_version, versions
+from train.run.directory import (
+    is_empty,
+    newest_checkpoint,
+    read_config,
+    read_record,
+    resumes,
+    write_record,
+)
+from train.run.parts import Run
+from train.run.provenance import code_version, provenance, versions
 
 EXTENDABLE = ("duration", "log_every", "eval.", "checkpoint.")
-"""Options that `--extend` may change: how long, and what is measured and kept on the way."""
+"""Options that `--extend` may change."""
 
 
 _RUN_FILES = {
     *("anomaly.json", "checkpoints", "config.json", "files.json.gz", "lock"),
     *("metrics.jsonl", "report", "tensorboard"),
 }
-"""What a run writes into its directory."""
+"""Files that a run writes into its directory."""
 
 _HARMLESS = (".tmp", ".log", ".out", ".err")
-"""Ends of names: unfinished files of a run, and logs that a batch system writes there."""
-
-
-def newest_checkpoint(workdir: Path) -> int | None:
-    """The step of the newest folder that looks like a checkpoint; None: there is none."""
-    folder = workdir / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdecimal()), default=None)
-
-
-def resumes(workdir: Path) -> bool:
-    """Whether there is what looks like a checkpoint."""
-    return newest_checkpoint(workdir) is not None
-
-
-def is_empty(workdir: Path) -> bool:
-    """Whether nothing in a directory is worth keeping.
-
-    A start that failed (no memory, a bad option) leaves config.json, a run that was killed early a
-    few rows of metrics. A report is that of a finished run whose checkpoints somebody deleted.
-    """
-    damaged = any((workdir / "checkpoints").glob("*.corrupt*"))
-    return not (resumes(workdir) or damaged or (workdir / "report" / "index.html").exists())
+"""Suffixes of unfinished files of a run, and of logs that a batch system writes."""
 
 
 def resumed_config(workdir: Path, config: RunConfig, given: Collection[str] = ()) -> RunConfig:
-    """`config` with the versions of rules (shuffle, held-out share) that `workdir` began with.
+    """`config` with what the run in `workdir` recorded when it began.
 
-    Those that are `given` by name stay as they are, and make it another run if they differ.
+    These are the versions of rules (shuffle, held-out share), except those in `given`, which
+    stay, and make it another run if they differ; and the number that `norm_group_size` "device"
+    was then.
     """
     if is_empty(workdir) or not (workdir / "config.json").is_file():
         return config
-    return keep_versions(read_config(workdir), config, given)
+    began = read_config(workdir)
+    config = keep_versions(began, config, given)
+    if config.norm_group_size == "device" and config.batch_size == began.batch_size:
+        config = replace(config, norm_group_size=began.norm_group_size or "device")
+    return config
 
 
 def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> str | None:
-    """Whether a training with this config may start in a directory.
+    """Checks that a run with this config may start in a directory.
 
     Args:
-      extend: options in `EXTENDABLE` may differ from those of the run that is there.
+      extend: options in `EXTENDABLE` may differ from those of the run in `workdir`.
 
     Returns:
-      A line for the user, if something there is replaced.
+      A line for the user, if an old config.json is replaced.
 
     Raises:
-      ConfigError: it holds another run, and what differs; or nothing that `extend` could extend.
+      ConfigError: `workdir` holds another run (the message gives the differences), or other files;
+        or `extend`, and there is no checkpoint.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"workdir {str(workdir)!r}: is a file")
     if extend and not resumes(workdir):
-        raise ConfigError(f"--extend: {str(workdir)!r} has no checkpoint to go on from")
-    there = (workdir / "config.json").exists()
+        raise ConfigError(f"--extend: {str(workdir)!r} has no checkpoint to continue from")
+    has_config = (workdir / "config.json").exists()
     if is_empty(workdir):
-        if not there:
+        if not has_config:
             _check_no_other_files(workdir)
-        return _replaced(workdir, config) if there else None
-    if not there:
+        return _replaced(workdir, config) if has_config else None
+    if not has_config:
         raise ConfigError(f"workdir {str(workdir)!r}: holds checkpoints but no config.json")
     changed = differences(read_config(workdir), config)
     fixed = [line for line in changed if not line.startswith(EXTENDABLE)]
@@ -90,16 +82,16 @@ def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> 
         )
     if changed and not extend:
         lines = "\n  ".join(changed)
-        more = "" if fixed else ". To go on with the new ones, add --extend"
+        more = "" if fixed else ". To continue with the new ones, add --extend"
         raise ConfigError(
             f"workdir {str(workdir)!r} holds another run; choose another --workdir, or the same "
-            f"options{more}. What differs (there -> now):\n  {lines}"
+            f"options{more}. Differences (in the directory -> now):\n  {lines}"
         )
     return None
 
 
 def _check_no_other_files(workdir: Path) -> None:
-    """Raises `ConfigError` if a directory without config.json holds files that are no run's."""
+    """Raises `ConfigError` if a directory without config.json holds files of another kind."""
     names = sorted(path.name for path in workdir.iterdir()) if workdir.is_dir() else []
     others = [name for name in names if not _may_be_in_a_new_workdir(name)]
     if others:
@@ -111,7 +103,7 @@ def _check_no_other_files(workdir: Path) -> None:
 
 
 def _may_be_in_a_new_workdir(name: str) -> bool:
-    """Files of a run, of a batch system that logs there, and hidden ones."""
+    """Files of a run, logs of a batch system, and hidden files."""
     return name in _RUN_FILES or name.startswith(".") or name.endswith(_HARMLESS)
 
 
@@ -123,13 +115,12 @@ def _replaced(workdir: Path, config: RunConfig) -> str | None:
     if same:
         return None
     return (
-        f"{workdir} holds the options of a run without a checkpoint: they are replaced by the "
-        "present ones"
+        f"{workdir} holds the options of a run without a checkpoint; the new options replace them"
     )
 
 
 def check_duration(workdir: Path, run: Run) -> None:
-    """Raises `ConfigError` for a duration that ends before the newest checkpoint."""
+    """Raises `ConfigError` if the run would end before its newest checkpoint."""
     newest = newest_checkpoint(workdir)
     if newest is not None and run.total_steps < newest:
         raise ConfigError(
@@ -139,7 +130,7 @@ def check_duration(workdir: Path, run: Run) -> None:
 
 
 def describe_other_version(workdir: Path) -> str | None:
-    """A line for the user if another version of this program trained the run so far; else None."""
+    """A line for the user if another version of resnet-jax trained the run so far; else None."""
     if not resumes(workdir):
         return None
     record = read_record(workdir)
@@ -150,19 +141,19 @@ def describe_other_version(workdir: Path) -> str | None:
         return None
     was, this = (_named_version(*each) for each in (before, now))
     return (
-        f"this run was trained so far by resnet-jax {was}; this is {this}: its batches are the "
-        "same, results may differ in rounding"
+        f"this run was trained so far by resnet-jax {was}; this is {this}: the batches are the "
+        "same, but results may differ by rounding"
     )
 
 
 def _named_version(version: str | None, commit: str | None) -> str:
-    """ "0.1.0 (commit 1a2b3c4d5e)"; a "+" behind it means files that differ from the commit."""
+    """ "0.1.0 (commit 1a2b3c4d5e)"; with a "+" if files were changed since the commit."""
     known = f"{commit[:10]}{'+' * commit.endswith('+')}" if commit else "unknown"
     return f"{version or 'of unknown version'} (commit {known})"
 
 
 def describe_extension(workdir: Path, run: Run, step: int) -> str | None:
-    """What is new from `step` on, for the user; None: nothing."""
+    """A line about the options that change from `step` on; None: none."""
     began = read_config(workdir)
     changed = differences(began, run.config)
     if not changed:
@@ -175,19 +166,18 @@ def describe_extension(workdir: Path, run: Run, step: int) -> str | None:
         before, now = (float(each.schedule(step)) for each in (old, run))
         text += (
             f". The learning rate follows the schedule of {run.config.duration}: "
-            f"{now:.4g} at the next step, where that of {began.duration} has {before:.4g}"
+            f"{now:.4g} at the next step, and {before:.4g} in that of {began.duration}"
         )
     return text
 
 
 def record_segments(workdir: Path, run: Run, step: int) -> None:
-    """Brings config.json up to date when a run goes on from `step`.
+    """Updates config.json when a run continues after `step`.
 
-    The options in it are those of now. Where some were changed by `--extend`, "segments" says from
-    which step on each value held, and what that part of the run was computed on.
+    Its options become the current ones. If `--extend` changed some, "segments" records the step
+    from which each value applies, and the provenance of that part of the run.
     """
-    path = workdir / "config.json"
-    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    content = read_record(workdir)
     segments = before = content.get("segments", [])
     began = read_config(workdir)
     names = [line.partition(":")[0] for line in differences(began, run.config)]
@@ -205,14 +195,11 @@ def record_segments(workdir: Path, run: Run, step: int) -> None:
         for name in names:
             section, _, leaf = name.rpartition(".")
             (content[section] if section else content)[leaf] = new[name]
-        content["segments"] = segments
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_record(workdir, {**content, "segments": segments})
 
 
 def _merged(segments: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """Segments of a run that goes on from `step`: what should have begun later begins there."""
+    """Segments of a run that continues after `step`: later segments, not trained, begin there."""
     past = [segment for segment in segments if segment["from_step"] < step]
     ahead = segments[len(past) :]
     if not ahead:

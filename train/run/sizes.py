@@ -1,4 +1,4 @@
-"""What the sizes of the images and of the batch say before anything is compiled."""
+"""Checks of the image size and the batch size, before compilation."""
 
 import math
 
@@ -9,13 +9,13 @@ from train.config import ConfigError, RunConfig
 from train.run.out_of_memory import usable
 from train.run.parts import Run
 
-# A training step takes about this many times the outputs of its blocks: the compiler's account of
-# resnet50 at 224 pixels on a CPU (about 0.12 GiB an image) over those outputs.
+# The memory of a training step over that of the outputs of its blocks: about 0.12 GiB per image, by
+# the compiler's report for resnet50 at 224 pixels on a CPU.
 _STEP = 12
 
 
 def small_images(config: RunConfig) -> str | None:
-    """A warning if the images have fewer pixels on a side than the network's stride, or None."""
+    """A warning if images have fewer pixels on a side than the stride of the network, else None."""
     spec, size = get_spec(config.model.name, **config.model.changes), config.data.image_size
     if not isinstance(spec, ResNetSpec):
         return None
@@ -30,32 +30,34 @@ def small_images(config: RunConfig) -> str | None:
 
 
 def check_memory(run: Run) -> None:
-    """Refuses a batch that is far too large for the devices, which compiling would tell much later.
+    """Rejects a batch that is far too large for the devices. The compiler would do so much later.
 
-    The outputs of all blocks are kept for the backward pass. If they alone exceed the memory of a
-    device, the step cannot fit; a batch that passes may still be too large.
+    The outputs of all blocks are saved for the backward pass. If they alone exceed the memory of a
+    device, the step cannot fit. A batch that passes may still be too large.
 
     Raises:
       ConfigError: the batch cannot fit.
     """
     config, devices = run.config, run.mesh.size
     local = jax.local_devices()
-    there = usable() // (len(local) if local[0].platform == "cpu" else 1)  # CPUs share the memory
+    available = usable() // (
+        len(local) if local[0].platform == "cpu" else 1
+    )  # CPUs share the memory
     image = block_outputs(config)
     need = image * (config.batch_size // devices)
-    if need <= there:
+    if need <= available:
         return
-    guess = max(there // (_STEP * image), 1) * devices
+    guess = max(available // (_STEP * image), 1) * devices
     raise ConfigError(
         f"batch_size {config.batch_size}: the outputs of the blocks of {config.model.name} alone "
         f"take {need / 2**30:.1f} GiB per device ({config.data.image_size} pixels, "
-        f"{config.precision}), and {local[0].device_kind} has {there / 2**30:.1f} GiB per device. "
-        f"Try --batch_size {guess}"
+        f"{config.precision}), and {local[0].device_kind} has {available / 2**30:.1f} GiB per "
+        f"device. Try --batch_size {guess}"
     )
 
 
 def block_outputs(config: RunConfig) -> int:
-    """Bytes that the outputs of all residual blocks take for one image; 0 for LeNet."""
+    """Bytes of the outputs of all residual blocks for one image; 0 for LeNet."""
     spec = get_spec(config.model.name, **config.model.changes)
     if not isinstance(spec, ResNetSpec):
         return 0

@@ -1,4 +1,4 @@
-"""What a run says of itself before anything is compiled: one screen of plain lines."""
+"""The start screen: one line on each part of a run, shown before compilation."""
 
 import importlib.metadata
 import os
@@ -10,19 +10,20 @@ import jax
 from train.config import RunConfig
 from train.config.effects import changes, shown
 from train.data.sources import Source, class_counts
+from train.learn.optim import ema_decay_at, ema_warmup
 from train.run.parts import Run
 
 LISTED_CLASSES = 10
-"""The most classes whose counts are listed one by one."""
+"""Up to this number of classes, the screen lists the examples of each class."""
 
 
 def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
     """The lines of the screen, a label and a text each.
 
     Args:
-      run: not yet started; its parameters are counted from shapes.
+      run: its parameters are counted from shapes.
       workdir: of the run.
-      checkpoint: the step of the newest checkpoint in it; None: the run is new.
+      checkpoint: step of the newest checkpoint in `workdir`; None: a new run.
     """
     resumes = "new" if checkpoint is None else f"resumes from the checkpoint of step {checkpoint:,}"
     lines = {
@@ -50,7 +51,7 @@ def _data(run: Run) -> str:
 
 
 def _classes(source: Source) -> str:
-    """Names with their numbers of training images, as far as labels are at hand."""
+    """Class names and, if the labels are in memory, the number of training images of each."""
     names, counts = source.class_names, class_counts(source)
     if counts is None:
         shown = ", ".join(names[:LISTED_CLASSES])
@@ -93,10 +94,10 @@ def _network(run: Run) -> str:
 def _weights(config: RunConfig, *, resumes: bool) -> str:
     init = config.init
     if resumes:
-        return "those of the checkpoint"
+        return "from the checkpoint"
     if not init.weights:
         return f"random, seed {config.seed}"
-    return f"{init.weights}, {'a new' if init.head == 'reset' else 'its own'} classifier"
+    return f"{init.weights}, {'a new' if init.head == 'reset' else 'with its'} classifier"
 
 
 def _optimiser(run: Run) -> str:
@@ -114,7 +115,7 @@ def _optimiser(run: Run) -> str:
 
 
 def _duration(run: Run) -> str:
-    """What the duration comes to: a run has whole steps, so it may end after its last epoch."""
+    """The duration in steps and epochs: whole steps may end after the last epoch."""
     config, examples = run.config, len(run.splits.train)
     steps, every = run.total_steps, max(run.steps(config.eval.every), 1)
     evaluated = f"every {every:,} steps and at the end" if every < steps else "at the end"
@@ -133,8 +134,20 @@ def _devices(run: Run) -> str:
     return f"{len(devices)} x {first.device_kind}{cores}{processes}, {run.config.precision}"
 
 
+def ema_note(run: Run) -> str | None:
+    """A line for a run that ends before its `ema_decay` is reached; else None."""
+    decay, steps = run.config.ema_decay, run.total_steps
+    if not decay or ema_warmup(decay) < steps:
+        return None
+    return (
+        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
+        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
+        "last tenth"
+    )
+
+
 def accelerator_warnings() -> list[str]:
-    """One warning if this process leaves a GPU or TPU of the machine unused, or none."""
+    """One warning if this machine has a GPU or TPU that JAX does not use, else []."""
     found = unused_accelerator(jax.default_backend(), os.environ)
     return [found] if found else []
 
@@ -142,23 +155,23 @@ def accelerator_warnings() -> list[str]:
 def unused_accelerator(
     platform: str, environment: Mapping[str, str], root: Path = Path("/")
 ) -> str | None:
-    """What to say if this machine has a GPU or TPU and JAX runs on the CPU; None: all is well.
+    """A warning if this machine has a GPU or TPU, but JAX runs on the CPU; else None.
 
     Args:
       platform: of JAX's devices, such as "cpu".
-      environment: the process's; one that asks for the CPU is taken at its word.
+      environment: variables of the process; no warning if they select the CPU.
       root: of the file system.
     """
-    asked = environment.get("JAX_PLATFORMS", "") + environment.get("JAX_PLATFORM_NAME", "")
-    if platform != "cpu" or "cpu" in asked:
+    selected = environment.get("JAX_PLATFORMS", "") + environment.get("JAX_PLATFORM_NAME", "")
+    if platform != "cpu" or "cpu" in selected:
         return None
     if any(root.glob("dev/nvidia[0-9]*")) or (root / "proc/driver/nvidia/version").exists():
         if environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
             return None
         plugin = [name for name in ("jax-cuda13-plugin", "jax-cuda12-plugin") if _has(name)]
         fix = (
-            f"{plugin[0]} is installed, but finds no GPU it can use: check nvidia-smi and the "
-            "driver's version"
+            f"{plugin[0]} is installed, but finds no usable GPU: check nvidia-smi and the driver "
+            "version"
             if plugin
             else "install JAX for it: pip install -e '.[cuda]'"
         )

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Throughput of a run: images per second and the share of time that training waits for input."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from train.report.metrics_file import Row
 
 
 class Clock:
-    """Where the time of a logging window goes."""
+    """Measures the time of a logging window: steps, waiting for input, pauses."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -20,17 +20,17 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time that the input takes from training."""
+        """Within this context, training waits for its input."""
         since = time.perf_counter()
         yield
         self._wait += time.perf_counter() - since
 
     def pause(self, seconds: float) -> None:
-        """Time that was not training's."""
+        """Excludes time that was not spent on training, such as an evaluation."""
         self._pause += seconds
 
     def lap(self, batch_size: int) -> Row:
-        """images/s, share of the time spent waiting for input, and seconds, since the last lap."""
+        """The row of the window since the last lap: images/s, input wait (a share), seconds."""
         seconds = time.perf_counter() - self._since - self._pause
         row = {
             "images_per_sec": round((self.steps - self._at) * batch_size / seconds, 2),

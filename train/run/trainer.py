@@ -1,90 +1,104 @@
-"""The training itself: steps, and what is done between them."""
+"""`Trainer`: the steps of a run, and the logging, evaluations and checkpoints between them."""
 
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from train import STARTED
-from train.checkpoint.manager import Checkpoints, eval_weights
-from train.checkpoint.reader import Progress
+from train.checkpoint.manager import Checkpoints, Restored
+from train.checkpoint.run_weights import eval_weights
 from train.config import ConfigError, RunError
 from train.console import warn
+from train.data.batch import HostBatch
 from train.data.prefetch import Stopped
-from train.distributed.mesh import replicated_sharding
+from train.distributed.mesh import Batch, replicated_sharding
 from train.distributed.processes import CoordinatedExit, Processes
 from train.distributed.signals import StopSignal
 from train.report.metrics_file import Row
-from train.run import nonfinite
+from train.run.directory import resumes, write_config
 from train.run.dispatch import Dispatches, dispatches
-from train.run.evaluate import Evaluation, as_row, evaluate, evaluate_checkpoint
-from train.run.metrics import MetricsLog, NoLog, NonFinite, Window
-from train.run.parts import Run, write_config
+from train.run.evaluate import Evaluation, evaluate, evaluate_checkpoint
+from train.run.metrics import NonFinite
+from train.run.parts import Run
+from train.run.periods import Periods
 from train.run.progress import Display
-from train.run.resume import describe_extension, record_segments, resumes
-from train.run.throughput import Clock
+from train.run.resume import describe_extension, record_segments
+from train.run.training_log import TrainingLog
 from train.runtime import trim_heap
 
-_PATIENCE = 10.0  # seconds that several processes, asked to stop, wait for a batch
+_PATIENCE = 10.0
+"""Seconds that several processes wait for a batch after they were asked to stop."""
 
 
 class Trainer:
-    """What `fit` holds while it runs."""
+    """Trains a run from its newest checkpoint, or from the start, to its end.
+
+    Attributes:
+      state: of the training, after `step` steps.
+    """
 
     def __init__(self, run: Run, workdir: Path, display: Display, processes: Processes) -> None:
+        """Restores the newest checkpoint in `workdir`; without one, writes config.json."""
         self.run, self.workdir, self.display, self.processes = run, workdir, display, processes
-        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint, run.task)
         found = resumes(workdir)
-        processes.barrier()  # before any of them writes what another one looks for
-        self.state = run.new_state(resumes=found)
-        self.step, self.bad, self.retried = 0, set[int](), 0
-        self._kept: Any = [] if run.resident else None
-        self.window = Window(limit=run.config.skip_nonfinite)
+        processes.barrier()  # every process has looked before one of them writes
+        self.step, self.state = 0, run.new_state(resumes=found)
         restored = self.checkpoints.restore(self.state)
         if restored:
-            self.step, self.state = restored.step, restored.state
-            self.window = Window(
-                restored.progress["window"],
-                limit=run.config.skip_nonfinite,
-                left_out=restored.progress.get("left_out", ()),
-            )
-            self.bad = set(restored.progress["bad"])
-            for note in restored.notes:
-                self._warn(note)
-            self._say_where(restored.step)
+            self._resume(restored)
         else:
-            if found:  # what looked like a checkpoint is none
-                self.state = run.new_state()
-            parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-            if processes.is_writer:
-                (workdir / "nonfinite.json").unlink(missing_ok=True)  # an earlier start's
-                write_config(workdir, run, parameters)
-        self.log = MetricsLog(workdir, self.step) if processes.is_writer else NoLog(workdir)
-        self._saved, self._told = self.step, len(self.window.left_out)
-        self._clock = Clock()
+            self._begin(found)
+        progress = restored.progress if restored else None
+        self.log = TrainingLog(run, workdir, display, processes, step=self.step, progress=progress)
+        self._periods = Periods(run)
+        self._saved = self.step
+        self._eval_batches: list[tuple[HostBatch, Batch]] | None = [] if run.resident else None
 
-    def _say_where(self, step: int) -> None:
-        """What a run that is resumed goes on with; config.json keeps what --extend changed."""
-        total = self.run.total_steps
-        done = f"all {step:,} steps are done (--duration LONGER --extend goes on)"
-        self.display.say(done if step == total else f"resumes after step {step:,} of {total:,}")
+    def _begin(self, found: bool) -> None:
+        """Starts a new run; `found`: there is a folder that only looked like a checkpoint."""
+        if found:
+            self.state = self.run.new_state()
+        parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
         if self.processes.is_writer:
-            if extension := describe_extension(self.workdir, self.run, step):
+            (self.workdir / "anomaly.json").unlink(missing_ok=True)  # of an earlier start
+            write_config(self.workdir, self.run, parameters)
+
+    def _resume(self, restored: Restored) -> None:
+        """Continues after a checkpoint; config.json records what --extend changed."""
+        self.step, self.state = restored.step, restored.state
+        for note in restored.notes:
+            self._warn(note)
+        total = self.run.total_steps
+        if self.step == total:
+            done = f"all {self.step:,} steps are done"
+            self.display.say(f"{done} (--duration LONGER --extend trains further)")
+        else:
+            self.display.say(f"resumes after step {self.step:,} of {total:,}")
+        if self.processes.is_writer:
+            if extension := describe_extension(self.workdir, self.run, self.step):
                 self.display.say(extension)
-            record_segments(self.workdir, self.run, step)
+            record_segments(self.workdir, self.run, self.step)
+
+    # --- steps -----------------------------------------------------------------------------------
 
     def train(self, stop: StopSignal) -> None:
-        """Steps up to the end of the run."""
-        self._asked = stop
-        self._clock.start()
+        """Trains to the end of the run, or until `stop` receives a signal.
+
+        Raises:
+          CoordinatedExit: a signal, or a loss or gradient that is not finite.
+          ConfigError, RunError: bad input; the storage failed. Steps that were trained are saved.
+        """
+        self._stop_signal = stop
+        self.log.clock.start()
         if self.step < self.run.total_steps:
             self.display.begin("compiling the first step", self.step)
         try:
-            # An evaluation that was cut short left its step saved, but not evaluated.
-            every = self.run.config.eval.every
-            if self.step and self._due(every) and self.step not in self.log.evaluated:
+            # A signal during an evaluation saves its step, but not the evaluation.
+            missing = not self.log.has_evaluation(self.step)
+            if self.step and self._periods.evaluates(self.step) and missing:
                 self._evaluate()
             with self._dispatches() as dispatches:
                 while self.step < self.run.total_steps:
@@ -99,78 +113,59 @@ class Trainer:
             raise self._explain(error) from None
         except CoordinatedExit:
             raise
-        except (ConfigError, RunError) as error:  # bad input and bad storage lose nothing
+        except (ConfigError, RunError) as error:
             if self.processes.count > 1:
-                raise  # the others are a step further, and a checkpoint takes all of them
-            saved = self._saved_after_all()
+                raise  # the others may be a step further, and a checkpoint needs all of them
+            saved = self._try_to_save()
             raise type(error)(f"{error}{saved}") from None
 
-    def _saved_after_all(self) -> str:
-        try:
-            self._save(None)
-            self.checkpoints.wait()
-        except RunError:  # such as the one that is being told
-            return ""
-        return f". What was trained is saved, up to step {self.step:,}" if self.step else ""
-
-    def _stopped(self, waited: float) -> bool:
-        """Whether to stop in the middle of waiting, or of an evaluation.
-
-        Several processes agree on a step to stop before, and have to reach it; one that has no
-        batch for it never does.
-        """
-        if self._asked.signal and self.processes.count > 1 and waited > _PATIENCE:
-            raise RunError(
-                f"stopped by {self._asked.signal} after {waited:.0f} s without a batch; the same "
-                "command resumes from the newest checkpoint"
-            )
-        return self._asked.signal is not None and self.processes.count == 1
-
-    def _warn(self, message: str) -> None:
-        """To stderr, from whatever process it concerns."""
-        who = f"process {self.processes.index}: " if self.processes.count > 1 else ""
-        warn(who + message)
-
     def _dispatches(self) -> Dispatches:
-        options: Any = {"report": self._warn, "stopped": self._stopped, "say": self.display.say}
-        return dispatches(self.run, self.step, **options)
+        return dispatches(
+            self.run,
+            self.step,
+            report=self._warn,
+            stopped=self._stopped,
+            say=self.display.say,
+        )
 
     def _advance(self, dispatches: Dispatches) -> None:
-        """One dispatch, which ends at the latest where something is due."""
-        with self._clock.waiting():
-            work = dispatches.next(self._steps_until_due())
-        first = self._clock.steps == 0
+        """One dispatch, which ends at the latest where logging or a checkpoint is due."""
+        with self.log.clock.waiting():
+            work = dispatches.next(self._periods.until_next(self.step))
+        first = self.log.clock.steps == 0
         self.state, sums = dispatches.run(self.state, work)
-        self.window.add(self.step + 1, sums, work.steps)
+        self.log.add(self.step + 1, sums, work)
         self.step += work.steps
-        self.bad.update(int(i) for i in work.host["bad"] if i >= 0)
-        self.retried += int(work.host["retried"].sum())
-        self._clock.steps += work.steps
         if first:
             jax.block_until_ready(sums)
             self.display.say(f"first step after {time.perf_counter() - STARTED:.1f} s")
-        self.display.advance(self.step if first else self.window.finished)
-
-    def _steps_until_due(self) -> int:
-        config, run = self.run.config, self.run
-        often = (config.log_every, config.eval.every, config.checkpoint.every)
-        periods = [max(run.steps(every), 1) for every in often if every]
-        return min(run.total_steps - self.step, *(n - self.step % n for n in periods))
-
-    def _due(self, every: str) -> bool:
-        """Whether something that happens this often, and at the end, happens after this step."""
-        last = self.step == self.run.total_steps
-        return last or (every != "" and self.step % max(self.run.steps(every), 1) == 0)
+        self.display.advance(self.step if first else self.log.finished)
 
     def _after_step(self) -> None:
-        config = self.run.config
-        if self._due(config.log_every):
-            self._log_training()
-        evaluation = self._evaluate() if self._due(config.eval.every) else None
-        if evaluation or self._due(config.checkpoint.every):
+        if self._periods.logs(self.step):
+            self.log.log_training(self.step)
+        evaluation = self._evaluate() if self._periods.evaluates(self.step) else None
+        if evaluation or self._periods.saves(self.step):
             self._save(evaluation)
 
+    # --- the end, planned or not -----------------------------------------------------------------
+
+    def _stopped(self, waited: float) -> bool:
+        """Whether to stop during an evaluation, or after `waited` seconds without a batch.
+
+        Several processes agree on a step to stop before. A process without a batch never reaches
+        that step, so it gives up.
+        """
+        signal = self._stop_signal.signal
+        if signal and self.processes.count > 1 and waited > _PATIENCE:
+            raise RunError(
+                f"stopped by {signal} after {waited:.0f} s without a batch; the same command "
+                "resumes from the newest checkpoint"
+            )
+        return signal is not None and self.processes.count == 1
+
     def _stop(self, name: str) -> None:
+        """Saves, and ends the run because of the signal `name`."""
         self._save(None)
         self.checkpoints.wait()
         self.processes.barrier()
@@ -183,98 +178,22 @@ class Trainer:
         saved = "saved; the same command resumes there" if self.step else "nothing to save yet"
         raise CoordinatedExit(f"stopped by {name} after step {self.step:,} of {total:,}, {saved}")
 
-    def _log_training(self) -> None:
-        means = self.window.close()
-        self._report_skipped()
-        if not means:  # none of its steps was finite
-            return
-        row = {
-            "step": self.step,
-            "epoch": self._epoch,
-            "split": "train",
-            **means,
-            "lr": float(self.run.schedule(self.step - 1)),
-            **self._clock.lap(self.run.config.batch_size),
-        }
-        self._sync_unreadable()
-        if self.bad:
-            row["skipped"] = len(self.bad)
-        if self.retried:
-            row["retried"] = self.retried
-        if self.window.left_out:
-            row["nonfinite"] = len(self.window.left_out)
-        self.log.write(row)
-        self.display.row(row)
-
-    def _sync_unreadable(self) -> None:
-        """Every process knows of the bad images that the others read."""
-        self.bad.update(*self.processes.gather(sorted(self.bad)))
-
-    def _report_skipped(self) -> None:
-        """Says which steps were left out since the last time, and keeps it in nonfinite.json."""
-        left_out = self.window.left_out
-        if len(left_out) == self._told:
-            return
-        for step, what, value in left_out[self._told :]:
-            self.display.say(
-                f"{what} is not finite at step {step} ({value}): the step is left out, one of at "
-                f"most {self.window.limit} (nonfinite.json)"
-            )
-        self._told = len(left_out)
-        self._write_anomaly()
-
-    def _write_anomaly(self) -> None:
-        if not self.processes.is_writer:
-            return
-        with contextlib.suppress(OSError):  # a full disk will be spoken of by what must be written
-            nonfinite.write(self.workdir, self.run, self.window.left_out)
-
-    def _evaluate(self) -> Evaluation:
-        since = time.perf_counter()
-        if self.display.is_live or self.step == self.run.total_steps:  # else the next row tells
-            self.display.begin(f"evaluating {len(self.run.splits.eval):,} images", self.step)
-        weights = {"raw": self.state.variables}
-        if self.state.ema:
-            weights["ema"] = self.state.ema
-        evaluation = evaluate(
-            self.run, weights, report=self._warn, stopped=self._stopped, kept=self._kept
-        )
-        seconds = time.perf_counter() - since
-        self._clock.pause(seconds)
-        row = {"step": self.step, "epoch": self._epoch, "split": "eval", **as_row(evaluation)}
-        row["seconds"] = round(seconds, 3)
-        self.log.write(row)
-        self.display.row(row)
-        return evaluation
-
-    @property
-    def _epoch(self) -> float:
-        return self.step * self.run.config.batch_size / len(self.run.splits.train)
-
-    def _save(self, evaluation: Evaluation | None) -> None:
-        if self.step == self._saved:
-            return
-        window = self.window.fetch()
-        self._report_skipped()
-        self._sync_unreadable()
-        left_out = self.window.left_out
-        progress: Progress = {"window": window, "bad": sorted(self.bad), "left_out": left_out}
-        metrics = None
-        if evaluation:
-            metrics = evaluation.metrics[eval_weights(self.state)[0]]
-        self.checkpoints.save(self.step, self.state, progress, metrics)
-        self._saved = self.step
-        trim_heap()  # what evaluations and checkpoints took
+    def _try_to_save(self) -> str:
+        """Saves after an error; the sentence that its message ends with."""
+        try:
+            self._save(None)
+            self.checkpoints.wait()
+        except RunError:  # perhaps the error that is being reported
+            return ""
+        return f". What was trained is saved, up to step {self.step:,}" if self.step else ""
 
     def _explain(self, error: NonFinite) -> RunError:
         with contextlib.suppress(RunError):
             self.checkpoints.wait()
         steps = self.checkpoints.steps()
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
-        self._write_anomaly()
-        limit = self.window.limit
-        why, advice = nonfinite.explain(self.workdir, self.run, error.found, limit)
-        # The sums are everyone's.
+        why, advice = self.log.explain(error)
+        # All processes have the same sums, so all of them end here.
         return CoordinatedExit(f"{error} {why}; {good} in {self.checkpoints.folder}. {advice}")
 
     def finish(self) -> Row:
@@ -282,30 +201,54 @@ class Trainer:
         self.checkpoints.wait()
         self.display.begin("evaluating the best checkpoint", self.step)
         best = self.checkpoints.restore_weights("best", replicated_sharding(self.run.mesh))
-        self._warn_of_bad()
+        if unreadable := self.log.describe_unreadable():
+            self.display.say(unreadable)
         row = evaluate_checkpoint(
-            self.run, best, self.workdir, self.processes.is_writer, self._kept
+            self.run, best, self.workdir, self.processes.is_writer, self._eval_batches
         )
+        metric = self.run.task.headline
         which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
         self.display.say(
-            f"best checkpoint: {which}, top-1 accuracy {100 * row['top1']:.2f} % and loss "
-            f"{row['loss']:.4f} on {row['examples']:,} evaluation images"
+            f"best checkpoint: {which}, {metric.full_name} {metric.text(row[metric.name])} and "
+            f"loss {row['loss']:.4f} on {row['examples']:,} evaluation images"
         )
         self.display.say(f"report: {self.workdir / 'report' / 'index.html'}")
         return row
 
-    def _warn_of_bad(self) -> None:
-        source = self.run.splits.train
-        if self.bad:
-            names = ", ".join(source.name(i) for i in sorted(self.bad)[:10])
-            more = f" and {len(self.bad) - 10:,} more" if len(self.bad) > 10 else ""
-            images = "image" if len(self.bad) == 1 else "images"
-            self.display.say(
-                f"skipped {len(self.bad):,} unreadable training {images}: {names}{more}"
-            )
-
     def close(self) -> None:
         self.display.close()
         self.log.close()
-        with contextlib.suppress(RunError):  # what failed was already said
+        with contextlib.suppress(RunError):  # a failed checkpoint was already reported
             self.checkpoints.close()
+
+    # --- evaluations and checkpoints -------------------------------------------------------------
+
+    def _warn(self, message: str) -> None:
+        """Warns on stderr, also in processes that show no progress."""
+        who = f"process {self.processes.index}: " if self.processes.count > 1 else ""
+        warn(who + message)
+
+    def _evaluate(self) -> Evaluation:
+        since = time.perf_counter()
+        # Without a terminal, the row that follows is enough; at the end, the wait is longer.
+        if self.display.is_live or self.step == self.run.total_steps:
+            self.display.begin(f"evaluating {len(self.run.splits.eval):,} images", self.step)
+        weights = {"raw": self.state.variables}
+        if self.state.ema:
+            weights["ema"] = self.state.ema
+        evaluation = evaluate(
+            self.run, weights, report=self._warn, stopped=self._stopped, cache=self._eval_batches
+        )
+        self.log.log_evaluation(self.step, evaluation, time.perf_counter() - since)
+        return evaluation
+
+    def _save(self, evaluation: Evaluation | None) -> None:
+        """Starts to save a checkpoint of this step, unless there is one."""
+        if self.step == self._saved:
+            return
+        progress = self.log.progress()
+        name, _ = eval_weights(self.state)
+        metrics = evaluation.metrics[name] if evaluation else None
+        self.checkpoints.save(self.step, self.state, progress, metrics)
+        self._saved = self.step
+        trim_heap()  # evaluations and checkpoints free much memory

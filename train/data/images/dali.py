@@ -1,7 +1,7 @@
-"""JPEGs decoded, cropped and resized by NVIDIA DALI: on the GPU, for hosts with few cores.
+"""NVIDIA DALI decodes, crops and resizes JPEGs on the GPU, for hosts with few CPU cores.
 
-Without a GPU DALI does it on the CPU, which is of no use but to try it. The crops are those that
-`train/data/images/crops.py` draws; the pixels are DALI's, within rounding of ours.
+Without a GPU DALI uses the CPU, which is only useful for tests. `train/data/images/crops.py`
+samples the crops. DALI's pixels differ from ours by rounding only.
 """
 
 import itertools
@@ -14,12 +14,12 @@ import numpy as np
 from train.config import ConfigError
 from train.data.images.jpeg import Box
 
-_own = threading.local()
-_numbers = itertools.count()
+_per_thread = threading.local()
+_pipeline_numbers = itertools.count()
 
 
 class View(NamedTuple):
-    """What a training example shows of a JPEG, and where it goes."""
+    """A training view of a JPEG: its crop and flip, and the array for its pixels."""
 
     data: bytes
     box: Box
@@ -33,7 +33,7 @@ class Failed(Exception):
 
 
 def check() -> None:
-    """Raises ConfigError where DALI is not installed."""
+    """Raises ConfigError if DALI is not installed."""
     if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
         raise ConfigError(
             "data.decoder dali: NVIDIA DALI is not installed; pip install -e '.[dali]', or "
@@ -41,24 +41,24 @@ def check() -> None:
         )
 
 
-def decode(views: list[View], most: int, threads: int) -> None:
-    """Writes the pixels of all views.
+def decode(views: list[View], max_views: int, threads: int) -> None:
+    """Decodes all views and writes their pixels to `View.out`.
 
-    A thread that calls this has a pipeline of its own; those of several threads take turns on this
-    process's GPUs.
+    Each calling thread has its own pipeline. The pipelines of several threads are distributed over
+    the GPUs of this process.
 
     Args:
-      most: views in any call of this thread.
-      threads: of DALI's, for what it does on the CPU.
+      max_views: the maximum number of views in any call of this thread.
+      threads: number of DALI's CPU threads.
 
     Raises:
-      Failed: nothing was written.
+      Failed: an image could not be decoded; nothing was written.
     """
     if not views:
         return
-    key = most, threads, views[0].out.shape[0]
-    if getattr(_own, "key", None) != key:
-        _own.key, _own.pipeline = key, _pipeline(*key)
+    key = max_views, threads, views[0].out.shape[0]
+    if getattr(_per_thread, "key", None) != key:
+        _per_thread.key, _per_thread.pipeline = key, _pipeline(*key)
     begin, extent = np.split(np.array([view.box for view in views], np.int32), 2, axis=1)
     inputs = {
         "data": [np.frombuffer(view.data, np.uint8) for view in views],
@@ -68,25 +68,25 @@ def decode(views: list[View], most: int, threads: int) -> None:
     }
     try:
         for name, values in inputs.items():
-            _own.pipeline.feed_input(name, values)
-        (pixels,) = _own.pipeline.run()
+            _per_thread.pipeline.feed_input(name, values)
+        (pixels,) = _per_thread.pipeline.run()
         decoded = np.asarray(pixels.as_cpu().as_tensor())
     except RuntimeError as error:
-        del _own.key, _own.pipeline  # after an error it is of no use
+        del _per_thread.key, _per_thread.pipeline  # a pipeline cannot be used after an error
         raise Failed(str(error)) from None
     for view, image in zip(views, decoded, strict=True):
         view.out[...] = image
 
 
-def _pipeline(most: int, threads: int, size: int) -> Any:
+def _pipeline(max_views: int, threads: int, size: int) -> Any:
     import jax
     from nvidia.dali import fn, pipeline_def, types
 
     gpus = [d.local_hardware_id for d in jax.local_devices() if d.platform == "gpu"]
-    device = gpus[next(_numbers) % len(gpus)] if gpus else None
+    device = gpus[next(_pipeline_numbers) % len(gpus)] if gpus else None
 
     @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=most,
+        batch_size=max_views,
         num_threads=threads,
         device_id=device,
         prefetch_queue_depth=1,

@@ -1,7 +1,7 @@
-"""From the bytes of an image file to uint8 RGB, within a bound on memory.
+"""Decodes image files to uint8 RGB, within a memory limit.
 
-JPEG takes a fast path through libjpeg-turbo (`train/data/images/jpeg.py`). Pillow decodes every
-other format, and every JPEG that libjpeg-turbo refuses.
+libjpeg-turbo decodes JPEGs (`train/data/images/jpeg.py`). Pillow decodes all other formats, and the
+JPEGs that libjpeg-turbo refuses.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _FORMATS = (
     *("ICO", "CUR", "ICNS", "TGA", "PCX", "DCX", "SGI", "SUN", "QOI", "PSD", "DDS", "IM"),
     *("XBM", "XPM", "MSP", "PIXAR", "FLI"),
 )
-"""What Pillow may read. Other formats run programs (EPS), need a plugin, or hold another image,
-whose size is not in their header (BLP, IPTC)."""
+"""The formats that Pillow may read. Other formats run programs (EPS), need a plugin, or contain
+another image whose size is not in their header (BLP, IPTC)."""
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands
 _NOT_READ = {
@@ -39,23 +39,24 @@ _NOT_READ = {
     b"\0\0\0\x0cJXL ": "JPEG XL is not read",
 }
 _ORIENTATION = 0x0112  # the Exif tag
-_PILLOW_LIMIT = threading.Lock()  # held while Pillow's own limit on pixels, a global, is lifted
+_PILLOW_LIMIT = threading.Lock()  # held while Pillow's global limit on pixels is disabled
 
-_RESULT = 3  # bytes a pixel: uint8 RGB
-_RESIZED = 7  # the result, and Pillow's copy of it, 4 bytes a pixel, when it is resized
+# Bytes per pixel:
+_RESULT = 3  # of the result, uint8 RGB
+_RESIZED = 7  # of the result and Pillow's copy of it (4) when it is resized
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-"""Bytes a pixel in Pillow's memory, by mode; 4 for all others."""
+"""Bytes per pixel in Pillow's memory, by mode; 4 for all others."""
 _EXTRA = {"WEBP": 12, "AVIF": 9, "JPEG2000": 20, "TIFF": 6}
-"""Bytes a pixel that decoders take besides, measured (`tests/data/test_decode_memory.py`)."""
-_BAND = 2**18  # pixels that are converted at a time
+"""Additional bytes per pixel of a decoder, measured (`tests/data/test_decode_memory.py`)."""
+_BAND = 2**18  # pixels that are converted at once
 
 
 class BadImage(ValueError):
-    """The bytes are not an image we can read; the message says why, the caller adds the name."""
+    """The bytes are not a readable image. The message has the reason; the caller adds the name."""
 
 
 class Jpeg(NamedTuple):
-    """A JPEG's header in upright coordinates; decoding raises BadImage where it is cut short."""
+    """The header of a JPEG, in upright coordinates (after the Exif rotation)."""
 
     header: jpeg.Header
     orientation: int
@@ -67,12 +68,17 @@ class Jpeg(NamedTuple):
         """(height, width) at 1 / `factor` of the size."""
         return self._upright(self.header.size(factor))
 
-    def factor(self, enough: tuple[int, int]) -> int:
+    def factor(self, min_size: tuple[int, int]) -> int:
         """See `jpeg.Header.factor`."""
-        return self.header.factor(self._upright(enough))
+        return self.header.factor(self._upright(min_size))
 
     def decode(self, data: bytes, factor: int, box: Box | None = None) -> np.ndarray:
-        """uint8 [H, W, 3] at 1 / `factor` of the size, or the `box` of that."""
+        """Decodes at 1 / `factor` of the size, to uint8 [H, W, 3], or only the `box` of that.
+
+        Raises:
+          BadImage: the file is truncated.
+          jpeg.Unusual: libjpeg-turbo reports another problem; Pillow may decode it.
+        """
         try:
             if box is not None and self.orientation == 1:
                 return jpeg.decode_crop(data, self.header, factor, box)
@@ -93,19 +99,22 @@ def decode(
     max_bytes: int = MAX_BYTES,
     min_size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Decodes one image file, upright and composited over white, to uint8 [H, W, 3] RGB.
+    """Decodes an image file, upright and composited over white.
 
-    Of an animation, the first frame; of an icon, the largest image. Sixteen bits a channel are
-    scaled to eight.
+    Of an animation the first frame is decoded, and of an icon the largest image. Channels of 16
+    bits are scaled to 8.
 
     Args:
-      max_pixels: bound of H * W. Like `max_bytes`, it is checked on the header.
-      max_bytes: bound of the memory that decoding, and resizing the result, may take.
-      min_size: (height, width) in pixels, upright, lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its
-        size, as long as the result is no smaller than that; None means full size.
+      max_pixels: limit on H * W. Like `max_bytes`, it is checked before decoding.
+      max_bytes: limit on the memory that decoding, and resizing the result, needs.
+      min_size: (height, width) in pixels, upright. A JPEG may be decoded at 1/2, 1/4 or 1/8 of its
+        size if the result is not smaller than this; None: full size.
+
+    Returns:
+      uint8 [H, W, 3], RGB.
 
     Raises:
-      BadImage: the data is no image, is cut short or damaged, or would take too much memory.
+      BadImage: the data is not an image, is truncated or damaged, or needs too much memory.
     """
     header = read_jpeg_header(data, max_pixels, max_bytes)
     if header is None:
@@ -117,10 +126,10 @@ def decode(
 
 
 def read_jpeg_header(data: bytes, max_pixels: int, max_bytes: int) -> Jpeg | None:
-    """None: it is left to Pillow, being no JPEG, or one of four inks.
+    """The header of a JPEG; None if Pillow has to decode the file: no JPEG, or a CMYK JPEG.
 
     Raises:
-      BadImage: it would take too much memory.
+      BadImage: decoding needs too much memory.
     """
     header = jpeg.read_header(data)
     if header is None or header.colours in ("CMYK", "YCCK"):
@@ -134,25 +143,25 @@ def read_jpeg_header(data: bytes, max_pixels: int, max_bytes: int) -> Jpeg | Non
 
 
 def decode_with_pillow(data: bytes, max_pixels: int, max_bytes: int) -> np.ndarray:
-    """`decode` without the fast path."""
+    """`decode` with Pillow only, for any format."""
     picture = _open(data, max_pixels, max_bytes)
-    each = max(_RESIZED, _bytes_a_pixel(picture))
+    each = max(_RESIZED, _bytes_per_pixel(picture))
     _check_size(_kind(picture), picture.height, picture.width, each, max_pixels, max_bytes)
     try:
         picture.load()
         pixels = _to_rgb(picture)
     except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadImage(f"cannot decode this {picture.format}: {error}") from error
-    orientation = _orientation(picture)  # of a PNG it may be behind the pixels
-    del picture  # or its pixels would be there beside the two copies of turning
+    orientation = _orientation(picture)  # in a PNG it may be stored after the pixels
+    del picture  # frees its pixels before `_turn_upright` makes a copy
     return _turn_upright(pixels, orientation)
 
 
-def _bytes_a_pixel(picture: Image.Image) -> int:
+def _bytes_per_pixel(picture: Image.Image) -> int:
     kind = picture.format or ""
     extra = _EXTRA.get(kind, 0)
     if kind in ("JPEG", "MPO") and (picture.info.get("progressive") or picture.mode == "CMYK"):
-        extra = 2 * len(picture.getbands())  # all of its coefficients
+        extra = 2 * len(picture.getbands())  # the decoder stores all coefficients
     return _STORED.get(picture.mode, 4) + extra + _RESULT
 
 
@@ -165,7 +174,8 @@ def _open(data: bytes, max_pixels: int, max_bytes: int) -> Image.Image:
     data = icons.largest(data)
     try:
         with _PILLOW_LIMIT:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_check_size` has ours
+            # `_check_size` applies our limit instead.
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 picture = Image.open(io.BytesIO(data), formats=_formats())
             finally:
@@ -181,11 +191,11 @@ def _open(data: bytes, max_pixels: int, max_bytes: int) -> Image.Image:
 @functools.cache
 def _formats() -> list[str]:
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]  # an old Pillow has fewer
+    return [name for name in _FORMATS if name in Image.OPEN]  # older versions have fewer
 
 
 def _what_it_is(data: bytes) -> str:
-    """Why Pillow finds no image in it."""
+    """The reason why Pillow cannot open the file, from its first bytes."""
     if not data:
         return "not an image: the file is empty"
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
@@ -202,7 +212,7 @@ def _what_it_is(data: bytes) -> str:
 def _check_size(
     kind: str, height: int, width: int, each: int, max_pixels: int, max_bytes: int
 ) -> None:
-    """Args: `each`: bytes a pixel."""
+    """Raises BadImage if an image is too large; `each`: bytes per pixel that decoding needs."""
     if not 0 < height * width <= max_pixels:
         raise BadImage(
             f"{width}x{height} pixels; between 1 and {max_pixels} are allowed in all "
@@ -216,8 +226,8 @@ def _check_size(
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Exif 2.32, section 4.6.4: 1 is upright, 5 to 8 swap height and width."""
-    with suppress(Exception):  # cameras and editors write broken Exif: that must not cost the image
+    """The Exif orientation (Exif 2.32, 4.6.4): 1 is upright, 5 to 8 swap height and width."""
+    with suppress(Exception):  # broken Exif data, which cameras and editors write, are ignored
         value = int(picture.getexif()[_ORIENTATION])
         return value if 1 <= value <= 8 else 1
     return 1
@@ -232,22 +242,24 @@ def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3], a band of rows at a time: each conversion is a copy in memory."""
+    """uint8 [H, W, 3], converted in bands of rows, because each conversion copies its input."""
     white = _white(picture)
     pixels = np.empty((picture.height, picture.width, 3), np.uint8)
     rows = max(_BAND // picture.width, 1)
     for top in range(0, picture.height, rows):
         bottom = min(top + rows, picture.height)
-        band = picture.crop((0, top, picture.width, bottom))
+        # A crop is a copy too, and Pillow checks its size against a limit that is not ours.
+        whole = bottom - top == picture.height
+        band = picture if whole else picture.crop((0, top, picture.width, bottom))
         pixels[top:bottom] = np.asarray(_band_to_rgb(band, white))
     return pixels
 
 
 def _white(picture: Image.Image) -> float | None:
-    """The grey value that becomes 255, of modes with more than 8 bits; None: any other mode.
+    """The grey value that becomes 255, for modes of more than 8 bits; None for other modes.
 
-    Mode I holds 16-bit values as well (PGM, signed TIFF). Mode F has no fixed range: 0..1 and
-    0..255 are in use.
+    Mode I has 16-bit values too (PGM, signed TIFF). Mode F has no fixed range: both 0..1 and 0..255
+    are in use.
     """
     if picture.mode == "F":
         _, high = cast(tuple[float, float], picture.getextrema())
@@ -259,8 +271,8 @@ def _band_to_rgb(band: Image.Image, white: float | None) -> Image.Image:
     if white is not None:
         band = _to_8_bits(band, white)
     elif band.has_transparency_data:
-        # Under transparent pixels the file holds arbitrary colours (black, noise, an earlier edit)
-        # that no viewer shows; over white they look as they do on a page.
+        # The colours of transparent pixels are arbitrary (black, noise, an earlier edit). Over
+        # white the image looks as it does in a viewer or on a page.
         page = Image.new("RGBA", band.size, "white")
         page.alpha_composite(band.convert("RGBA"))
         band = page
@@ -268,12 +280,13 @@ def _band_to_rgb(band: Image.Image, white: float | None) -> Image.Image:
 
 
 def _to_8_bits(band: Image.Image, white: float) -> Image.Image:
-    """Deep grey to mode "L"; Pillow's own conversion clips at 255 instead of scaling.
+    """Scales grey values of more than 8 bits to mode "L"; Pillow's conversion clips at 255.
 
-    What is in no known range is refused rather than guessed.
+    Raises:
+      ValueError: values outside of the expected range, whose scale is unknown.
     """
     values = np.array(band, np.float32)
-    if not (values.min() >= 0 and values.max() <= white):  # NaN fails this as well
+    if not (values.min() >= 0 and values.max() <= white):  # also False for NaN
         raise ValueError(f"grey values of mode {band.mode} outside 0..{white:g}")
     if "transparency" in band.info:
         values[values == band.info["transparency"]] = white

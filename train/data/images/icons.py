@@ -1,4 +1,4 @@
-"""Icon files, which hold several images: the largest one, as a file of its own."""
+"""Icon files (ICO, CUR, ICNS), which contain several images: extracts the largest one."""
 
 import io
 import struct
@@ -13,10 +13,10 @@ _ICO, _CUR = b"\0\0\1\0", b"\0\0\2\0"
 
 
 def largest(data: bytes) -> bytes:
-    """The largest image of an ICO, CUR or ICNS as a file of its own; anything else as it is.
+    """The largest image of an ICO, CUR or ICNS as a separate file; other files are returned as is.
 
-    The sizes in such a file's header need not be those of the images in it, and Pillow decodes the
-    first image of an ICO when it opens it.
+    Pillow decodes the first image of an ICO while it opens the file, and the sizes in the file's
+    header may be wrong, so our limits on size could not be checked before decoding.
     """
     if data.startswith(b"icns"):
         blocks = [block for block in _blocks(data) if block.startswith((_PNG, _JPEG_2000))]
@@ -25,7 +25,7 @@ def largest(data: bytes) -> bytes:
         count = min(struct.unpack_from("<H", data, 4)[0], (len(data) - 6) // 16)
         entries = [data[6 + 16 * i :][:16] for i in range(count)]
         if entries:
-            # 0 means 256; of the same size, the one of most bits.
+            # A width or height of 0 means 256. Of equal sizes, the one with the most bits is used.
             entry = max(entries, key=lambda e: ((e[0] or 256) * (e[1] or 256), e[6] + (e[7] << 8)))
             length, at = struct.unpack_from("<II", entry, 8)
             inner = data[at : at + length]

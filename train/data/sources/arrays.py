@@ -1,4 +1,4 @@
-"""Data sets that are arrays: the digits, and synthetic ones. (`npz.py`: those in a file.)"""
+"""Data sets of arrays: scikit-learn's digits, and synthetic images. (For files see `npz.py`.)"""
 
 import importlib.util
 from pathlib import Path
@@ -13,9 +13,10 @@ from train.data.sources.held_out import held_out_by_class, held_out_by_place
 def open_digits(config: DataConfig) -> Splits:
     """scikit-learn's bundled 1,797 handwritten digits, 8x8 (UCI, Alpaydin & Kaynak 1998).
 
-    A share of each class is held out, the exact one; `data.held_out` by_place: of the whole.
+    The exact share `data.eval_fraction` of each class is held out; with `data.held_out` "by_place",
+    of the whole set.
     """
-    # load_digits() would read the same file, but importing it takes a third of a warm start.
+    # load_digits() reads the same file, but its import takes a third of the time of a warm start.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise ConfigError("data.name 'digits': comes with scikit-learn, which is not installed")

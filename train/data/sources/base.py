@@ -1,4 +1,4 @@
-"""What a source of examples is, and the sources that hold or make their images in memory."""
+"""The `Source` protocol, and the sources whose images are in memory or generated."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,27 +13,31 @@ from train.paths import expand
 
 
 class Example(NamedTuple):
-    """One labelled image: encoded bytes, or decoded uint8 [H, W, C] with C of 1 or 3."""
+    """One labelled image: encoded bytes, or decoded pixels, uint8 [H, W, C] with C = 1 or 3."""
 
     image: bytes | np.ndarray
     label: int
 
 
 class Source(Protocol):
-    """A split of a data set. `[i]` may be called from many threads at once."""
+    """A split of a data set. Many threads may call `source[i]` at the same time."""
 
     @property
     def class_names(self) -> Sequence[str]: ...
 
     @property
     def channels(self) -> int:
-        """Of the images once they are read: encoded ones become RGB."""
+        """Channels of the decoded images: 1 or 3. Encoded images are decoded to 3."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example:
-        """Raises `OSError` where it cannot be read; see `train/data/retry.py` for what follows."""
+        """Reads an example.
+
+        Raises:
+          OSError: it cannot be read; `train/data/retry.py` decides which errors are retried.
+        """
         ...
 
     def name(self, index: int) -> str:
@@ -66,7 +70,7 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class SyntheticSource:
-    """Random pixels and labels, a function of the split and the index: for benchmarks."""
+    """Random pixels and labels, for benchmarks: a function of the split and the index."""
 
     examples: int
     size: int
@@ -88,16 +92,16 @@ class SyntheticSource:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on and what it is evaluated on; iterates over the two."""
+    """The training and the evaluation split of a data set; iterates over the two."""
 
     train: Source
     eval: Source
     notes: Sequence[str] = ()
-    """One line each, for the start of a run: files that were not taken, classes without images."""
+    """Messages for the start of a run, one line each: skipped files, classes without images."""
     chosen: Mapping[str, str] = field(default_factory=dict)
-    """Options of `DataConfig` that were None and were decided here, to be kept in config.json."""
+    """Values chosen for options of `DataConfig` that were None; they are saved in config.json."""
     unused: Mapping[str, str] = field(default_factory=dict)
-    """Options of `DataConfig` without effect on data laid out as these are -> the reason."""
+    """Options of `DataConfig` without effect on this data set -> the reason."""
 
     def __iter__(self) -> Iterator[Source]:
         yield self.train
@@ -105,7 +109,7 @@ class Splits:
 
 
 def class_counts(source: Source) -> np.ndarray | None:
-    """Examples of each class, int64 [K]; None where counting would have to read the examples."""
+    """Number of examples of each class, int64 [K]; None if counting had to read the examples."""
     labels = getattr(source, "labels", None)
     if labels is None:
         return None
@@ -113,10 +117,10 @@ def class_counts(source: Source) -> np.ndarray | None:
 
 
 def data_path(config: DataConfig) -> Path:
-    """`data.dir` with "~" expanded, and without ".." and the links before it.
+    """`data.dir` with "~" expanded; a path with ".." is resolved, including links.
 
     Raises:
-      ConfigError: "~" stands for a home directory that nobody has.
+      ConfigError: the home directory of "~" is unknown.
     """
     path = expand(str(config.dir), "data.dir")
     return path.resolve() if ".." in path.parts else path
@@ -128,7 +132,7 @@ def nfc(names: Iterable[str]) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Names for a message: the first ones, quoted, and the number of the others.
+    """Names for a message: the first ones, quoted, and the number of remaining names.
 
     >>> listed(["a", "b", "c"], most=2)
     "'a', 'b' and 1 more"

@@ -1,4 +1,4 @@
-"""Folders of photos: DIR/{train,val}/CLASS/*, or DIR/CLASS/* of which a share is held out."""
+"""Folders of photos: DIR/{train,val}/CLASS/*, or DIR/CLASS/* with a held-out share."""
 
 import os
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from train.data.sources.listing import Skipped, image_files, subfolders
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files, their labels, and the folder that names are given relative to."""
+    """Image files and their labels; the names in messages are relative to `root`."""
 
     root: Path
     files: Sequence[Path]
@@ -41,13 +41,13 @@ class FolderSource:
         return str(self.files[index]).removeprefix(os.path.join(self.root, ""))
 
     def file_names(self) -> list[str]:
-        """Of all files: relative to the root, with "/", in Unicode form NFC on every system."""
+        """Names of all files: relative to the root, with "/", in Unicode form NFC on any system."""
         return nfc(self.name(i).replace(os.sep, "/") for i in range(len(self)))
 
-    def only(self, places: np.ndarray) -> "FolderSource":
-        """The files at these places."""
-        labels = np.asarray(self.labels)[places].tolist()
-        files = [self.files[i] for i in places]
+    def subset(self, indices: np.ndarray) -> "FolderSource":
+        """The files at these indices."""
+        labels = np.asarray(self.labels)[indices].tolist()
+        files = [self.files[i] for i in indices]
         return FolderSource(self.root, files, labels, self.class_names)
 
 
@@ -57,12 +57,13 @@ def open_folder(
     """Opens a folder of photos.
 
     Args:
-      whole: evaluate all of DIR/CLASS/*, with nothing held out: for another folder than the run's.
-      class_names: those of the labels, of which the folder may lack some; None: its own classes.
+      whole: evaluate all of DIR/CLASS/*, without holding out a share: for a folder that the run was
+        not trained on.
+      class_names: the names of the labels; the folder may lack some. None: the folder's classes.
 
     Raises:
-      ConfigError: there is no such folder, or it is not laid out as it should be.
-      OSError: it cannot be listed.
+      ConfigError: the folder does not exist, or its layout is not one of those above.
+      OSError: the folder cannot be listed.
     """
     root = data_path(config)
     if root.is_file():
@@ -80,13 +81,17 @@ def open_folder(
         parts = (train, evaluation)
     else:
         parts = (train, train) if whole else _hold_out(train, config)
-    notes = [*layout.notes, skipped.describe(root), *([] if whole else _missing(*parts))]
+    notes = [
+        *layout.notes,
+        skipped.describe(root),
+        *([] if whole else _empty_notes(*parts)),
+    ]
     unused = _unused(root, layout, whole=whole)
     return Splits(*parts, notes=[note for note in notes if note], unused=unused)
 
 
 def _unused(root: Path, layout: Layout, *, whole: bool) -> dict[str, str]:
-    """Options without effect, as in `Splits.unused`."""
+    """The options without effect: see `Splits.unused`."""
     holding_out = ("eval_fraction", "split_seed", "held_out")
     if whole:
         return dict.fromkeys(holding_out, f"all images of {root} are evaluated")
@@ -109,8 +114,8 @@ def _read(
     """The images of all class folders in a folder.
 
     Args:
-      class_names: those that there may be; None: those that there are.
-      complete: every class folder must hold images, and there must be two of them.
+      class_names: the allowed classes; None: all.
+      complete: whether every class folder must have images, and there must be at least two.
     """
     folders = subfolders(folder, skipped, version=config.listing)
     if not folders:
@@ -119,8 +124,8 @@ def _read(
         refuse_shared_subfolders(folder, folders)
     classes = nfc(path.name for path in folders)
     names = list(class_names or dict.fromkeys(classes))
-    places = {name: label for label, name in enumerate(nfc(names))}
-    if unknown := sorted(set(classes) - set(places)):
+    label_of = {name: label for label, name in enumerate(nfc(names))}
+    if unknown := sorted(set(classes) - set(label_of)):
         raise ConfigError(
             f"{folder}: class {unknown[0]!r} has no training images; the training classes are "
             f"{', '.join(names)}. Rename the folder to one of them, or move it away"
@@ -131,7 +136,7 @@ def _read(
         if complete and not found:
             raise empty_class(root, folder, path, folders)
         files += found
-        labels += [places[name]] * len(found)
+        labels += [label_of[name]] * len(found)
     if complete and len(names) == 1:
         raise one_class(folder, names[0])
     return FolderSource(root, files, labels, names)
@@ -143,8 +148,8 @@ def _hold_out(source: FolderSource, config: DataConfig) -> tuple[FolderSource, F
         held = held_out_by_place(len(source), fraction, seed)
     else:
         held = held_out_by_name(source.file_names(), fraction, seed)
-    train, evaluation = source.only(np.flatnonzero(~held)), source.only(np.flatnonzero(held))
-    empty = _classes_without(train)
+    train, evaluation = source.subset(np.flatnonzero(~held)), source.subset(np.flatnonzero(held))
+    empty = _empty_classes(train)
     if empty and config.held_out == "by_name":
         raise ConfigError(
             f"{source.root}: all images of {listed(empty)} are in the held-out share "
@@ -155,15 +160,15 @@ def _hold_out(source: FolderSource, config: DataConfig) -> tuple[FolderSource, F
     return train, evaluation
 
 
-def _missing(train: FolderSource, evaluation: FolderSource) -> list[str]:
-    """Notes on classes that the evaluation lacks."""
-    empty = _classes_without(evaluation)
-    if not empty or not len(evaluation):  # no images at all are an error, elsewhere
+def _empty_notes(train: FolderSource, evaluation: FolderSource) -> list[str]:
+    """Notes about classes without evaluation images."""
+    empty = _empty_classes(evaluation)
+    if not empty or not len(evaluation):  # an empty split is an error, see `open_splits`
         return []
     count = f"{len(empty)} of {len(train.class_names)} classes"
     return [f"{train.root}: {count} have no evaluation images: {listed(empty)}"]
 
 
-def _classes_without(source: FolderSource) -> list[str]:
+def _empty_classes(source: FolderSource) -> list[str]:
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     return [name for name, n in zip(source.class_names, counts, strict=True) if not n]

@@ -1,15 +1,15 @@
-"""Which examples are held out for evaluation, where the data have one split only.
+"""Chooses the held-out examples of a data set that has only one split.
 
-Files are held out by a hash of their own name: a file is in the share if its hash is below the
-fraction. So a file that is added or removed moves no other one, and neither does the order of a
-listing or the name of the folder that holds the data: an evaluation never meets a file that was
-trained on. The price is that the share is exact in expectation only, in each class and in all: of n
-files, n * f with a standard deviation of sqrt(n * f * (1 - f)). Of 500 photos and f = 0.2 that is
-100 +- 9 (82 to 118 in 95 % of all cases); of a class of 50, 10 +- 3; a class of 10 has none held
-out with a probability of 11 %. An exact share in each class, such as its files of the smallest
-hashes, depends on how many files there are: one more file would move others.
+A file is held out if the hash of its name, in [0, 1), is below the fraction f. So the choice for
+one file does not depend on any other file, on their order, or on the name of the data's folder.
+Files may be added or removed, and an evaluation never has a file that was trained on. The price is
+that the share is exact only in expectation: of n files, n * f are held out with a standard
+deviation of sqrt(n * f * (1 - f)). Examples for f = 0.2: of 500 photos, 100 +- 9 (82 to 118 in 95 %
+of all cases); of a class of 50, 10 +- 3; a class of 10 has no held-out file with a probability of
+11 %. An exact share of each class (for example, its files with the smallest hashes) would depend on
+the number of files, and one new file would move others.
 
-Arrays that never change have no such wish, and get the exact share of each class.
+Arrays never change, so the exact share of each class is held out.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ import numpy as np
 
 
 def held_out_by_name(names: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Which files are held out, each one by its own name.
+    """Holds out files by a hash of each file's name.
 
     Args:
-      names: paths relative to the data's folder, with the class, separated by "/". Unicode's two
-        spellings of an accented letter (macOS writes the other one) are the same.
-      fraction: 0 to 1. What a smaller one holds out, a larger one does too.
-      seed: another one chooses others.
+      names: paths relative to the data's folder, including the class, separated by "/". The two
+        Unicode forms of an accented letter (macOS writes NFD) are equivalent.
+      fraction: 0 to 1. Files held out by a smaller fraction are also held out by a larger one.
+      seed: another seed holds out other files.
 
     Returns:
-      bool [N].
+      bool [N], True: held out.
     """
     return np.array([_hash(name, seed) < fraction for name in names], bool)
 
@@ -42,7 +42,11 @@ def _hash(name: str, seed: int) -> float:
 
 
 def held_out_by_place(count: int, fraction: float, seed: int) -> np.ndarray:
-    """The rule of runs from before `held_out_by_name`: bool [count], drawn from the whole list."""
+    """Holds out a random share of the whole list: the rule of runs before `held_out_by_name`.
+
+    Returns:
+      bool [count], True: held out.
+    """
     order = np.random.default_rng(seed).permutation(count)
     mask = np.zeros(count, bool)
     mask[order[: round(count * fraction)]] = True
@@ -50,14 +54,15 @@ def held_out_by_place(count: int, fraction: float, seed: int) -> np.ndarray:
 
 
 def held_out_by_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """The exact share of all examples, and of each class to less than one example.
+    """Holds out the exact share of all examples, and of each class up to rounding.
 
     Args:
-      labels: int [N]. The result depends on them, so they must never change.
+      labels: int [N]. The result depends on all of them, so they must never change.
 
     Returns:
-      bool [N], of which round(N * fraction) are True. A class of n examples has n * fraction of
-      them, rounded down, or up in the classes with the largest remainders (Hamilton's method).
+      bool [N], of which round(N * fraction) are True (held out). Of a class of n examples,
+      n * fraction are held out, rounded up in the classes with the largest remainders and down in
+      the others (Hamilton's method).
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(labels)

@@ -1,4 +1,4 @@
-"""Where in a folder of photos the splits and the classes are."""
+"""The layout of a folder of photos: finds its splits and classes, and explains what is wrong."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from train.config import ConfigError, DataConfig
 from train.data.sources.base import listed
 from train.data.sources.listing import Skipped, image_files, subfolders
 
-# Spellings of the same split. Validation and test are two splits: neither stands in for the other.
+# Equivalent names of a split. Validation and test are different splits: neither replaces the other.
 _SPELLINGS = (
     ("train", "training"),
     ("val", "valid", "validation", "dev"),
@@ -22,7 +22,7 @@ _NO_CLASSES = ("labels", "annotations", "masks")
 
 
 class Layout(NamedTuple):
-    """Two folders of class folders; without `eval`, a share of `train` is held out."""
+    """The folders of the two splits; if `eval` is None, a share of `train` is held out."""
 
     train: Path
     eval: Path | None
@@ -32,14 +32,14 @@ class Layout(NamedTuple):
 def find_layout(root: Path, config: DataConfig, *, whole: bool) -> Layout:
     """Finds the splits in the folder of a data set.
 
-    `config.train_split` and `config.eval_split` are names of folders, or other spellings of them
+    `config.train_split` and `config.eval_split` are names of folders; equivalent names are accepted
     ("Train", "training"; "valid", "validation").
 
     Args:
-      whole: the folder is only evaluated, so a training split is not needed.
+      whole: the folder is only evaluated, so no training split is needed.
 
     Raises:
-      ConfigError: what is there is neither two splits nor classes; the message says how to go on.
+      ConfigError: the folder has neither two splits nor classes; the message has the fix.
       OSError: the folder cannot be listed.
     """
     folders = subfolders(root)
@@ -51,11 +51,11 @@ def find_layout(root: Path, config: DataConfig, *, whole: bool) -> Layout:
         exact = (train, evaluation) == (root / config.train_split, root / config.eval_split)
         note = f"{root}: trains on {train.name!r} and evaluates on {evaluation.name!r}"
         return Layout(train, evaluation, () if exact else (note,))
-    one = train or evaluation
-    if one and not _is_class_among(folders, one):
+    only = train or evaluation
+    if only and not _is_class_among(folders, only):
         raise ConfigError(_one_split_only(root, folders, config, train, evaluation))
     _refuse_splits_as_classes(root, folders)
-    note = f"{root}: {one.name!r} is read as a class, not as a split" if one else ""
+    note = f"{root}: {only.name!r} is read as a class, not as a split" if only else ""
     return Layout(root, None, (note,) if note else ())
 
 
@@ -72,12 +72,12 @@ def _find(root: Path, folders: list[Path], name: str, option: str) -> Path | Non
     return found[0] if found else None
 
 
-def _is_class_among(folders: list[Path], one: Path) -> bool:
-    """Whether a folder with a split's name is a class, as "train" is beside "car" and "bus"."""
-    others = [folder for folder in folders if folder != one]
-    if not others or any(_LIKE_A_SPLIT.fullmatch(folder.name.lower()) for folder in others):
+def _is_class_among(folders: list[Path], folder: Path) -> bool:
+    """Whether a folder named like a split is a class, such as "train" next to "car" and "bus"."""
+    others = [other for other in folders if other != folder]
+    if not others or any(_LIKE_A_SPLIT.fullmatch(other.name.lower()) for other in others):
         return False
-    return _has_images(one) and not subfolders(one)
+    return _has_images(folder) and not subfolders(folder)
 
 
 def _one_split_only(
@@ -126,13 +126,13 @@ def _refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
 
 
 def refuse_shared_subfolders(folder: Path, classes: list[Path]) -> None:
-    """Refuses classes that hold the same folders each, and no images of their own.
+    """Refuses class folders that have no images, but all have the same two or more subfolders.
 
-    Those are rather several copies of one set of classes: images and masks, folds, or splits of
-    unknown names. One common folder, as in CLASS/images, is part of the class.
+    Those are probably copies of one set of classes: images and masks, folds, or splits with unknown
+    names. A single common subfolder, as in CLASS/images, is part of the class.
 
     Raises:
-      ConfigError: that is so.
+      ConfigError: the class folders are like that.
     """
     shared: set[str] | None = None
     for path in classes:
@@ -143,7 +143,7 @@ def refuse_shared_subfolders(folder: Path, classes: list[Path]) -> None:
     if shared is None or len(classes) < 2:
         return
     names, inner = listed([path.name for path in classes]), listed(sorted(shared))
-    start = f"{folder}: {names} hold no images of their own, but each holds the folders {inner}"
+    start = f"{folder}: {names} hold no images, but each holds the folders {inner}"
     if all(_LIKE_A_SPLIT.fullmatch(name.lower()) for name in shared):
         raise ConfigError(
             f"{start}, which look like splits. Splits come first: {folder}/train/CLASS/*.jpg and "
@@ -163,9 +163,10 @@ def empty_class(root: Path, folder: Path, empty: Path, classes: list[Path]) -> C
     """The error for a class folder without images.
 
     Args:
-      root: names are given relative to it.
-      folder: of the class folders `classes`.
-      empty: the one of them without images.
+      root: names in the message are relative to it.
+      folder: the folder of the class folders.
+      empty: the class folder without images.
+      classes: all class folders.
     """
     filled = [path for path in classes if image_files(path)]
     deep = filled[0] if len(filled) == 1 and not _has_images(filled[0]) else None
@@ -186,7 +187,7 @@ def empty_class(root: Path, folder: Path, empty: Path, classes: list[Path]) -> C
 
 
 def one_class(folder: Path, name: str) -> ConfigError:
-    """The error for a folder with a single class: often, the classes are one level deeper."""
+    """The error for a folder with a single class; often the classes are one level deeper."""
     inner = folder / name
     below = [p for p in subfolders(inner) if image_files(p)]
     while len(below) == 1 and not _has_images(inner):
@@ -207,7 +208,7 @@ def one_class(folder: Path, name: str) -> ConfigError:
 
 
 def _has_images(folder: Path) -> bool:
-    """Whether images lie in the folder itself."""
+    """Whether the folder itself has images, not counting its subfolders."""
     outside = Skipped()
     subfolders(folder, outside)
     return outside.count("outside of the class folders") > 0

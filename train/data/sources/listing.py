@@ -1,27 +1,27 @@
-"""Which files of a folder are images, and a record of those that are not taken."""
+"""Lists the image files of a folder, and records the files and folders that are skipped."""
 
 import os
 from pathlib import Path
 
-from train.data.retry import is_passing
+from train.data.retry import is_temporary
 from train.printable import utf8
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
     *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico"),
 )
-"""Extensions of files that are read as images, in lower case; files may have either case."""
+"""Extensions of image files, in lower case; the case of a file's extension does not matter."""
 
-_FIRST_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # those of data.listing 1
+_FIRST_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # of data.listing 1
 
-_NOT_DATA = ("@eaDir", "__MACOSX")
-"""Folders that a Synology server (thumbnails) or macOS (in zip files) adds."""
+_SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
+"""Folders that Synology servers (thumbnails) and macOS (in zip files) add."""
 
-_NAMED = 2  # examples of each reason in the message
+_EXAMPLES = 2  # number of examples of each reason in the message
 
 
 class Skipped:
-    """Counts files and folders that a reader does not take, by reason, with examples of each."""
+    """Counts skipped files and folders by reason, with examples of each reason."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -31,15 +31,15 @@ class Skipped:
         """Counts one file or folder."""
         self._counts[reason] = self._counts.get(reason, 0) + 1
         examples = self._examples.setdefault(reason, [])
-        if len(examples) < _NAMED:
+        if len(examples) < _EXAMPLES:
             examples.append(str(path))
 
     def count(self, reason: str) -> int:
-        """How many were skipped for a reason."""
+        """Number of files and folders that were skipped for a reason."""
         return self._counts.get(reason, 0)
 
     def update(self, other: "Skipped") -> None:
-        """Counts what another record has counted."""
+        """Adds the counts and examples of another record."""
         for reason, count in other._counts.items():
             for path in other._examples[reason]:
                 self.add(reason, path)
@@ -62,7 +62,7 @@ class Skipped:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is read as an image: by its extension, and not hidden.
+    """Whether a file is read as an image: its name has an image extension and no leading dot.
 
     >>> is_image_name("a.JPG"), is_image_name("._a.jpg"), is_image_name("a.heic")
     (True, False, False)
@@ -71,19 +71,19 @@ def is_image_name(name: str) -> bool:
 
 
 def image_files(folder: Path, skipped: Skipped | None = None, *, version: int = 2) -> list[Path]:
-    """The image files in a folder and in the folders below it, sorted by path.
+    """The image files in a folder and its subfolders, sorted by path.
 
-    Training, evaluation and prediction list folders with this function, so that they read the same
-    files: those with an extension in `IMAGE_SUFFIXES`, through links to files too. Hidden files and
-    folders are not read (also macOS's "._photo.jpg", which is no image), nor are links to folders,
-    which may form a loop, nor folders that a system adds ("@eaDir", "__MACOSX").
+    Training, evaluation and prediction all use this function, so they read the same files: those
+    with an extension in `IMAGE_SUFFIXES`, and links to such files. These are skipped: hidden files
+    and folders (including macOS's "._photo.jpg", which is not an image), links to folders, which
+    may form a loop, and folders that a system adds ("@eaDir", "__MACOSX").
 
     Args:
-      skipped: receives what is not taken.
-      version: `data.listing`. 1 reads fewer extensions, and hidden files and folders.
+      skipped: receives the skipped files and folders.
+      version: `data.listing`. Version 1 has fewer extensions, and reads hidden files and folders.
 
     Raises:
-      OSError: a folder cannot be listed for a passing reason, such as a network error.
+      OSError: a folder cannot be listed temporarily, such as after a network error.
     """
     skipped = Skipped() if skipped is None else skipped
     if version == 1:
@@ -94,7 +94,7 @@ def image_files(folder: Path, skipped: Skipped | None = None, *, version: int = 
         entries = _entries(folders.pop(), skipped)
         below = []
         for entry in entries:
-            if entry.name in _NOT_DATA:
+            if entry.name in _SYSTEM_FOLDERS:
                 skipped.add("system folder", entry.path)
             elif not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                 below.append(entry.path)
@@ -107,7 +107,7 @@ def image_files(folder: Path, skipped: Skipped | None = None, *, version: int = 
 
 
 def _first_image_files(folder: Path, skipped: Skipped) -> list[Path]:
-    """The image files by the rule of `data.listing` 1."""
+    """`image_files` for `data.listing` 1."""
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.suffix.lower() in _FIRST_SUFFIXES:
@@ -118,14 +118,14 @@ def _first_image_files(folder: Path, skipped: Skipped) -> list[Path]:
 
 
 def subfolders(folder: Path, skipped: Skipped | None = None, *, version: int = 2) -> list[Path]:
-    """The folders in a folder, sorted by name, links to folders too.
+    """The folders in a folder, including links to folders, sorted by name.
 
-    Hidden ones are skipped, and so are links to a folder that contains `folder` itself and folders
-    that a system adds ("@eaDir", "__MACOSX").
+    Skipped are hidden folders, links to a folder that contains `folder` itself, and folders that a
+    system adds ("@eaDir", "__MACOSX").
 
     Args:
-      skipped: receives what is no such folder: image files, hidden folders, links.
-      version: `data.listing`. 1 skips hidden folders only.
+      skipped: receives the skipped folders, and image files and broken links in the folder.
+      version: `data.listing`. Version 1 skips hidden folders only.
 
     Raises:
       OSError: the folder cannot be listed.
@@ -142,7 +142,7 @@ def subfolders(folder: Path, skipped: Skipped | None = None, *, version: int = 2
                 skipped.add("outside of the class folders", entry.path)
             elif entry.is_symlink() and not _is(entry, "file"):
                 skipped.add("broken link", entry.path)
-        elif entry.name in _NOT_DATA and version > 1:
+        elif entry.name in _SYSTEM_FOLDERS and version > 1:
             skipped.add("system folder", entry.path)
         elif entry.is_symlink() and version > 1 and _contains(entry.path, folder):
             skipped.add("linked folder that contains this one", entry.path)
@@ -156,14 +156,14 @@ def _entries(folder: str, skipped: Skipped) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        if is_passing(error):
+        if is_temporary(error):
             raise
         skipped.add(f"folder that cannot be listed ({error.strerror})", folder)
         return []
 
 
 def _reason_to_skip(entry: os.DirEntry[str]) -> str:
-    """Why what is no folder is no image file either; "" for an image file."""
+    """The reason why an entry that is not a folder is skipped; "" for an image file."""
     if entry.name.startswith("._"):
         return "macOS metadata (._*)"
     if entry.name.startswith("."):
@@ -174,7 +174,7 @@ def _reason_to_skip(entry: os.DirEntry[str]) -> str:
         if not _is(entry, "file"):
             return "broken link"
     elif not entry.is_file():
-        return "no regular file"
+        return "not a regular file"
     suffix = os.path.splitext(entry.name)[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return ""
@@ -182,11 +182,11 @@ def _reason_to_skip(entry: os.DirEntry[str]) -> str:
 
 
 def _is(entry: os.DirEntry[str], kind: str) -> bool:
-    """Whether an entry is, or links to, a "dir" or a "file"; False for links in a circle."""
+    """Whether an entry is, or links to, a "dir" or a "file"; False for a loop of links."""
     try:
         return entry.is_dir() if kind == "dir" else entry.is_file()
     except OSError as error:
-        if is_passing(error):
+        if is_temporary(error):
             raise
         return False
 

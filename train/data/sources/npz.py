@@ -10,29 +10,29 @@ from typing import Any
 import numpy as np
 
 from train.config import ConfigError, DataConfig
-from train.data.retry import is_passing
+from train.data.retry import is_temporary
 from train.data.sources.base import ArraySource, Splits, class_counts, data_path, listed
 from train.runtime import available_memory
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 _UNREADABLE = (
     *(ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    RuntimeError,  # encrypted, or packed by a method that zipfile does not have
+    RuntimeError,  # encrypted, or compressed by a method that zipfile does not support
 )
-_FREE_CLASSES = 1000  # fewer classes than this are never taken for ids
+_MAX_PLAIN_CLASSES = 1000  # labels below this are class numbers; above, they may be ids
 
 
 def open_npz(config: DataConfig) -> Splits:
-    """Opens the file that `config.dir` names.
+    """Opens the .npz file at `config.dir`.
 
-    Labels are 0 .. K-1, and `class_names` has K names. Other labels, such as ids, become 0 .. K-1
-    in ascending order where `config.remap_labels` says so, or where `class_names` has as many names
-    as there are different labels; without `class_names`, the ids are the names.
+    Labels are 0 .. K-1, and `class_names` has K names. Other labels, such as ids, are renumbered to
+    0 .. K-1 in ascending order if `config.remap_labels` is True, or if `class_names` has as many
+    names as there are different labels. Without `class_names`, the labels are the class names.
 
     Raises:
-      ConfigError: no such file; arrays that are missing, of the wrong shape or type, or larger than
-        the memory; labels that are no class.
-      OSError: the file cannot be read for a passing reason.
+      ConfigError: the file does not exist; arrays are missing, have the wrong shape or type, or do
+        not fit into memory; labels are out of range.
+      OSError: the file cannot be read temporarily.
     """
     path = data_path(config)
     if path.is_dir():
@@ -45,7 +45,7 @@ def open_npz(config: DataConfig) -> Splits:
     try:
         arrays = _load(path)
     except _UNREADABLE as error:
-        if isinstance(error, ConfigError) or is_passing(error):
+        if isinstance(error, ConfigError) or is_temporary(error):
             raise
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None
     images = {split: _images(path, f"x_{split}", arrays) for split in ("train", "test")}
@@ -58,7 +58,7 @@ def open_npz(config: DataConfig) -> Splits:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that are used, once their headers have been checked."""
+    """Reads the arrays that are used, after a check of their headers."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         if not isinstance(stored, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
@@ -72,26 +72,26 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_sizes(path: Path, archive: Any, keys: list[str]) -> None:
-    """Refuses arrays that do not fit the memory, before any of them is read."""
+    """Raises ConfigError if the arrays do not fit into memory, before any of them is read."""
     total = 0
     for key in keys:
         name = key if key in archive.namelist() else f"{key}.npy"
         with archive.open(name) as member:
             shape, _, dtype = _header(member)
             needed = math.prod(shape) * dtype.itemsize
-            held = archive.getinfo(name).file_size - member.tell()
-        if needed > held and not dtype.hasobject:  # those are refused for what they are
+            stored = archive.getinfo(name).file_size - member.tell()
+        if needed > stored and not dtype.hasobject:  # np.load refuses arrays of objects later
             raise ConfigError(
                 f"{path}: {key} should be {dtype} {list(shape)}, {_size(needed)}, but the file "
-                f"holds {_size(held)} of it; it is damaged"
+                f"holds {_size(stored)} of it; it is damaged"
             )
         total += needed
     available = available_memory()
     if available is not None and total > available:
         raise ConfigError(
-            f"{path}: its arrays take {_size(total)} of memory, and {_size(available)} are "
+            f"{path}: its arrays need {_size(total)} of memory, and {_size(available)} are "
             "available. Save the images as files, DIR/train/CLASS/*.png and DIR/val/CLASS/*.png, "
-            "which are read as they are needed: --data.name folder --data.dir DIR"
+            "which are read when they are needed: --data.name folder --data.dir DIR"
         )
 
 
@@ -123,14 +123,14 @@ def _images(path: Path, key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _labels(path: Path, key: str, arrays: dict[str, np.ndarray], count: int) -> np.ndarray:
-    """The labels of a split, integers [count]; a second axis may have length 1."""
+    """The labels of a split, integers [count]; the array may have a second axis of length 1."""
     labels = arrays[key]
     what = f"{path}: {key} is {labels.dtype} {labels.shape}; needs {count} integers"
     if labels.ndim == 2 and labels.shape[1] > 1 and len(labels) == count:
         raise ConfigError(f"{what}. If it is one-hot, save {key}.argmax(axis=1) instead")
     if labels.size != count or labels.ndim > 2:
         raise ConfigError(f"{what}, one label for each image of x_{key[2:]}")
-    if labels.dtype.kind not in "iu":  # NumPy counts timedelta64 among its integers
+    if labels.dtype.kind not in "iu":  # np.integer would include timedelta64
         fix = f". Save {key}.astype(int) instead" if labels.dtype.kind in "fb" else ""
         raise ConfigError(f"{what}{fix}")
     return labels.ravel()
@@ -139,8 +139,8 @@ def _labels(path: Path, key: str, arrays: dict[str, np.ndarray], count: int) -> 
 def _classes(
     path: Path, labels: dict[str, np.ndarray], given: np.ndarray | None, remap: bool
 ) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
-    """(class names, labels in 0 .. K-1, notes)."""
-    values = [int(v) for v in np.unique(labels["train"])]  # Python's: uint64 has no int64
+    """(class names, labels of each split in 0 .. K-1, notes)."""
+    values = [int(v) for v in np.unique(labels["train"])]  # not NumPy: uint64 may exceed int64
     if len(values) < 2:
         raise ConfigError(
             f"{path}: all of y_train is {values[0]}. A network needs at least two classes: with "
@@ -160,30 +160,31 @@ def _classes(
         names = [str(value) for value in values] if names is None else names
         return names, {s: _renumber(path, s, labels[s], values) for s in labels}, [note]
     if names is None:
-        if values[-1] >= max(_FREE_CLASSES, 10 * len(values)):
+        if values[-1] >= max(_MAX_PLAIN_CLASSES, 10 * len(values)):
             raise ConfigError(
                 f"{path}: y_train goes up to {values[-1]}, with {len(values)} different labels. "
                 "If they are ids, --data.remap_labels True numbers them 0, 1, 2, ..."
             )
         names = [str(value) for value in range(values[-1] + 1)]
     for split, found in labels.items():
-        bad = np.flatnonzero((found < 0) | (found >= len(names)))
-        if len(bad):
+        wrong = np.flatnonzero((found < 0) | (found >= len(names)))
+        if len(wrong):
+            at = wrong[0]
             raise ConfigError(
-                f"{path}: y_{split}[{bad[0]}] is {found[bad[0]]}; labels are 0..{len(names) - 1}"
-                " (--data.remap_labels True renumbers others)"
+                f"{path}: y_{split}[{at}] is {found[at]}; labels are 0..{len(names) - 1} "
+                "(--data.remap_labels True renumbers others)"
             )
     return names, labels, []
 
 
 def _renumber(path: Path, split: str, labels: np.ndarray, values: list[int]) -> np.ndarray:
-    places = {value: place for place, value in enumerate(values)}
+    label_of = {value: label for label, value in enumerate(values)}
     found, inverse = np.unique(labels, return_inverse=True)
     for value in found.tolist():
-        if value not in places:
+        if value not in label_of:
             at = int(np.flatnonzero(labels == value)[0])
             raise ConfigError(f"{path}: y_{split}[{at}] is {value}, which y_train never has")
-    return np.array([places[value] for value in found.tolist()], np.int64)[inverse]
+    return np.array([label_of[value] for value in found.tolist()], np.int64)[inverse]
 
 
 def _names(path: Path, given: np.ndarray) -> list[str]:
@@ -193,7 +194,7 @@ def _names(path: Path, given: np.ndarray) -> list[str]:
             names = np.char.decode(names, "utf-8")
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"{path}: class_names holds bytes that are no UTF-8 text ({error}); save strings"
+                f"{path}: class_names holds bytes that are not UTF-8 text ({error}); save strings"
             ) from None
     return names.astype(str).tolist()
 

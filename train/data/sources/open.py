@@ -1,4 +1,4 @@
-"""Opening the data set that a config names."""
+"""Opens the data set of a config."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ _OPENERS: dict[str, Callable[[DataConfig], Splits]] = {
 def open_splits(
     config: DataConfig, *, whole: bool = False, class_names: Sequence[str] | None = None
 ) -> Splits:
-    """Opens the data set that a config names.
+    """Opens the data set of a config.
 
     Args:
-      whole, class_names: of a folder; see `train.data.sources.folder.open_folder`.
+      whole, class_names: for folders of photos; see `train.data.sources.folder.open_folder`.
 
     Raises:
-      ConfigError: it is not there, is empty, or is not what it should be.
+      ConfigError: the data set does not exist, is empty, or has the wrong format or layout.
       RunError: its storage is down.
     """
     if config.name in ("folder", "npz") and not config.dir:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, DataConfig
-from train.data.prepare_hint import NotPrepared
-from train.data.retry import as_os_error, is_passing
+from train.data.retry import as_os_error, is_temporary
 from train.data.sources.base import Example, Splits, data_path, listed
+from train.data.sources.prepare_hint import NotPrepared
 
 
 @dataclass(frozen=True)
 class TfdsSource:
-    """A prepared TFDS split, read without TensorFlow; images stay encoded until they are used."""
+    """A split of a prepared TFDS data set; its images are encoded."""
 
     records: Any
     image_key: str
@@ -31,7 +31,7 @@ class TfdsSource:
         try:
             record = self.records[index]
         except RuntimeError as error:
-            # ArrayRecord keeps a file that it could not open, broken for good. A copy opens anew.
+            # After a file could not be opened, ArrayRecord never tries again. A copy opens it anew.
             self.records.data_source = copy.copy(self.records.data_source)
             raise as_os_error(str(error)) from None
         return Example(record[self.image_key], int(record[self.label_key]))
@@ -41,11 +41,11 @@ class TfdsSource:
 
 
 def open_tfds(config: DataConfig) -> Splits:
-    """Any prepared TFDS data set with an image and a class label in each example.
+    """Opens any prepared TFDS data set whose examples have an image and a class label.
 
     Raises:
-      ConfigError: it is not there, not in ArrayRecord format, or it is unclear which of its
-        features are the image and the label.
+      ConfigError: the data set is not prepared, is not in ArrayRecord format, or it is unclear
+        which of its features are the image and the label.
     """
     import tensorflow_datasets as tfds
 
@@ -85,8 +85,8 @@ def _builder(config: DataConfig) -> Any:
         raise NotPrepared(config.name, data_dir)
     try:
         builder = tfds.builder(config.name, data_dir=data_dir)
-    except Exception as error:  # TFDS has a class for every way a name can be wrong
-        if is_passing(error):
+    except Exception as error:  # TFDS raises many types for an invalid name
+        if is_temporary(error):
             raise
         raise ConfigError(f"data.name {config.name!r} in {data_dir}: {error}") from None
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
@@ -102,11 +102,11 @@ def _builder(config: DataConfig) -> Any:
 def _key(
     what: str, features: Any, kind: type, given: str | None, supervised: Any, data_name: str
 ) -> str:
-    """Which feature is the image, or the label.
+    """The name of the feature that is the image, or the label.
 
-    The one that the option names; else the one that the data set declares (`supervised_keys`); else
-    the only one of its kind; else the one called "image" or "label". The order of the features has
-    no say: TFDS hands them on in the order of a set, which differs from process to process.
+    In this order: the feature that the option names; the one that the data set declares
+    (`supervised_keys`); the only one of its type; the one called "image" or "label". The order of
+    the features is not used: it is that of a Python set, which differs between processes.
     """
     option = f"data.{what}_key"
     names = sorted(key for key, feature in features.items() if isinstance(feature, kind))

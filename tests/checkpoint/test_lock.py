@@ -17,15 +17,16 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from tests.runs import environment, tiny
+from train.checkpoint.lock import RunLock, who_trains
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError
+from train.learn.tasks import Classify
 from train.run.fit import fit
-from train.run.lock import RunLock, who_trains
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from train.run.lock import RunLock
+from train.checkpoint.lock import RunLock
 with RunLock(Path(sys.argv[1])) as lock:
     assert lock.take()
     print("locked", flush=True)
@@ -84,7 +85,7 @@ def test_asking_keeps_the_own_lock(tmp_path):
 
 
 def test_a_run_in_training_without_a_checkpoint(tmp_path, other):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig())
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(), Classify())
     said = (
         rf"no checkpoint in it yet. The run is in training \(pid {other.pid} on .*first evaluation"
     )
@@ -142,7 +143,7 @@ def test_a_file_that_its_owner_removes_in_between(tmp_path, monkeypatch):
         opened.append(path)
         return descriptor
 
-    monkeypatch.setattr("train.run.lock.os.open", open_and_lose)
+    monkeypatch.setattr("train.checkpoint.lock.os.open", open_and_lose)
     with RunLock(tmp_path) as lock:
         assert lock.take()
         assert len(opened) == 2
@@ -186,7 +187,7 @@ import json, sys, time
 from pathlib import Path
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ConfigError
-from train.run.lock import RunLock
+from train.checkpoint.lock import RunLock
 spans, end = [], float(sys.argv[2])
 while time.monotonic() < end or not spans:
     try:

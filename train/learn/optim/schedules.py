@@ -1,14 +1,12 @@
-"""Schedules, the decay mask and the optax chain."""
+"""Schedules: the learning rate of each step, and the decay of the moving average."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax.scan import NAME as STACKED
-from train.config import ConfigError, OptimConfig, RunConfig, to_steps
+from train.config import ConfigError, RunConfig, to_steps
 
 
 def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> optax.Schedule:
@@ -54,65 +52,6 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
     # The first step already moves: step s of the warmup has (s + 1) / (warmup + 1) of the peak.
     ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([ramp, after], [warmup])
-
-
-def decay_mask(params: optax.Params) -> optax.Params:
-    """True for kernels; biases and BatchNorm's parameters do not decay (Bag of Tricks, 3.1)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
-def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """For one without a state that looks at whole leaves, such as `optax.scale_by_trust_ratio`.
-
-    Of stacked blocks (`resnet_jax.scan`) it looks at one at a time, as in the plain layout.
-    """
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def layer(update: jax.Array, param: jax.Array) -> jax.Array:
-            return transform.update(update, state, param)[0]
-
-        def leaf(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
-            stacked = any(key.key == STACKED for key in path)
-            return (jax.vmap(layer) if stacked else layer)(update, param)
-
-        return jax.tree.map_with_path(leaf, updates, params), state
-
-    return optax.GradientTransformation(transform.init, update)
-
-
-def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip, then L2, then SGD's momentum or Adam, then decoupled decay, then the learning rate."""
-    mask = decay_mask if optim.decay_mask == "kernels" else None
-    decay = optax.add_decayed_weights(optim.weight_decay, mask)
-    if optim.name == "sgd":
-        core = optax.trace(optim.momentum, optim.nesterov)
-    else:
-        core = optax.scale_by_adam(
-            optim.momentum, optim.beta2, optim.epsilon, nesterov=optim.nesterov
-        )
-    return optax.chain(
-        optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity(),
-        decay if optim.decay == "l2" else optax.identity(),
-        core,
-        decay if optim.decay == "decoupled" else optax.identity(),
-        scale_by_schedule(schedule),
-    )
-
-
-def scale_by_schedule(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_learning_rate` that can be told the step of the run.
-
-    `update(..., step=n)` takes schedule(n). Without it, it counts its own updates, which are fewer
-    where steps were skipped.
-    """
-    inner = optax.scale_by_learning_rate(schedule)
-
-    def update(updates: Any, state: Any, params: Any = None, *, step: Any = None, **_: Any) -> Any:
-        at = state if step is None else state._replace(count=step)
-        updates, _ = inner.update(updates, at, params)
-        return updates, state._replace(count=optax.safe_increment(state.count))
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def ema_decay_at(decay: float, step: int | jax.Array) -> jax.Array:

@@ -1,16 +1,17 @@
-"""What to do about a TFDS data set that is not prepared."""
+"""The error for a TFDS data set that is not prepared, with the commands that prepare it."""
 
 import difflib
 from itertools import islice
 from pathlib import Path
 
 from train.config import ConfigError
+from train.data.sources.listing import is_image_name, subfolders
 
 BUILT_IN = ("digits", "folder", "npz", "synthetic")
 
 
 class NotPrepared(ConfigError):
-    """A TFDS data set is not in a folder; the message says how to get it and train on it."""
+    """A TFDS data set is not prepared; the message has the commands to prepare and train on it."""
 
     def __init__(self, name: str, data_dir: Path) -> None:
         super().__init__(how_to_prepare(name, data_dir))
@@ -19,7 +20,7 @@ class NotPrepared(ConfigError):
 
 
 def tfds_sets(folder: Path) -> list[str]:
-    """Names of the prepared TFDS data sets in a folder: NAME/VERSION or NAME/CONFIG/VERSION."""
+    """Sorted names of the TFDS data sets in a folder: NAME/VERSION or NAME/CONFIG/VERSION."""
     found = [*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json")]
     return sorted({path.relative_to(folder).parts[0] for path in found})
 
@@ -27,11 +28,11 @@ def tfds_sets(folder: Path) -> list[str]:
 def how_to_prepare(name: str, data_dir: Path, *, train: bool = True) -> str:
     """The message for a data set that is not in `data_dir`.
 
-    One that TFDS knows comes with the three lines that prepare it and train on it.
+    If TFDS knows the data set, the message has the three commands that prepare it and train on it.
 
     Args:
       name: "cifar10", or with a config and a version.
-      train: for a training; else for an evaluation.
+      train: whether the data set is needed for training; otherwise, for evaluation.
     """
     import tensorflow_datasets as tfds
 
@@ -53,7 +54,7 @@ def how_to_prepare(name: str, data_dir: Path, *, train: bool = True) -> str:
         hint = f"did you mean {', '.join(near)}? " if near else ""
         return (
             f"data.name {name!r}: {hint}choose {', '.join(BUILT_IN)} or a TFDS data set "
-            f"({there}; --data.dir names another place)"
+            f"({there}; --data.dir DIR reads another folder)"
         )
     manual = (
         f"\n(first put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into "
@@ -65,7 +66,7 @@ def how_to_prepare(name: str, data_dir: Path, *, train: bool = True) -> str:
     last = f"\n  resnet-jax train {_recipe(name)} --data.dir {data_dir}" if train else ""
     return (
         f"data.name {name!r} is not prepared: {there}. {does}; if it is prepared elsewhere, "
-        f"--data.dir DIR names the place.{manual}\n"
+        f"--data.dir DIR reads that folder.{manual}\n"
         "  pip install -e '.[prepare]'\n"
         '  python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder({name!r}, data_dir={str(data_dir)!r}, file_format='array_record')"
@@ -74,9 +75,7 @@ def how_to_prepare(name: str, data_dir: Path, *, train: bool = True) -> str:
 
 
 def _holds_photos(folder: Path) -> bool:
-    """Whether images lie in CLASS/ or SPLIT/CLASS/; looks into a few folders only."""
-    from train.data.sources.listing import is_image_name, subfolders
-
+    """Whether a folder has images in CLASS/ or SPLIT/CLASS/; it looks into a few folders only."""
     if not folder.is_dir():
         return False
     outer = [path for path in subfolders(folder)[:5] if path.name != "downloads"]
@@ -86,7 +85,7 @@ def _holds_photos(folder: Path) -> bool:
 
 
 def _recipe(name: str) -> str:
-    """The first recipe for a data set, or how another one takes it."""
+    """The first recipe for a data set, or the options for any other recipe."""
     from train.recipes import all_recipes
 
     fitting = [recipe for recipe, config in all_recipes().items() if config.data.name == name]

@@ -1,0 +1,134 @@
+"""Checks of a run against its data, devices and directory, before anything is compiled."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from train.config import ConfigError, MeshConfig, RunConfig
+from train.config.effects import unused_by_folder
+from train.config.serialize import to_json
+from train.console import warn
+from train.data.check import check_images
+from train.data.on_device import lives_on_devices
+from train.data.pipeline import check_decoder
+from train.distributed.mesh import check_batch_size
+from train.distributed.processes import Processes
+from train.distributed.signals import StopSignal
+from train.learn.model import make_model
+from train.learn.optim import make_schedule
+from train.recipes import all_recipes
+from train.run.data_changes import check_data, file_digests
+from train.run.directory import is_empty, newest_checkpoint, resumes
+from train.run.norm_groups import check_statistics
+from train.run.parts import Run
+from train.run.resume import check_duration
+from train.run.sizes import check_memory, small_images
+
+
+def check_run(run: Run, workdir: Path, processes: Processes) -> list[str]:
+    """Runs every check that needs neither a compiler nor a write to `workdir`.
+
+    Returns:
+      Warnings.
+
+    Raises:
+      ConfigError: an option does not fit the data, the devices or the run in `workdir`; the
+        weights to start from cannot be loaded; or the processes differ.
+    """
+    newest = newest_checkpoint(workdir)
+    check_batch_size("batch_size", run.config.batch_size, run.mesh)
+    warnings = check_lengths(run, resumed=newest is not None)
+    check_parts(run)
+    check_memory(run)
+    check_duration(workdir, run)
+    warnings += find_warnings(run, trains=newest != run.total_steps)
+    if not is_empty(workdir):
+        warnings += check_data(workdir, run)
+    processes.check_same("the files of the data", file_digests(run))
+    if newest is None:
+        run.load_pretrained()
+    # Not in `mesh`: each process has its own process_id.
+    processes.check_same("this run's options", to_json(replace(run.config, mesh=MeshConfig())))
+    return warnings
+
+
+def check_lengths(run: Run, *, resumed: bool) -> list[str]:
+    """Compares the duration and the batch size with the size of the data set.
+
+    Returns:
+      A warning if a `resumed` run has a batch larger than the data set: older versions allowed it,
+      and such a run may be finished.
+
+    Raises:
+      ConfigError: the run is shorter than one step; or a new run has such a batch.
+    """
+    if run.total_steps < 1:
+        raise ConfigError(f"duration {run.config.duration!r}: is shorter than one step")
+    mix, total = run.config.mix, run.total_steps
+    if mix.mixes and mix.off and (end := run.steps(mix.off, total)) >= total:
+        raise ConfigError(
+            f"mix.off {mix.off!r} is {end} steps: must be shorter than the run ({total} steps)"
+        )
+    too_large = _batch_size_error(run)
+    if too_large and not resumed:
+        raise ConfigError(too_large)
+    return [too_large] if too_large else []
+
+
+def check_parts(run: Run) -> None:
+    """Checks the options of the schedule, the network and the input.
+
+    Raises:
+      ConfigError: the warmup is not shorter than the run; options of the network contradict each
+        other; or `data.resident` or `data.decoder` is impossible here.
+    """
+    make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
+    make_model(run.config, len(run.class_names))
+    lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)
+    check_decoder(run.config.data, run.config.augment)
+
+
+def _batch_size_error(run: Run) -> str | None:
+    """A message if a batch is larger than the data set, else None."""
+    batch_size, count = run.config.batch_size, len(run.splits.train)
+    if batch_size <= count:
+        return None
+    largest = count // run.mesh.size * run.mesh.size
+    fix = f"choose --batch_size {largest} or less" if largest else "use fewer devices"
+    epochs = batch_size / count
+    step = f", so one step would be {epochs:.1f} epochs" if epochs >= 1.05 else ""
+    scaled = f"; the learning rate is scaled for {batch_size}" if run.config.optim.lr_batch else ""
+    return f"batch_size {batch_size}: there are {count} training images{step}{scaled}; {fix}"
+
+
+def find_warnings(run: Run, *, trains: bool) -> list[str]:
+    """Warnings about the data, and about options that do not suit them.
+
+    Args:
+      trains: False for a run that has done all its steps and is only evaluated.
+
+    Raises:
+      ConfigError: see `check_statistics`.
+    """
+    config, splits = run.config, run.splits
+    recipe = all_recipes().get(config.recipe, RunConfig())
+    found = [
+        *unused_by_folder(splits.unused, config.data, vars(recipe.data)),
+        *splits.notes,
+        small_images(config),
+        check_statistics(run) if trains else None,
+    ]
+    return [warning for warning in found if warning]
+
+
+def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:
+    """Finds unreadable evaluation images before training. A resumed run skips this check.
+
+    Raises:
+      ConfigError: there are some, and `data.on_bad_image` is "error".
+    """
+    if resumes(workdir):
+        return
+    shard = (processes.index, processes.count)
+    stopped = lambda: stop.signal is not None  # noqa: E731
+    if warning := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
+        warn(warning)
