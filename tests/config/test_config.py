@@ -109,7 +109,7 @@ EVERY = {
     "mix.switch": (0.75, 0.25),
     "mix.per": ("example", "batch"),
     "mix.off": ("1ep", "5%"),
-    "mix.cutout": (3, 4),
+    "mix.cutout": (2, 1),
     "mix.erasing": (0.5, 0.25),
     "mix.erasing_area": ([0.5, 0.75], [0.25, 0.75]),
     "mix.erasing_aspect": ([0.5, 0.75], [0.25, 0.75]),

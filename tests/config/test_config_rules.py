@@ -112,6 +112,7 @@ def test_the_fields_with_choices_are_found():
         *("model." + f for f in ("output_stride", "kernel_init")),
         *("data.held_out", "data.order", "data.listing", "data.on_bad_image", "data.decoder"),
         "data.resident",
+        *("mix." + f for f in ("smooth_over", "per", "erasing_fill")),
         "augment.crop",
         *("optim." + f for f in ("name", "decay", "decay_mask", "schedule")),
         "eval.interpolation",
