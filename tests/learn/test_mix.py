@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from train.config import MixConfig
+from train.distributed.mesh import batch_sharding, make_mesh
 from train.learn.mix import cutmix, cutout, mix, mixup, random_erasing, smooth_labels
 from train.learn.prepare import make_prepare
 
@@ -186,3 +187,19 @@ def test_mixing_ends_where_it_should_and_evaluation_has_none():
     assert same(prepared(config, step=5, mix_until=5), plain)
     everything = MixConfig(mixup=1.0, cutmix=1.0, cutout=4, erasing=1.0, label_smoothing=0.1)
     assert same(prepared(everything, train=False), prepared(MixConfig(), train=False))
+
+
+def test_eight_devices_draw_and_mix_as_one(devices):
+    """Draws are by place in the global batch; partners may be on another device."""
+    config = MixConfig(mixup=0.4, cutmix=1.0, per="example", cutout=3, erasing=0.5)
+    prepare = make_prepare(4, (0.5,), (0.25,), config)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), np.uint8)
+    batch = {"image": pixels, "label": np.arange(32, dtype=np.int32) % 4}
+    found = []
+    for count in (1, 8):
+        where = batch_sharding(make_mesh(devices[:count]))
+        step = jax.jit(lambda b: prepare(b, train=True, key=KEY), out_shardings=where)
+        found.append(jax.device_get(step(jax.device_put(batch, where))))
+    one, eight = found
+    assert all(np.array_equal(one[name], eight[name]) for name in ("image", "target", "label"))
+    assert not np.array_equal(one["target"], np.eye(4)[batch["label"]])
