@@ -70,37 +70,52 @@ def make_prepare(
         if config.label_smoothing:
             others = config.smooth_over == "others"
             target = smooth_labels(target, config.label_smoothing, others=others)
-        if config.cutout:
-            image = cutout(_part(key, 0), image, config.cutout)
-        if config.erasing:
-            image = random_erasing(
-                _part(key, 1),
-                image,
-                config.erasing,
-                area=config.erasing_area,
-                aspect=config.erasing_aspect,
-                fill=config.erasing_fill,
-            )
+        image = _erase(config, key, image)
         if not config.mixes:
             return {**batch, "image": image, "target": target}
-        probability: float | jax.Array = config.probability
+        mixes: float | jax.Array = config.probability
         if mix_until is not None:
             assert step is not None, "mix.off needs the step"
-            probability = jnp.where(step < mix_until, probability, 0.0)
-        image, target = mix(
-            _part(key, 2),
-            image,
-            target,
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            probability=probability,
-            switch=config.switch,
-            per_example=config.per == "example",
-        )
+            mixes = jnp.where(step < mix_until, mixes, 0.0)
+        image, target = _mix(config, key, image, target, mixes)
         label = target.argmax(-1).astype(batch["label"].dtype)
         return {**batch, "image": image, "target": target, "label": label}
 
     return prepare
+
+
+def _erase(config: MixConfig, key: jax.Array | None, image: jax.Array) -> jax.Array:
+    if config.cutout:
+        image = cutout(_part(key, 0), image, config.cutout)
+    if config.erasing:
+        image = random_erasing(
+            _part(key, 1),
+            image,
+            config.erasing,
+            area=config.erasing_area,
+            aspect=config.erasing_aspect,
+            fill=config.erasing_fill,
+        )
+    return image
+
+
+def _mix(
+    config: MixConfig,
+    key: jax.Array | None,
+    image: jax.Array,
+    target: jax.Array,
+    probability: float | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    return mix(
+        _part(key, 2),
+        image,
+        target,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+        probability=probability,
+        switch=config.switch,
+        per_example=config.per == "example",
+    )
 
 
 def _part(key: jax.Array | None, number: int) -> jax.Array:
