@@ -1,11 +1,11 @@
 """The convolution and the pools: explicit symmetric padding, so that published weights line up.
 
 On a GPU and a TPU, convolutions and pools are XLA's. On a CPU, XLA's are very slow for some shapes,
-and `_cpu_form` has another way to compute those; `benchmarks/NOTES.md` has the measurements.
+and `_cpu_form` has another way to compute those; `docs/results/cpu.md` has the measurements.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -76,13 +76,20 @@ def convolve(
     `in_loop` is for the body of a loop, of stride 1, where XLA's CPU compiler needs the gradients
     written out: they can be differentiated again, but not in forward mode.
     """
-    native = partial(_native, stride=stride, groups=groups, dilation=dilation)
     form = _cpu_form(x.shape, kernel.shape, stride, groups)
     if in_loop:
         looped: dict[Any, Any] = {_apart: _written_out, _blocks: _blocks_in_loop}
         form = looped.get(form, form)
-    cpu = partial(form, stride=stride, groups=groups, dilation=dilation)
+    cpu, native = (_with(f, stride, groups, dilation) for f in (form, _native))
     return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+
+
+@cache
+def _with(
+    form: Callable[..., jax.Array], stride: int, groups: int, dilation: int
+) -> Callable[..., jax.Array]:
+    """The same object for the same arguments: JAX traces each function once for each shape."""
+    return partial(form, stride=stride, groups=groups, dilation=dilation)
 
 
 def _native(
@@ -164,7 +171,11 @@ def materialised_gradient(x: jax.Array, parameter: jax.Array) -> jax.Array:
 
     `parameter` is anything finite of the layer's that every device has (see `_in_memory`).
     """
-    return lax.platform_dependent(x, parameter, cpu=_gradient_in_memory, default=lambda x, _: x)
+    return lax.platform_dependent(x, parameter, cpu=_gradient_in_memory, default=_first)
+
+
+def _first(x: jax.Array, _: jax.Array) -> jax.Array:
+    return x
 
 
 @jax.custom_jvp

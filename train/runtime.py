@@ -76,7 +76,7 @@ def available_memory() -> int | None:
 
 
 # By default, XLA's CPU compiler gives single convolutions to a library, which is slower than XLA's
-# own code (benchmarks/NOTES.md). An unknown flag ends the process: newer versions do not get it.
+# own code (docs/results/cpu.md). An unknown flag ends the process: newer versions do not get it.
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _FLAG_VALUE = "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 _KNOWN_BEFORE = (0, 13)

@@ -11,12 +11,61 @@ class MixConfig:
     """Changes to targets and images on the device."""
 
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over all classes (Szegedy 2016, section 7)."""
+    """Share of the target that is spread evenly over classes; see `smooth_over`."""
+    smooth_over: Literal["all", "others"] = "all"
+    """Classes for label smoothing: all (Szegedy 2016, section 7), or all except the label (He 2019,
+    equation 4)."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution of mixup (Zhang 2018), such as 0.2; 0: off."""
+    cutmix: float = 0.0
+    """Alpha of the Beta distribution of CutMix (Yun 2019), such as 1; 0: off."""
+    probability: float = 1.0
+    """Probability of mixup or CutMix for a batch, or for each example (see `per`)."""
+    switch: float = 0.5
+    """Probability of CutMix instead of mixup, if both are on."""
+    per: Literal["batch", "example"] = "batch"
+    """Whether mixup and CutMix are sampled once for the whole batch, or for each example."""
+    off: str = ""
+    """Turn mixup and CutMix off for this long at the end of the run: "15ep", "1000st" or "10%"; '':
+    never."""
+    cutout: int = 0
+    """Side of a square that is set to the mean, in pixels (DeVries 2017; CIFAR-10: 16); 0: off."""
+    erasing: float = 0.0
+    """Probability of erasing a rectangle of an image (Zhong 2017)."""
+    erasing_area: tuple[float, float] = (0.02, 1 / 3)
+    """Range of the erased share of the image's area."""
+    erasing_aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    """Range of the erased rectangle's height / width."""
+    erasing_fill: Literal["constant", "channel", "pixel"] = "constant"
+    """Values of the erased rectangle: the mean, or N(0, 1) sampled per channel or per pixel."""
 
     def __post_init__(self) -> None:
         check_types(self, "mix.")
         value = self.label_smoothing
         check("mix.label_smoothing", value, 0 <= value < 1, "must be in [0, 1)")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            check(f"mix.{name}", value, value >= 0 and is_finite(value), "must be at least 0")
+        for name in ("probability", "switch", "erasing"):
+            value = getattr(self, name)
+            check(f"mix.{name}", value, 0 <= value <= 1, "must be in [0, 1]")
+        check("mix.cutout", self.cutout, self.cutout >= 0, "must be at least 0")
+        check_duration("mix.off", self.off, share=True, off=True)
+        low, high = self.erasing_area
+        check(
+            "mix.erasing_area",
+            self.erasing_area,
+            0 < low <= high <= 1,
+            "needs 0 < low <= high <= 1",
+        )
+        low, high = self.erasing_aspect
+        good = 0 < low <= high and is_finite(high)
+        check("mix.erasing_aspect", self.erasing_aspect, good, "needs 0 < low <= high")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether examples are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)

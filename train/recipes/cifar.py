@@ -2,7 +2,7 @@
 
     resnet-jax train cifar10-resnet20 --data.dir TFDS_DIR
 
-TFDS_DIR holds CIFAR-10 in ArrayRecord format (README, "Train on your data"). With a
+TFDS_DIR holds CIFAR-10 in ArrayRecord format (docs/data.md). With a
 shorter `--duration`, the schedule is scaled: `--duration 3ep` took 15 minutes on two busy CPU
 cores, with a measured top-1 of 71.9 % (one seed). One difference from the paper, chosen with this
 short run: Nesterov momentum (`--optim.nesterov False` gave 67.4 %).

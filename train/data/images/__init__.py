@@ -1,8 +1,8 @@
 """Images: from encoded bytes to the uint8 pixels of an example.
 
 Modules:
-  crops: training and evaluation crops.
-  resize: resizing with OpenCV and Pillow.
+  crops: crops, for training and evaluation.
+  resize: resizing with antialiasing.
   decode: any image file to RGB, within a bound on memory.
   jpeg: decoding only the needed part of a JPEG.
   turbojpeg: the same with TurboJPEG 3, if it is installed.
