@@ -37,7 +37,7 @@ class MixConfig:
     erasing_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     """Range of the erased rectangle's height / width."""
     erasing_fill: Literal["constant", "channel", "pixel"] = "constant"
-    """Values of the erased rectangle: the mean, or N(0, 1) sampled per channel or per pixel."""
+    """Values of the erased rectangle: the mean, or N(0, 1) sampled per channel or per value."""
 
     def __post_init__(self) -> None:
         check_types(self, "mix.")
