@@ -65,6 +65,9 @@ CASES: dict[str, tuple[dict, dict]] = {
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
     "optim.milestones": ({}, {"optim.schedule": "step"}),
     "optim.gamma": ({"optim.schedule": "constant"}, {"optim.schedule": "step"}),
+    "optim.power": ({}, {"optim.schedule": "polynomial"}),
+    "optim.floor": ({"optim.schedule": "constant"}, {}),
+    "optim.scaling": ({"optim.lr_batch": 0}, {}),
     "optim.decay": ({"optim.weight_decay": 0.0}, {}),
     "optim.decay_mask": ({"optim.weight_decay": 0.0}, {}),
     "norm_group_size": ({"model.norm": "group", "model.norm_groups": 4}, {}),
@@ -113,7 +116,7 @@ TRUE += (
     "data.eval_split",
 )
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
-TRUE += ("optim.decay_mask", "optim.nesterov")
+TRUE += ("optim.decay_mask", "optim.nesterov", "optim.power", "optim.floor", "optim.scaling")
 
 
 @pytest.mark.parametrize("name", TRUE)

@@ -176,6 +176,24 @@ CONDITIONS = (
         "optim.schedule step",
     ),
     Condition(
+        ("optim.power",),
+        "optim.schedule",
+        lambda config: config.optim.schedule == "polynomial",
+        "optim.schedule polynomial",
+    ),
+    Condition(
+        ("optim.floor",),
+        "optim.schedule",
+        lambda config: config.optim.schedule not in ("step", "constant"),
+        "schedules that decay continuously",
+    ),
+    Condition(
+        ("optim.scaling",),
+        "optim.lr_batch",
+        lambda config: config.optim.lr_batch > 0,
+        "a rate that is scaled with the batch, optim.lr_batch above 0",
+    ),
+    Condition(
         ("optim.decay", "optim.decay_mask"),
         "optim.weight_decay",
         lambda config: config.optim.weight_decay > 0,

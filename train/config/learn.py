@@ -93,7 +93,12 @@ class OptimConfig:
     """What decays: kernels only (no BatchNorm, no bias), or everything."""
     clip: float = 0.0
     """Largest global norm of the gradient; 0: no clipping."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    scaling: Literal["linear", "sqrt"] = "linear"
+    """How the rate grows with the batch size: in proportion, or with its square root (Krizhevsky
+    2014, arXiv:1404.5997)."""
+    schedule: Literal[
+        "cosine", "step", "linear", "polynomial", "inverse_sqrt", "one_cycle", "constant"
+    ] = "cosine"
     """Shape of the learning rate behind the warmup."""
     warmup: str = "0st"
     """Linear warmup from 0: "5ep", "400st" or "5%" of the run."""
@@ -101,6 +106,11 @@ class OptimConfig:
     """Where the step schedule multiplies the rate by `gamma`: as warmup, counted from the start."""
     gamma: float = 0.1
     """The step schedule's factor."""
+    power: float = 2.0
+    """The polynomial schedule's exponent."""
+    floor: float = 0.0
+    """The learning rate at the end of cosine, linear, polynomial and one_cycle, and the lowest one
+    of inverse_sqrt."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")
@@ -110,10 +120,12 @@ class OptimConfig:
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
             check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
-        for name in ("weight_decay", "clip", "epsilon", "gamma"):
+        for name in ("weight_decay", "clip", "epsilon", "gamma", "floor"):
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
+        power = self.power
+        check("optim.power", power, power > 0 and is_finite(power), "must be positive")
         check_duration("optim.warmup", self.warmup, share=True, positive=False)
         is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
         check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")
