@@ -157,6 +157,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "optim.nesterov": (True, updates, {}),
     "optim.beta2": (0.5, updates, ADAM),
     "optim.epsilon": (0.1, updates, ADAM),
+    "optim.trust": (0.01, updates, {"optim.name": "lars"}),
     "optim.weight_decay": (0.5, updates, {}),
     "optim.decay": ("decoupled", updates, {}),
     "optim.decay_mask": ("all", updates, {}),

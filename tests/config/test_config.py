@@ -121,6 +121,7 @@ EVERY = {
     "optim.nesterov": (True, False),
     "optim.beta2": (0.5, 0.25),
     "optim.epsilon": (0.5, 0.25),
+    "optim.trust": (0.5, 0.25),
     "optim.weight_decay": (0.5, 0.25),
     "optim.decay": ("decoupled", "l2"),
     "optim.decay_mask": ("all", "kernels"),

@@ -228,6 +228,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.weight_decay", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.clip", [-1.0, math.nan], [0.0], "must be at least 0"),
     ("optim.gamma", [-0.1, math.nan], [0.0], "must be at least 0"),
+    ("optim.trust", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.floor", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.power", [0.0, -1.0, math.inf], [0.5], "must be positive"),
     ("optim.warmup", ["", "5 %", "-5%"], ["0st", "5%", "5ep"], SHARE),

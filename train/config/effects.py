@@ -160,14 +160,26 @@ CONDITIONS = (
     Condition(
         ("optim.nesterov",),
         "optim.momentum",
-        lambda config: config.optim.momentum > 0,
-        "a momentum above 0",
+        lambda config: config.optim.momentum > 0 and config.optim.name != "lamb",
+        "a momentum above 0, and no optim.name lamb",
     ),
     Condition(
         ("optim.beta2", "optim.epsilon"),
         "optim.name",
-        lambda config: config.optim.name == "adamw",
-        "optim.name adamw",
+        lambda config: config.optim.name in ("adamw", "lamb", "rmsprop"),
+        "optim.name adamw, lamb and rmsprop",
+    ),
+    Condition(
+        ("optim.trust",),
+        "optim.name",
+        lambda config: config.optim.name == "lars",
+        "optim.name lars",
+    ),
+    Condition(
+        ("optim.decay",),
+        "optim.name",
+        lambda config: config.optim.weight_decay > 0 and config.optim.name not in ("lars", "lamb"),
+        "a weight decay above 0 in sgd, adamw and rmsprop",
     ),
     Condition(
         ("optim.milestones", "optim.gamma"),
@@ -194,9 +206,9 @@ CONDITIONS = (
         "a rate that is scaled with the batch, optim.lr_batch above 0",
     ),
     Condition(
-        ("optim.decay", "optim.decay_mask"),
+        ("optim.decay_mask",),
         "optim.weight_decay",
-        lambda config: config.optim.weight_decay > 0,
+        lambda config: config.optim.weight_decay > 0 or config.optim.name in ("lars", "lamb"),
         "a weight decay above 0",
     ),
     Condition(

@@ -71,20 +71,22 @@ class MixConfig:
 class OptimConfig:
     """The optimiser and its learning rate."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, or Adam."""
+    name: Literal["sgd", "adamw", "rmsprop", "lars", "lamb"] = "sgd"
+    """SGD with momentum, Adam, RMSProp, or one with layer-wise rates for large batches."""
     lr: float = 0.1
     """Peak learning rate for a batch of `lr_batch` examples."""
     lr_batch: int = 256
     """The rate used is lr * batch_size / lr_batch (linear scaling, Goyal 2017); 0: lr as it is."""
     momentum: float = 0.9
-    """SGD's momentum; Adam's beta 1."""
+    """Momentum of sgd, rmsprop and lars; beta 1 of adamw and lamb."""
     nesterov: bool = False
     """Nesterov's momentum (Adam: NAdam)."""
     beta2: float = 0.999
-    """Adam's second-moment decay."""
+    """Decay of the mean squared gradient: adamw, lamb, rmsprop."""
     epsilon: float = 1e-8
-    """Adam's, added to the root of the second moment."""
+    """Added to the root of that mean."""
+    trust: float = 0.001
+    """The trust coefficient of lars."""
     weight_decay: float = 1e-4
     """Weight decay."""
     decay: Literal["l2", "decoupled"] = "l2"
@@ -120,7 +122,7 @@ class OptimConfig:
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
             check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
-        for name in ("weight_decay", "clip", "epsilon", "gamma", "floor"):
+        for name in ("weight_decay", "clip", "epsilon", "gamma", "floor", "trust"):
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
