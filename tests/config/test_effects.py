@@ -64,7 +64,11 @@ CASES: dict[str, tuple[dict, dict]] = {
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
     "optim.milestones": ({}, {"optim.schedule": "step"}),
     "optim.gamma": ({"optim.schedule": "constant"}, {"optim.schedule": "step"}),
-    "optim.decay": ({"optim.weight_decay": 0.0}, {}),
+    "optim.power": ({}, {"optim.schedule": "polynomial"}),
+    "optim.floor": ({"optim.schedule": "constant"}, {}),
+    "optim.scaling": ({"optim.lr_batch": 0}, {}),
+    "optim.trust": ({}, {"optim.name": "lars"}),
+    "optim.decay": ({"optim.name": "lamb"}, {}),
     "optim.decay_mask": ({"optim.weight_decay": 0.0}, {}),
     "norm_group_size": ({"model.norm": "group", "model.norm_groups": 4}, {}),
     "model.norm_momentum": ({"model.norm": "group", "model.norm_groups": 4}, {}),
@@ -112,7 +116,14 @@ TRUE += (
     "data.eval_split",
 )
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
-TRUE += ("optim.decay_mask", "optim.nesterov")
+TRUE += (
+    "optim.decay_mask",
+    "optim.nesterov",
+    "optim.power",
+    "optim.floor",
+    "optim.scaling",
+    "optim.trust",
+)
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -147,7 +158,8 @@ def test_messages_name_the_option_the_value_and_the_reason():
     with pytest.raises(ConfigError, match=r"data.dir.*\n.*--data.classes 7 has no effect"):
         check_effects(both, tiny())
     assert check_effects(changed(tiny(), "optim.beta2", 0.5), tiny()) == [
-        "--optim.beta2 0.5 has no effect with optim.name sgd: it belongs to optim.name adamw"
+        "--optim.beta2 0.5 has no effect with optim.name sgd: it belongs to optim.name adamw, "
+        "lamb and rmsprop"
     ]
     # If the option is not set, the value of the network counts.
     se = changed(tiny(), "model.se_ratio", 0.5)

@@ -161,14 +161,44 @@ CONDITIONS = (
     Condition(
         ("optim.nesterov",),
         "optim.momentum",
-        lambda config: config.optim.momentum > 0,
-        "a momentum above 0",
+        lambda config: config.optim.momentum > 0 and config.optim.name != "lamb",
+        "a momentum above 0, with any optim.name but lamb",
     ),
     Condition(
         ("optim.beta2", "optim.epsilon"),
         "optim.name",
-        lambda config: config.optim.name == "adamw",
-        "optim.name adamw",
+        lambda config: config.optim.name in ("adamw", "lamb", "rmsprop"),
+        "optim.name adamw, lamb and rmsprop",
+    ),
+    Condition(
+        ("optim.trust",),
+        "optim.name",
+        lambda config: config.optim.name == "lars",
+        "optim.name lars",
+    ),
+    Condition(
+        ("optim.power",),
+        "optim.schedule",
+        lambda config: config.optim.schedule == "polynomial",
+        "optim.schedule polynomial",
+    ),
+    Condition(
+        ("optim.floor",),
+        "optim.schedule",
+        lambda config: config.optim.schedule not in ("step", "constant"),
+        "schedules that decay continuously",
+    ),
+    Condition(
+        ("optim.scaling",),
+        "optim.lr_batch",
+        lambda config: config.optim.lr_batch > 0,
+        "a rate that is scaled with the batch, optim.lr_batch above 0",
+    ),
+    Condition(
+        ("optim.decay",),
+        "optim.name",
+        lambda config: config.optim.weight_decay > 0 and config.optim.name not in ("lars", "lamb"),
+        "a weight decay above 0 in sgd, adamw and rmsprop",
     ),
     Condition(
         ("optim.milestones", "optim.gamma"),
@@ -177,9 +207,9 @@ CONDITIONS = (
         "optim.schedule step",
     ),
     Condition(
-        ("optim.decay", "optim.decay_mask"),
+        ("optim.decay_mask",),
         "optim.weight_decay",
-        lambda config: config.optim.weight_decay > 0,
+        lambda config: config.optim.weight_decay > 0 or config.optim.name in ("lars", "lamb"),
         "a weight decay above 0",
     ),
     Condition(

@@ -72,20 +72,22 @@ class MixConfig:
 class OptimConfig:
     """The optimiser and its learning rate."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, or Adam."""
+    name: Literal["sgd", "adamw", "rmsprop", "lars", "lamb"] = "sgd"
+    """SGD with momentum, Adam, RMSProp, or one with layer-wise rates for large batches."""
     lr: float = 0.1
     """Peak learning rate for a batch of `lr_batch` examples."""
     lr_batch: int = 256
     """The peak rate is lr * batch_size / lr_batch (linear scaling, Goyal 2017); 0: it is lr."""
     momentum: float = 0.9
-    """SGD's momentum; Adam's beta 1."""
+    """Momentum of sgd, rmsprop and lars; beta 1 of adamw and lamb."""
     nesterov: bool = False
     """Nesterov momentum (with Adam: NAdam)."""
     beta2: float = 0.999
-    """Adam's beta 2, the decay of the second moment."""
+    """Decay of the second moment (Adam's beta 2): adamw, lamb and rmsprop."""
     epsilon: float = 1e-8
-    """Adam's epsilon, added to the square root of the second moment."""
+    """Added to the square root of the second moment."""
+    trust: float = 0.001
+    """The trust coefficient of lars."""
     weight_decay: float = 1e-4
     """Coefficient of the weight decay; see `decay`."""
     decay: Literal["l2", "decoupled"] = "l2"
@@ -95,7 +97,12 @@ class OptimConfig:
     """Parameters with weight decay: kernels only (no norm, no bias), or all."""
     clip: float = 0.0
     """Clip the gradient to this global norm; 0: no clipping."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    scaling: Literal["linear", "sqrt"] = "linear"
+    """How the rate grows with the batch size: in proportion, or with its square root (Krizhevsky
+    2014, arXiv:1404.5997)."""
+    schedule: Literal[
+        "cosine", "step", "linear", "polynomial", "inverse_sqrt", "one_cycle", "constant"
+    ] = "cosine"
     """Shape of the learning rate after the warmup."""
     warmup: str = "0st"
     """Duration of the linear warmup from 0: "5ep", "400st" or "5%" of the run."""
@@ -103,6 +110,11 @@ class OptimConfig:
     """When the step schedule multiplies the rate by `gamma`, counted from the start of the run."""
     gamma: float = 0.1
     """Factor of the step schedule at each milestone."""
+    power: float = 2.0
+    """Exponent of the polynomial schedule."""
+    floor: float = 0.0
+    """The learning rate at the end of cosine, linear, polynomial and one_cycle, and the lowest one
+    of inverse_sqrt."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")
@@ -112,10 +124,12 @@ class OptimConfig:
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
             check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
-        for name in ("weight_decay", "clip", "epsilon", "gamma"):
+        for name in ("weight_decay", "clip", "epsilon", "gamma", "floor", "trust"):
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
+        power = self.power
+        check("optim.power", power, power > 0 and is_finite(power), "must be positive")
         check_duration("optim.warmup", self.warmup, share=True, positive=False)
         is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
         check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")
