@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from train.config import MixConfig
 from train.distributed.mesh import Batch
-from train.learn.mix import cutout, mix, random_erasing, smooth_labels
+from train.learn.mix import cutout, random_erasing, smooth_labels
+from train.learn.mix import mix as mix_examples
 
 
 class Prepare(Protocol):
@@ -28,7 +29,7 @@ def make_prepare(
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
-    config: MixConfig,
+    mix: MixConfig,
     *,
     mix_until: int | None = None,
 ) -> Prepare:
@@ -38,15 +39,15 @@ def make_prepare(
     pixels scaled to 0..1, less `mean`, over `std` (one value, or one for each channel).
     `target`: float32 [B, num_classes], one-hot.
 
-    In training, `config` is applied: labels are smoothed, images erased, then examples mixed. Where
+    In training, `mix` is applied: labels are smoothed, images erased, then examples mixed. Where
     they are mixed, `label` becomes the class with the largest weight in `target`: that is the class
     that the accuracy of training counts as right.
 
     Args:
-      config: `mix.*`.
+      mix: `mix.*`.
       mix_until: the first step without mixup and CutMix; None: all steps have them.
 
-    The function's own arguments, which training needs where `config` draws anything:
+    The function's own arguments, which training needs where `mix` draws anything:
       key: of this step.
       step: int32 scalar, counted from 0.
     """
@@ -67,17 +68,17 @@ def make_prepare(
         target = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
         if not train:
             return {**batch, "image": image, "target": target}
-        if config.label_smoothing:
-            others = config.smooth_over == "others"
-            target = smooth_labels(target, config.label_smoothing, others=others)
-        image = _erase(config, key, image)
-        if not config.mixes:
+        if mix.label_smoothing:
+            others = mix.smooth_over == "others"
+            target = smooth_labels(target, mix.label_smoothing, others=others)
+        image = _erase(mix, key, image)
+        if not mix.mixes:
             return {**batch, "image": image, "target": target}
-        mixes: float | jax.Array = config.probability
+        mixes: float | jax.Array = mix.probability
         if mix_until is not None:
             assert step is not None, "mix.off needs the step"
             mixes = jnp.where(step < mix_until, mixes, 0.0)
-        image, target = _mix(config, key, image, target, mixes)
+        image, target = _mix(mix, key, image, target, mixes)
         label = target.argmax(-1).astype(batch["label"].dtype)
         return {**batch, "image": image, "target": target, "label": label}
 
@@ -106,7 +107,7 @@ def _mix(
     target: jax.Array,
     probability: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    return mix(
+    return mix_examples(
         _part(key, 2),
         image,
         target,
