@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ OPTIONS = (
     *("--eval.every", f"{EVAL}st", "--eval.batch_size", "4", "--checkpoint.every", f"{SAVE}st"),
 )
 TIMES = ("seconds", "images_per_sec", "input_wait")
+LIMIT = 600.0
+"""Seconds that a run may take to end, or to come to where it is waited for."""
+
+
+class Overdue(subprocess.SubprocessError):
+    """A run did not come within `LIMIT` to what was waited for."""
 
 
 def command(workdir: Path, *options: str) -> list[str]:
@@ -62,9 +69,42 @@ class Workdir:
                 child.wait()
 
     def to_the_end(self) -> int:
-        """Trains undisturbed; the exit code."""
+        """Trains undisturbed; the exit code.
+
+        Raises:
+          Overdue: as `ended` does.
+        """
         with self.training() as child:
-            return child.wait()
+            return self.ended(child)
+
+    def until(self, there: Callable[[], object], child: subprocess.Popen[bytes], what: str) -> bool:
+        """Waits for `what`, which `there` shows; False if the child ended before.
+
+        Raises:
+          Overdue: neither came within `LIMIT`.
+        """
+        end = time.monotonic() + LIMIT
+        while not there() and child.poll() is None:
+            if time.monotonic() > end:
+                raise self._overdue(what)
+            time.sleep(0.0005)
+        return child.poll() is None
+
+    def ended(self, child: subprocess.Popen[bytes]) -> int:
+        """The exit code of a process that ends by itself.
+
+        Raises:
+          Overdue: it did not within `LIMIT`.
+        """
+        try:
+            return child.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise self._overdue("end") from None
+
+    def _overdue(self, what: str) -> Overdue:
+        said = self.out.read_text().splitlines() if self.out.exists() else []
+        last = said[-1] if said else "(none)"
+        return Overdue(f"{self.path}: no {what} within {LIMIT:g} s; its last line: {last}")
 
     @property
     def checkpoints(self) -> Path:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-from benchmarks.child import same
+from benchmarks.child import LIMIT, same
 from benchmarks.desk import STEPS, Desk, Outcome, Said, expect, matches, until
 from benchmarks.outside import PHOTOS, photos
 
@@ -31,7 +31,8 @@ def unread(desk: Desk) -> Outcome:
     run = Said(desk, "run")
     reader, writer = os.pipe()
     os.close(reader)
-    run.code = subprocess.run(run.args, env=run.env, stdout=writer, check=False).returncode
+    done = subprocess.run(run.args, env=run.env, stdout=writer, check=False, timeout=LIMIT)
+    run.code = done.returncode
     os.close(writer)
     good = same(run.content(STEPS), desk.whole.content(STEPS)) and run.rows() == desk.whole.rows()
     expect(run.code == 0 and good, f"{run.code}")
