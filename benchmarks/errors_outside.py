@@ -66,7 +66,7 @@ def second_process(desk: Desk) -> Outcome:
         matches(
             second, 2, rf"^error: another process \(pid {child.pid} on .*, since .*\) trains in"
         )
-        expect(child.wait(90) == 0, run.text)
+        expect(run.ended(child) == 0, run.text)
     good = same(run.content(STEPS), desk.whole.content(STEPS)) and run.rows() == desk.whole.rows()
     expect(good, "the end is not bit-identical")
     row = second.outcome("the same command while it trains (a second terminal, a requeue)", "")
