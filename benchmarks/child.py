@@ -13,7 +13,7 @@ from typing import Any
 from train.checkpoint_content import Content, Corrupt, read
 
 ROOT = Path(__file__).parents[1]
-STEPS, EVAL, SAVE, LOG = 3000, 100, 50, 10
+STEPS, EVAL, SAVE, LOG = 1000, 100, 50, 10
 OPTIONS = (
     *("--model.name", "resnet8_cifar", "--model.depths", "1", "1", "--model.width", "8"),
     *("--batch_size", "32", "--ema_decay", "0.9", "--log_every", f"{LOG}st"),

@@ -142,7 +142,11 @@ class Campaign:
             return child.poll() is None
         if not torn.until(lambda: torn.started, child, "first step"):
             return False
-        time.sleep(uniform(0, 2))
+        # Further by checkpoints, not by seconds: a busy machine would stay where it began
+        goal = self._newest(torn) + SAVE * self.rng.randrange(5)
+        if not torn.until(lambda: self._newest(torn) >= goal, child, f"checkpoint {goal}"):
+            return False
+        time.sleep(uniform(0, 0.5))
         if aim == "checkpoint":
             there = torn.until(lambda: torn.writing, child, "checkpoint")
             time.sleep(uniform(0, 0.15))
@@ -152,6 +156,9 @@ class Campaign:
             time.sleep(uniform(0, 0.02))
             return there
         return child.poll() is None
+
+    def _newest(self, torn: Workdir) -> int:
+        return max(torn.steps(), default=0)
 
     def _where(self, torn: Workdir) -> str:
         """What a process was doing when it was killed; an evaluation comes first."""
