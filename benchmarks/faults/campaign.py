@@ -1,7 +1,7 @@
 """A fault campaign: one training, killed, damaged and starved of disk again and again.
 
-    python -m benchmarks.faults.campaign [--kills 100] [--damages 15] [--disks 5] [--outside 6]
-        [--seed 0] [--out benchmarks/results/faults.jsonl]
+    python -m benchmarks.faults [--kills 60] [--damages 10] [--disks 3] [--outside 3] [--seed 0]
+        [--out benchmarks/results/faults.jsonl]
 
 A tiny network is trained on the digits by the command line in child processes. The first one is
 left alone and keeps every checkpoint: the reference. The others get SIGKILL at random moments, some
@@ -38,6 +38,11 @@ from benchmarks.faults import outside
 from benchmarks.faults.child_run import SAVE, STEPS, Workdir, environment, same, small_disk
 from train.run.provenance import versions
 
+OUTSIDE_STEPS = 200
+"""Steps of the runs that meet faults from outside.
+
+About thirty runs train from start to end, and some start worker processes for each evaluation.
+"""
 AIMS = {"start": 15, "anywhere": 25, "checkpoint": 30, "evaluation": 30}
 """Where kills are aimed at, and how often, in %."""
 AIMED = 20
@@ -79,6 +84,15 @@ class Campaign:
         """One more fault that was tried."""
         self.done[what] += 1
 
+    def attempt(self, part: Callable[..., None], *args: Any) -> None:
+        """Calls a part of the campaign; a run that hangs in it is counted as wrong."""
+        since = time.perf_counter()
+        try:
+            part(self, *args)
+        except subprocess.SubprocessError as error:
+            self.check(False, f"{part.__name__}: {error}")
+        print(f"{part.__name__}: {time.perf_counter() - since:.0f} s", flush=True)
+
     def kills(self, count: int, damages: int) -> None:
         """So many kills, with so many damaged checkpoints between them, and on to the end."""
         enough = count * AIMED // 100
@@ -106,7 +120,7 @@ class Campaign:
                 seen = max([seen, *(s for s in torn.steps() if s not in self._harmed)])
                 if child.poll() is None:
                     child.kill()
-            ended = child.wait() >= 0
+            ended = torn.ended(child) >= 0
         self.check_restart(torn, self._expected)
         if ended:
             self.check(child.returncode == 0, f"exit code {child.returncode}: {torn.err}")
@@ -122,27 +136,28 @@ class Campaign:
     def _wait(self, child: subprocess.Popen[bytes], aim: str) -> bool:
         """Returns when it is time to kill; False if the child ended before."""
         torn, uniform = self._torn, self.rng.uniform
-
-        def until(there: Callable[[], bool]) -> bool:
-            while not there() and child.poll() is None:
-                time.sleep(0.0005)
-            return child.poll() is None
-
         if aim == "start":
             time.sleep(uniform(0, 4))
             return child.poll() is None
-        if not until(lambda: torn.started):
+        if not torn.until(lambda: torn.started, child, "first step"):
             return False
-        time.sleep(uniform(0, 2))
+        # Further by checkpoints, not by seconds: a busy machine would stay where it began
+        goal = self._newest(torn) + SAVE * self.rng.randrange(5)
+        if not torn.until(lambda: self._newest(torn) >= goal, child, f"checkpoint {goal}"):
+            return False
+        time.sleep(uniform(0, 0.5))
         if aim == "checkpoint":
-            there = until(lambda: torn.writing)
+            there = torn.until(lambda: torn.writing, child, "checkpoint")
             time.sleep(uniform(0, 0.15))
             return there
         if aim == "evaluation":
-            there = until(lambda: torn.evaluating)
+            there = torn.until(lambda: torn.evaluating, child, "evaluation")
             time.sleep(uniform(0, 0.02))
             return there
         return child.poll() is None
+
+    def _newest(self, torn: Workdir) -> int:
+        return max(torn.steps(), default=0)
 
     def _where(self, torn: Workdir) -> str:
         """What a process was doing when it was killed; an evaluation comes first."""
@@ -241,24 +256,23 @@ class Campaign:
 
     def from_outside(self, count: int) -> None:
         """Each fault of `benchmarks.faults.outside`; `count` times where moments are random."""
-        outside.paths(self)
-        outside.second_process(self, count)
-        outside.lost_output(self)
-        outside.lost_terminals(self, count)
-        outside.hangups(self, count, "--data.workers", "2")
-        outside.changed_files(self)
+        self.attempt(outside.paths)
+        self.attempt(outside.second_process, count)
+        self.attempt(outside.lost_output)
+        self.attempt(outside.lost_terminals, count)
+        self.attempt(outside.hangups, count, "--data.workers", "2")
+        self.attempt(outside.changed_files)
 
     def _starve(self, starved: Workdir, disk: Path) -> int:
         """Fills the disk at a random moment of the training; the exit code."""
         with starved.training() as child:
-            while child.poll() is None and not starved.started:
-                time.sleep(0.01)
+            starved.until(lambda: starved.started, child, "first step")
             time.sleep(self.rng.uniform(0, 2))
             room = os.statvfs(disk)
             with contextlib.suppress(OSError):  # the run may take the last block first
                 left = 4096 * self.rng.randrange(1, 20)
                 (disk / "filler").write_bytes(b"x" * (room.f_bavail * room.f_frsize - left))
-            return child.wait()
+            return starved.ended(child)
 
 
 def _truncate(path: Path, rng: random.Random) -> None:
@@ -289,26 +303,30 @@ def setting() -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--damages", type=int, default=15, help="fewer than kills")
-    parser.add_argument("--disks", type=int, default=5, help="times that the disk is full")
-    parser.add_argument("--outside", type=int, default=6, help="of each fault from outside")
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--damages", type=int, default=10, help="fewer than kills")
+    parser.add_argument("--disks", type=int, default=3, help="times that the disk is full")
+    parser.add_argument("--outside", type=int, default=3, help="of each fault from outside")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="append the result to this file")
     args = parser.parse_args()
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), random.Random(args.seed))
-        campaign.kills(args.kills, args.damages)
+        campaign.attempt(Campaign.kills, args.kills, args.damages)
         if args.disks:
-            campaign.full_disks(args.disks)
+            campaign.attempt(Campaign.full_disks, args.disks)
         if args.outside:
-            campaign.from_outside(args.outside)
+            (Path(folder) / "outside").mkdir()
+            short = Campaign(Path(folder) / "outside", campaign.rng, OUTSIDE_STEPS)
+            short.from_outside(args.outside)
+            campaign.done.update(short.done)
+            campaign.wrong.extend(short.wrong)
     result = {
         "benchmark": "faults",
         **setting(),
         "seed": args.seed,
-        "steps": STEPS,
+        "steps": {"kills, damages, disks": STEPS, "outside": OUTSIDE_STEPS},
         "seconds": round(time.perf_counter() - since),
         "kills": campaign.killed.total(),
         "killed in": dict(campaign.killed),

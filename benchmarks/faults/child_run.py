@@ -5,20 +5,27 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from train.checkpoint.reader import CheckpointData, CorruptCheckpoint, read
 
 ROOT = Path(__file__).parents[2]
-STEPS, EVAL, SAVE, LOG = 3000, 100, 50, 10
+STEPS, EVAL, SAVE, LOG = 1000, 100, 50, 10
 OPTIONS = (
     *("--model.name", "resnet8_cifar", "--model.depths", "1", "1", "--model.width", "8"),
     *("--batch_size", "32", "--ema_decay", "0.9", "--log_every", f"{LOG}st"),
     *("--eval.every", f"{EVAL}st", "--eval.batch_size", "4", "--checkpoint.every", f"{SAVE}st"),
 )
 TIMES = ("seconds", "images_per_sec", "input_wait")
+LIMIT = 600.0
+"""Seconds that a run may take to end, or to come to where it is waited for."""
+
+
+class Overdue(subprocess.SubprocessError):
+    """A run did not come within `LIMIT` to what was waited for."""
 
 
 def command(workdir: Path, *options: str) -> list[str]:
@@ -62,9 +69,42 @@ class Workdir:
                 child.wait()
 
     def to_the_end(self) -> int:
-        """Trains undisturbed; the exit code."""
+        """Trains undisturbed; the exit code.
+
+        Raises:
+          Overdue: as `ended` does.
+        """
         with self.training() as child:
-            return child.wait()
+            return self.ended(child)
+
+    def until(self, there: Callable[[], object], child: subprocess.Popen[bytes], what: str) -> bool:
+        """Waits for `what`, which `there` shows; False if the child ended before.
+
+        Raises:
+          Overdue: neither came within `LIMIT`.
+        """
+        end = time.monotonic() + LIMIT
+        while not there() and child.poll() is None:
+            if time.monotonic() > end:
+                raise self._overdue(what)
+            time.sleep(0.0005)
+        return child.poll() is None
+
+    def ended(self, child: subprocess.Popen[bytes]) -> int:
+        """The exit code of a process that ends by itself.
+
+        Raises:
+          Overdue: it did not within `LIMIT`.
+        """
+        try:
+            return child.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise self._overdue("end") from None
+
+    def _overdue(self, what: str) -> Overdue:
+        said = self.out.read_text().splitlines() if self.out.exists() else []
+        last = said[-1] if said else "(none)"
+        return Overdue(f"{self.path}: no {what} within {LIMIT:g} s; its last line: {last}")
 
     @property
     def checkpoints(self) -> Path:

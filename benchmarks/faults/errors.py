@@ -79,7 +79,7 @@ def full_disk(desk: Desk) -> Outcome:
             room = os.statvfs(desk.folder / "small")
             filler = desk.folder / "small" / "filler"
             filler.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 8192))
-            run.code = child.wait(60)
+            run.code = run.ended(child)
         matches(run, 1, r"^error: .*No space left on device")
         row = run.outcome("full disk (a tmpfs of 3 MB, filled up)", "")
         again = Said(desk, "small/run").end()
@@ -272,7 +272,7 @@ def passing(desk: Desk) -> Outcome:
         time.sleep(1)
         (root / "again").write_bytes(content)
         os.replace(root / "again", path)
-        run.code = child.wait(90)
+        run.code = run.ended(child)
     matches(run, 0, "^$")
     tried = run.rows()[-2]["retried"]
     expect(tried > 0, str(tried))
@@ -289,7 +289,7 @@ def storage_down(desk: Desk) -> Outcome:
     with run.training() as child:
         until(lambda: 100 in run.steps(), child)
         content = broken(path)
-        run.code = child.wait(90)
+        run.code = run.ended(child)
     matches(run, 1, r"^error: train/blue/05.png: .*Input/output error.*tried 6 times")
     row = run.outcome("the same, for good, from the middle of the run", "")
     path.unlink()
@@ -313,7 +313,7 @@ def stalled(desk: Desk) -> Outcome:
         until(lambda: run.text.count("warning: no batch for") == 2, child)
         since = time.monotonic()
         child.terminate()
-        run.code = child.wait(60)
+        run.code = run.ended(child)
         took = time.monotonic() - since
     step = matches(run, 1, r"error: stopped by SIGTERM after step (\d+) of 400, saved")[1]
     expect(run.steps()[-1] == int(step), f"{run.steps()}")
@@ -338,14 +338,14 @@ def two_processes(desk: Desk) -> Outcome:
         until(lambda: 100 in one.steps(), first, second)
         since = time.monotonic()
         second.kill()
-        one.code = first.wait(90)
+        one.code = one.ended(first)
         took = time.monotonic() - since
     matches(one, 1, r"error: .*process 1")
     row = one.outcome("two processes, one killed (SIGKILL): the other", "")
     row.command = row.command.replace(str(port), "PORT")
     before = one.steps()[-1]
     with one.training() as first, two.training() as second:
-        expect((first.wait(120), second.wait(120)) == (0, 0), one.text + two.text)
+        expect((one.ended(first), two.ended(second)) == (0, 0), one.text + two.text)
     expect(f"resumes after step {before} of" in one.out.read_text(), one.out.read_text())
     row.after = f"ended after {took:.1f} s; both again: resume after step {before} and end"
     return row

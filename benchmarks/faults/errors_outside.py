@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-from benchmarks.faults.child_run import same
+from benchmarks.faults.child_run import LIMIT, same
 from benchmarks.faults.harness import STEPS, Desk, Outcome, Said, expect, matches, until
 from benchmarks.faults.outside import PHOTOS, photos
 
@@ -31,7 +31,8 @@ def unread(desk: Desk) -> Outcome:
     run = Said(desk, "run")
     reader, writer = os.pipe()
     os.close(reader)
-    run.code = subprocess.run(run.args, env=run.env, stdout=writer, check=False).returncode
+    done = subprocess.run(run.args, env=run.env, stdout=writer, check=False, timeout=LIMIT)
+    run.code = done.returncode
     os.close(writer)
     good = same(run.content(STEPS), desk.whole.content(STEPS)) and run.rows() == desk.whole.rows()
     expect(run.code == 0 and good, f"{run.code}")
@@ -65,7 +66,7 @@ def second_process(desk: Desk) -> Outcome:
         matches(
             second, 2, rf"^error: another process \(pid {child.pid} on .*, since .*\) trains in"
         )
-        expect(child.wait(90) == 0, run.text)
+        expect(run.ended(child) == 0, run.text)
     good = same(run.content(STEPS), desk.whole.content(STEPS)) and run.rows() == desk.whole.rows()
     expect(good, "the end is not bit-identical")
     row = second.outcome("the same command while it trains (a second terminal, a requeue)", "")

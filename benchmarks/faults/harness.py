@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.faults.child_run import OPTIONS, Workdir, environment, same
+from benchmarks.faults.child_run import LIMIT, OPTIONS, Workdir, environment, same
 
 STEPS = 400
 TINY = (*OPTIONS, "--duration", f"{STEPS}st")
@@ -79,7 +79,7 @@ class Desk:
         with run.training() as child:
             until(when or (lambda: 100 in run.steps()), child)
             child.send_signal(number)
-            run.code = child.wait(60)
+            run.code = run.ended(child)
 
     def copy(self, name: str, *options: str) -> Said:
         """A copy of the stopped run."""
@@ -124,10 +124,10 @@ def matches(run: Said, code: int, pattern: str) -> re.Match[str]:
     return found
 
 
-def until(there: Callable[[], bool], *children: subprocess.Popen[bytes], seconds: int = 90) -> None:
-    """Waits; raises if a child ends before."""
-    end = time.monotonic() + seconds
+def until(there: Callable[[], bool], *children: subprocess.Popen[bytes]) -> None:
+    """Waits; raises if a child ends before, or after `LIMIT` seconds."""
+    end = time.monotonic() + LIMIT
     while not there():
         expect(all(child.poll() is None for child in children), "it ended before")
-        expect(time.monotonic() < end, "it did not come")
+        expect(time.monotonic() < end, f"what the case waits for did not come within {LIMIT:g} s")
         time.sleep(0.0005)

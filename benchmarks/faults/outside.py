@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from benchmarks.faults.child_run import Workdir
+from benchmarks.faults.child_run import LIMIT, Workdir
 
 if TYPE_CHECKING:
     from benchmarks.faults.campaign import Campaign
 
 NAMES = ("exp[1]", "a*b?", "{a,b} c", "ü名", "up/../down", "a%20b#c")
 """Names of run directories."""
-SECONDS = 120
 
 
 def paths(campaign: "Campaign", names: tuple[str, ...] = NAMES) -> None:
@@ -41,22 +40,28 @@ def paths(campaign: "Campaign", names: tuple[str, ...] = NAMES) -> None:
 
 
 def second_process(campaign: "Campaign", count: int = 1) -> None:
-    """The same command in the same directory is refused, and the first one does not notice."""
+    """The same command in the same directory is refused, and the first one does not notice.
+
+    The first one stands still meanwhile (SIGSTOP), so that it cannot end before the second starts.
+    """
     for number in range(count):
         run = campaign.workdir(f"shared{number}")
         second = campaign.workdir(f"shared{number}")
         second.out, second.err = run.out.with_suffix(".out2"), run.err.with_suffix(".err2")
         with run.training() as child:
-            _until(run.steps, child)
-            time.sleep(campaign.rng.uniform(0, 1))
-            code = second.to_the_end()
+            run.until(run.steps, child, "checkpoint")
+            time.sleep(campaign.rng.uniform(0, 0.5))
+            child.send_signal(signal.SIGSTOP)
+            running, code = child.poll() is None, second.to_the_end()
+            child.send_signal(signal.SIGCONT)
             said = second.err.read_text()
             named = f"another process (pid {child.pid} on {os.uname().nodename}, since " in said
-            good = child.poll() is not None or (code == 2 and named)
+            good = not running or (code == 2 and named)
             campaign.check(good, f"a second process: exit code {code}: {said}")
-            campaign.check(child.wait() == 0, f"the first process: {run.err.read_text()}")
+            campaign.check(run.ended(child) == 0, f"the first process: {run.err.read_text()}")
         campaign.check_end(run)
-        campaign.count("second processes")
+        if running:
+            campaign.count("second processes")
 
 
 def lost_output(campaign: "Campaign") -> None:
@@ -68,7 +73,9 @@ def lost_output(campaign: "Campaign") -> None:
     for number, (way, output) in enumerate(ways.items()):
         run = campaign.workdir(f"unread{number}")
         with output() as target:
-            done = subprocess.run(run.args, env=run.env, stdout=target, stderr=target, check=False)
+            done = subprocess.run(
+                run.args, env=run.env, stdout=target, stderr=target, check=False, timeout=LIMIT
+            )
         campaign.check(done.returncode == 0, f"output to {way}: exit code {done.returncode}")
         campaign.check_end(run)
         campaign.count("outputs that nobody reads")
@@ -79,7 +86,7 @@ def lost_output(campaign: "Campaign") -> None:
     campaign.count("outputs that nobody reads")
     run = campaign.workdir("closed")
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *run.args]
-    done = subprocess.run(closed, env=run.env, check=False)
+    done = subprocess.run(closed, env=run.env, check=False, timeout=LIMIT)
     campaign.check(done.returncode == 0, f"closed descriptors: exit code {done.returncode}")
     campaign.check_end(run)
     campaign.count("outputs that nobody reads")
@@ -143,10 +150,10 @@ def _in_terminal(campaign: "Campaign", run: Workdir, *, nohup: bool = False) -> 
 
     with child:
         try:
-            _until(there, child)
+            run.until(there, child, "checkpoint")
             time.sleep(campaign.rng.uniform(0, 0.5))
             os.close(main)
-            return child.wait(SECONDS)
+            return run.ended(child)
         finally:
             child.kill()
 
@@ -157,11 +164,11 @@ def hangups(campaign: "Campaign", count: int = 1, *options: str) -> None:
         name = ("SIGHUP", "SIGINT", "SIGTERM")[number % 3]
         run = campaign.workdir(f"group{number}", *options)
         with run.training(start_new_session=True) as child:
-            _until(run.steps, child)
+            run.until(run.steps, child, "checkpoint")
             time.sleep(campaign.rng.uniform(0, 0.5))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, getattr(signal, name))
-            code = child.wait(SECONDS)
+            code = run.ended(child)
         said = run.err.read_text()
         if code != 0:
             campaign.check(
@@ -220,9 +227,3 @@ def photos(root: Path, count: int = 60) -> Path:
             image[..., channel] += 150
             Image.fromarray(image).save(root / colour / f"{i:02}.png")
     return root
-
-
-def _until(there: Callable[[], object], child: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + SECONDS
-    while not there() and child.poll() is None and time.monotonic() < end:
-        time.sleep(0.002)

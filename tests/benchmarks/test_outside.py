@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import outside
+from benchmarks.faults import child_run, outside
 from benchmarks.faults.campaign import Campaign
 
 
@@ -57,3 +57,19 @@ def test_a_signal_to_all_processes(campaign):
 def test_files_that_changed(campaign):
     outside.changed_files(campaign)
     assert campaign.wrong == [] and campaign.done["changes of the files"] == 3
+
+
+@pytest.mark.parametrize("what", ["end", "checkpoint"])
+def test_a_run_that_hangs(campaign, monkeypatch, what):
+    """The wait for it has a bound, and says which run it was, what was missing, and its words."""
+    run = campaign.workdir("hanging")
+    run.args = ["sh", "-c", "echo the last words; exec sleep 600"]
+    monkeypatch.setattr(child_run, "LIMIT", 0.5)
+
+    def part(of: Campaign) -> None:
+        with run.training() as process:
+            run.ended(process) if what == "end" else run.until(run.steps, process, what)
+
+    campaign.attempt(part)
+    said = f"part: {run.path}: no {what} within 0.5 s; its last line: the last words"
+    assert campaign.wrong == [said]
