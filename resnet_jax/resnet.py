@@ -168,7 +168,7 @@ class Stage(nn.Module):
         v1's last activations are each part of the next block here: a block keeps its input for the
         backward pass, and with it knows the slope of the activation.
         """
-        parts = (self.spec, self.plans[1], partial(self.conv, in_loop=True), self.norm, False)
+        parts = (self.spec, self.plans[1], partial(self.conv, in_scan=True), self.norm, False)
         act = (lambda x: x) if self.spec.preact else ACTIVATIONS[self.spec.activation]
         if self.is_initializing():
             assert self.scope is not None

@@ -10,6 +10,7 @@ import pytest
 
 from resnet_jax import conv
 from resnet_jax.conv import convolve, max_pool
+from resnet_jax.cpu_conv import xla_conv
 
 # x [H, W, C_in], kernel size, C_out, stride, groups, dilation
 CASES = {
@@ -43,7 +44,7 @@ def case(name: str):
     x = rng.normal(size=(2, *shape)).astype(np.float32)
     kernel = rng.normal(size=(size, size, shape[2] // groups, features)).astype(np.float32)
     ours = partial(convolve, stride=stride, groups=groups, dilation=dilation)
-    native = partial(conv._native, stride=stride, groups=groups, dilation=dilation)
+    native = partial(xla_conv, stride=stride, groups=groups, dilation=dilation)
     return ours, native, x, kernel
 
 
@@ -132,7 +133,7 @@ def slopes(f, x, kernels):
 def test_gradients_written_out_for_a_loop(name):
     """First and second, in reverse mode and under vmap; forward mode is refused."""
     ours, native, x, kernel = case(name)
-    looped = partial(ours, in_loop=True)
+    looped = partial(ours, in_scan=True)
     many = jnp.stack([kernel, 2 * kernel, -kernel])
 
     def everything(f, x, kernel):
@@ -153,7 +154,7 @@ def test_gradients_written_out_for_a_loop(name):
 def test_a_loop_has_convolutions_with_their_axes_in_place_on_a_cpu():
     """Those that XLA's CPU compiler hands to its library wherever they stand."""
     ours, _, x, kernel = case("7x7 map, few channels")
-    gradient = jax.jit(jax.grad(lambda x, k: jnp.square(ours(x, k, in_loop=True)).sum(), (0, 1)))
+    gradient = jax.jit(jax.grad(lambda x, k: jnp.square(ours(x, k, in_scan=True)).sum(), (0, 1)))
     text = gradient.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
     assert text.count("stablehlo.convolution") == 3
     assert text.count("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]") == 3
@@ -177,7 +178,7 @@ def test_max_pool_and_its_gradient_are_xlas_to_the_bit(stride, zero_pad):
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, (2, 9, 8, 3)).astype(np.float32)
     options = {"stride": stride, "zero_pad": zero_pad}
-    wanted, back = jax.vjp(partial(conv._native_max_pool, **options), x)
+    wanted, back = jax.vjp(partial(conv._xla_max_pool, **options), x)
     got, ours = jax.vjp(lambda x: max_pool(x, stride, zero_pad=zero_pad), x)
     np.testing.assert_array_equal(got, wanted)
     weights = rng.integers(1, 9, wanted.shape).astype(np.float32)
@@ -188,6 +189,6 @@ def test_max_pool_keeps_a_nan_in_every_window_that_sees_it():
     for row in range(6):
         x = np.zeros((1, 6, 6, 1), np.float32)
         x[0, row, 2] = np.nan
-        wanted = conv._native_max_pool(jnp.asarray(x), stride=2, zero_pad=False)
+        wanted = conv._xla_max_pool(jnp.asarray(x), stride=2, zero_pad=False)
         np.testing.assert_array_equal(max_pool(jnp.asarray(x)), wanted)
         assert np.isnan(wanted).any()
