@@ -1,7 +1,6 @@
-"""Faults that come from outside a run: paths, second processes, terminals, signals, other files.
+"""Faults from outside a run: paths, second processes, lost output, signals, changed files.
 
-Part of `benchmarks.faults.campaign`. Each function takes a `Campaign`, tries one kind of fault,
-and checks against the campaign's undisturbed run what it leaves.
+Each function tries one kind of fault and compares the result with the campaign's reference run.
 """
 
 import contextlib
@@ -14,58 +13,55 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.faults.campaign import Campaign
 from benchmarks.faults.child_run import LIMIT, Workdir
-
-if TYPE_CHECKING:
-    from benchmarks.faults.campaign import Campaign
 
 NAMES = ("exp[1]", "a*b?", "{a,b} c", "ü名", "up/../down", "a%20b#c")
 """Names of run directories."""
 
 
-def paths(campaign: "Campaign", names: tuple[str, ...] = NAMES) -> None:
-    """A run in a directory of each name ends as any other."""
+def paths(campaign: Campaign, names: tuple[str, ...] = NAMES) -> None:
+    """A run in a directory of each name ends like the reference."""
     for name in names:
         run = campaign.workdir(name)
         (campaign.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        code = run.to_the_end()
+        code = run.run_to_end()
         campaign.check(code == 0, f"{name}: exit code {code}: {run.err.read_text()}")
         campaign.check_end(run)
         campaign.count("paths")
 
 
-def second_process(campaign: "Campaign", count: int = 1) -> None:
-    """The same command in the same directory is refused, and the first one does not notice.
+def second_process(campaign: Campaign, count: int = 1) -> None:
+    """The same command in the same directory is refused, without effect on the first process.
 
-    The first one stands still meanwhile (SIGSTOP), so that it cannot end before the second starts.
+    SIGSTOP pauses the first process, so that it cannot end before the second starts.
     """
     for number in range(count):
         run = campaign.workdir(f"shared{number}")
         second = campaign.workdir(f"shared{number}")
         second.out, second.err = run.out.with_suffix(".out2"), run.err.with_suffix(".err2")
         with run.training() as child:
-            run.until(run.steps, child, "checkpoint")
+            run.wait_until(run.steps, child, "checkpoint")
             time.sleep(campaign.rng.uniform(0, 0.5))
             child.send_signal(signal.SIGSTOP)
-            running, code = child.poll() is None, second.to_the_end()
+            running, code = child.poll() is None, second.run_to_end()
             child.send_signal(signal.SIGCONT)
-            said = second.err.read_text()
-            named = f"another process (pid {child.pid} on {os.uname().nodename}, since " in said
+            stderr = second.err.read_text()
+            named = f"another process (pid {child.pid} on {os.uname().nodename}, since " in stderr
             good = not running or (code == 2 and named)
-            campaign.check(good, f"a second process: exit code {code}: {said}")
-            campaign.check(run.ended(child) == 0, f"the first process: {run.err.read_text()}")
+            campaign.check(good, f"a second process: exit code {code}: {stderr}")
+            campaign.check(run.wait(child) == 0, f"the first process: {run.err.read_text()}")
         campaign.check_end(run)
         if running:
             campaign.count("second processes")
 
 
-def lost_output(campaign: "Campaign") -> None:
-    """A run whose output nobody reads, or has no room, ends as any other."""
+def lost_output(campaign: Campaign) -> None:
+    """A run ends like the reference if nobody reads its output, or the output has no room."""
     ways: dict[str, Callable[[], contextlib.AbstractContextManager[int]]] = {
         "a pipe whose reader leaves": _broken_pipe,
         "a full disk": lambda: _opened("/dev/full", os.O_WRONLY),
@@ -107,8 +103,8 @@ def _opened(path: str, flags: int) -> Iterator[int]:
     os.close(descriptor)
 
 
-def lost_terminals(campaign: "Campaign", count: int = 1, *options: str) -> None:
-    """A terminal is closed at a random moment: the run saves, and the next one goes on there."""
+def lost_terminals(campaign: Campaign, count: int = 1, *options: str) -> None:
+    """A terminal closes at a random moment: the run saves, and the next process resumes there."""
     for number in range(count):
         run = campaign.workdir(f"terminal{number}", *options)
         code = _in_terminal(campaign, run)
@@ -117,14 +113,14 @@ def lost_terminals(campaign: "Campaign", count: int = 1, *options: str) -> None:
             continue
         campaign.check(code == 1, f"a closed terminal: exit code {code}")
         saved = _saved(campaign, run)
-        campaign.check(run.to_the_end() == 0, f"after a closed terminal: {run.err.read_text()}")
+        campaign.check(run.run_to_end() == 0, f"after a closed terminal: {run.err.read_text()}")
         campaign.check_restart(run, saved)
         campaign.check_end(run)
         campaign.count("closed terminals")
 
 
-def _in_terminal(campaign: "Campaign", run: Workdir, *, nohup: bool = False) -> int:
-    """Trains in a terminal of its own, which closes on the way; the exit code."""
+def _in_terminal(campaign: Campaign, run: Workdir, *, nohup: bool = False) -> int:
+    """Trains in a separate terminal, which closes during the run; returns the exit code."""
     main, terminal = pty.openpty()
 
     def take_terminal() -> None:
@@ -143,64 +139,66 @@ def _in_terminal(campaign: "Campaign", run: Workdir, *, nohup: bool = False) -> 
     os.close(terminal)
     os.set_blocking(main, False)
 
-    def there() -> bool:
+    def has_checkpoint() -> bool:
         with contextlib.suppress(BlockingIOError, OSError):
             os.read(main, 65536)  # a terminal that nobody reads blocks its writers
         return bool(run.steps())
 
     with child:
         try:
-            run.until(there, child, "checkpoint")
+            run.wait_until(has_checkpoint, child, "checkpoint")
             time.sleep(campaign.rng.uniform(0, 0.5))
             os.close(main)
-            return run.ended(child)
+            return run.wait(child)
         finally:
             child.kill()
 
 
-def hangups(campaign: "Campaign", count: int = 1, *options: str) -> None:
-    """SIGHUP, SIGINT or SIGTERM to all processes of a run: it saves, and says nothing else."""
+def hangups(campaign: Campaign, count: int = 1, *options: str) -> None:
+    """SIGHUP, SIGINT or SIGTERM to all processes of a run: it saves, without other messages."""
     for number in range(count):
         name = ("SIGHUP", "SIGINT", "SIGTERM")[number % 3]
         run = campaign.workdir(f"group{number}", *options)
         with run.training(start_new_session=True) as child:
-            run.until(run.steps, child, "checkpoint")
+            run.wait_until(run.steps, child, "checkpoint")
             time.sleep(campaign.rng.uniform(0, 0.5))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, getattr(signal, name))
-            code = run.ended(child)
-        said = run.err.read_text()
+            code = run.wait(child)
+        stderr = run.err.read_text()
         if code != 0:
             campaign.check(
-                code == 1 and f"error: stopped by {name} after step" in said, f"{name}: {said}"
+                code == 1 and f"error: stopped by {name} after step" in stderr, f"{name}: {stderr}"
             )
             saved = _saved(campaign, run)
-            campaign.check(run.to_the_end() == 0, f"after {name}: {run.err.read_text()}")
+            campaign.check(run.run_to_end() == 0, f"after {name}: {run.err.read_text()}")
             campaign.check_restart(run, saved)
-        campaign.check("Traceback" not in said, f"{name}: a traceback")
+        campaign.check("Traceback" not in stderr, f"{name}: a traceback")
         campaign.check_end(run)
         campaign.count("signals to all processes")
 
 
-def _saved(campaign: "Campaign", run: Workdir) -> int:
-    """The newest checkpoint of a run that was stopped, at a step of its own; all must be whole."""
+def _saved(campaign: Campaign, run: Workdir) -> int:
+    """The step of the newest checkpoint of a stopped run; none may be damaged."""
     steps = run.steps()
-    whole = [step for step in steps if run.content(step) is not None]
-    campaign.check(bool(steps) and whole == steps, f"{run.path.name}: whole are {whole} of {steps}")
+    undamaged = [step for step in steps if run.checkpoint(step) is not None]
+    campaign.check(
+        bool(steps) and undamaged == steps, f"{run.path.name}: {undamaged} of {steps} are undamaged"
+    )
     return max(steps, default=0)
 
 
 PHOTOS = ("--data.name", "folder", "--data.image_size", "16", "--model.stem_pool", "none")
 
 
-def changed_files(campaign: "Campaign") -> None:
-    """A folder of which a share is held out: no change of its files goes unsaid.
+def changed_files(campaign: Campaign) -> None:
+    """Changed files of a folder with a held-out split are reported.
 
-    A resume with other training images is refused; with others to evaluate on, it warns.
+    A resume with other training images is refused. With other evaluation images it warns.
     """
     root = photos(campaign.folder / "photos")
     run = campaign.workdir("split", *PHOTOS, "--data.dir", str(root))
-    campaign.check(run.to_the_end() == 0, f"a folder: {run.err.read_text()}")
+    campaign.check(run.run_to_end() == 0, f"a folder: {run.err.read_text()}")
     first, last = sorted((root / "red").iterdir())[:: len(list((root / "red").iterdir())) - 1]
     changes: dict[str, Callable[[], object]] = {
         "one file more": lambda: (root / "red" / "zz.png").write_bytes(first.read_bytes()),
@@ -209,16 +207,16 @@ def changed_files(campaign: "Campaign") -> None:
     }
     for what, change in changes.items():
         change()
-        code, said = run.to_the_end(), run.err.read_text()
-        refused = code == 2 and said.startswith("error: the training files of ")
-        warned = code == 0 and "warning: the evaluation files of " in said
-        campaign.check(refused or warned, f"{what}: exit code {code}: {said}")
-        campaign.check("have changed: " in said, f"{what}: {said}")
+        code, stderr = run.run_to_end(), run.err.read_text()
+        refused = code == 2 and stderr.startswith("error: the training files of ")
+        warned = code == 0 and "warning: the evaluation files of " in stderr
+        campaign.check(refused or warned, f"{what}: exit code {code}: {stderr}")
+        campaign.check("have changed: " in stderr, f"{what}: {stderr}")
         campaign.count("changes of the files")
 
 
 def photos(root: Path, count: int = 60) -> Path:
-    """A folder of two classes, red and blue, that is not split."""
+    """A folder of two classes, red and blue, without splits."""
     rng = np.random.default_rng(0)
     for channel, colour in ((0, "red"), (2, "blue")):
         (root / colour).mkdir(parents=True)
