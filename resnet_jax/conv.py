@@ -4,7 +4,8 @@ On a GPU and a TPU these are XLA's operations. On a CPU some of them take faster
 (`resnet_jax.cpu_conv`).
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -91,10 +92,17 @@ def convolve(
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C_out].
     """
-    native = partial(cpu_conv.xla_conv, stride=stride, groups=groups, dilation=dilation)
     form = cpu_conv.choose_form(x.shape, kernel.shape, stride, groups, in_scan)
-    cpu = partial(form, stride=stride, groups=groups, dilation=dilation)
+    cpu, native = (_with(f, stride, groups, dilation) for f in (form, cpu_conv.xla_conv))
     return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+
+
+@cache
+def _with(
+    form: Callable[..., jax.Array], stride: int, groups: int, dilation: int
+) -> Callable[..., jax.Array]:
+    """The same object for the same arguments: JAX traces each function once for each shape."""
+    return partial(form, stride=stride, groups=groups, dilation=dilation)
 
 
 def materialised_gradient(x: jax.Array, parameter: jax.Array) -> jax.Array:
@@ -102,9 +110,11 @@ def materialised_gradient(x: jax.Array, parameter: jax.Array) -> jax.Array:
 
     `parameter` is any finite parameter of the layer (see `cpu_conv.materialised`).
     """
-    return lax.platform_dependent(
-        x, parameter, cpu=cpu_conv.materialised_gradient, default=lambda x, _: x
-    )
+    return lax.platform_dependent(x, parameter, cpu=cpu_conv.materialised_gradient, default=_first)
+
+
+def _first(x: jax.Array, _: jax.Array) -> jax.Array:
+    return x
 
 
 def max_pool(x: jax.Array, stride: int = 2, *, zero_pad: bool = False) -> jax.Array:

@@ -2,7 +2,7 @@
 
 Each form gives the values and gradients of XLA's own operation, to rounding. On a CPU, XLA computes
 some of these, and above all their gradients, many times slower than the forms here.
-`benchmarks/NOTES.md` has the measurements. Other platforms do not use this file.
+`docs/results/cpu.md` has the measurements. Other platforms do not use this file.
 
 A form takes `x` [B, H, W, C_in], `kernel` [k, k, C_in / groups, C_out] and the keywords `stride`,
 `groups` and `dilation`. It returns [B, ceil(H / stride), ceil(W / stride), C_out].
@@ -38,7 +38,7 @@ def choose_form(
 ) -> Callable[..., jax.Array]:
     """The form for an input and a kernel of these shapes; `in_scan`: in the body of a loop."""
     if groups > 1:
-        return partial(grouped_as_dense, dense=dense_in_scan if in_scan else xla_conv)
+        return grouped_in_scan if in_scan else grouped_as_dense
     if kernel[0] == 1:
         return pointwise
     pixels = -(-shape[1] // stride) * -(-shape[2] // stride)
@@ -188,7 +188,7 @@ def grouped_as_dense(
     stride: int,
     groups: int,
     dilation: int,
-    dense: Callable[..., jax.Array],
+    dense: Callable[..., jax.Array] = xla_conv,
 ) -> jax.Array:
     """A grouped convolution as `dense` convolutions of several groups, at most 64 channels each.
 
@@ -207,6 +207,9 @@ def grouped_as_dense(
         block = block.reshape(*kernel.shape[:2], merged * width, merged * out)
         maps.append(convolve(x[..., i * merged * width : (i + 1) * merged * width], block))
     return jnp.concatenate(maps, -1)
+
+
+grouped_in_scan = partial(grouped_as_dense, dense=dense_in_scan)
 
 
 def _shifted_maps(x: jax.Array, size: int, stride: int, dilation: int) -> list[jax.Array]:

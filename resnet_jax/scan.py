@@ -29,9 +29,10 @@ def stack_blocks(tree: Any) -> Any:
       tree: variables, gradients, averages, an optimiser's state: whatever holds stages, of arrays
         (NumPy's stay so) or of `jax.ShapeDtypeStruct`. What is stacked already stays as it is.
 
-    >>> stage = {f"block{i}": {"bias": np.full(8, i)} for i in (1, 2, 3, 4)}
-    >>> stack_blocks({"stage1": stage})["stage1"]["blocks"]["bias"].shape
-    (3, 8)
+    Examples:
+      >>> stage = {f"block{i}": {"bias": np.full(8, i)} for i in (1, 2, 3, 4)}
+      >>> stack_blocks({"stage1": stage})["stage1"]["blocks"]["bias"].shape
+      (3, 8)
     """
     return _map_stages(_stack_stage, f"block{MIN_SCAN_BLOCKS}", tree)
 

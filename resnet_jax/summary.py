@@ -48,9 +48,10 @@ def summarise(spec: Spec, num_classes: int = 1000, image_size: int | None = None
 
     All blocks of a stage but the first are identical, so only two of each are traced.
 
-    >>> layers = summarise(ResNetSpec(depths=(3, 4, 6, 3)))
-    >>> sum(layer.parameters * layer.repeats for layer in layers)
-    25557032
+    Examples:
+      >>> layers = summarise(ResNetSpec(depths=(3, 4, 6, 3)))
+      >>> sum(layer.parameters * layer.repeats for layer in layers)
+      25557032
     """
     size = spec.image_size if image_size is None else image_size
     short = spec

@@ -240,8 +240,9 @@ def num_classes(name: str) -> int:
 def list_models(pattern: str = "*") -> list[str]:
     """Names that match a shell pattern, in the zoo's order.
 
-    >>> list_models("resnet50*")
-    ['resnet50', 'resnet50_v1', 'resnet50c', 'resnet50d', 'resnet50s', 'resnet50t', 'resnet50_gn']
+    Examples:
+      >>> list_models("resnet50*")
+      ['resnet50', 'resnet50_v1', 'resnet50c', 'resnet50d', 'resnet50s', 'resnet50t', 'resnet50_gn']
     """
     return [name for name in ZOO if fnmatch.fnmatch(name, pattern)]
 
@@ -252,8 +253,9 @@ def get_spec(name: str, **changes: object) -> Spec:
     Raises:
       ValueError: unknown name (the nearest ones are listed), field or value.
 
-    >>> get_spec("resnet20_cifar", shortcut="B").shortcut
-    'B'
+    Examples:
+      >>> get_spec("resnet20_cifar", shortcut="B").shortcut
+      'B'
     """
     if name not in ZOO:
         near = difflib.get_close_matches(name, ZOO, n=5, cutoff=0.5) or list(ZOO)[:5]

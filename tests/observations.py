@@ -20,6 +20,7 @@ import pytest
 from resnet_jax import save_weights
 from tests.data.test_tfds_keys import IMAGE, label, prepared
 from tests.examples import picture
+from tests.networks import jit
 from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import ConfigError, RunConfig, RunError
@@ -52,7 +53,7 @@ def network(config: RunConfig, workdir) -> str:
     model = make_model(config, 10)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16, 16, 3)), jnp.float32)
 
-    @jax.jit
+    @jit
     def run(key):
         variables = model.init(key, images, train=False)
         keys = {"dropout": key}

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from train.config import (
     AugmentConfig,
@@ -17,6 +18,9 @@ from train.config import (
     OptimConfig,
     RunConfig,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parents[1]
 MODEL = ("--model.name", "resnet8_cifar", "--model.depths", "1", "1", "--model.width", "8")
@@ -76,3 +80,14 @@ def resnet_jax(*args: str, devices: int = 1) -> subprocess.CompletedProcess[str]
     """Runs a command to its end."""
     env = environment(devices)
     return subprocess.run(command(*args), capture_output=True, text=True, env=env, check=False)
+
+
+def in_process(
+    capsys: "pytest.CaptureFixture[str]", *args: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command in this process, which has imported everything and has eight devices."""
+    from train.__main__ import main
+
+    capsys.readouterr()
+    code = main(args)
+    return subprocess.CompletedProcess(args, code, *capsys.readouterr())

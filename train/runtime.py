@@ -76,7 +76,7 @@ def available_memory() -> int | None:
 
 
 # XLA's CPU compiler hands single convolutions to a library that is slower than its own way
-# (benchmarks/NOTES.md). A flag that a later XLA does not know would end the process.
+# (docs/results/cpu.md). A flag that a later XLA does not know would end the process.
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _FLAG_VALUE = "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 _KNOWN_BEFORE = (0, 13)

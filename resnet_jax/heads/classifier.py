@@ -86,13 +86,14 @@ def create_model(
     Raises:
       ValueError: unknown name, field or value.
 
-    >>> model = create_model("resnet20_cifar", num_classes=10, drop_path=0.1)
-    >>> images = jnp.zeros((2, 32, 32, 3))
-    >>> variables = model.init(jax.random.key(0), images, train=False)
-    >>> sum(x.size for x in jax.tree.leaves(variables["params"]))
-    269722
-    >>> model.apply(variables, images, train=False).shape
-    (2, 10)
+    Examples:
+      >>> model = create_model("resnet20_cifar", num_classes=10, drop_path=0.1)
+      >>> images = jnp.zeros((2, 32, 32, 3))
+      >>> variables = model.init(jax.random.key(0), images, train=False)
+      >>> sum(x.size for x in jax.tree.leaves(variables["params"]))
+      269722
+      >>> model.apply(variables, images, train=False).shape
+      (2, 10)
     """
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: must be at least 1")

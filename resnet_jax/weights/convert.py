@@ -129,8 +129,9 @@ def torch_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """torch's names and shapes of a network's tensors, without `num_batches_tracked`.
 
-    >>> torch_shapes("resnet18")["layer4.1.conv2.weight"]
-    (512, 512, 3, 3)
+    Examples:
+      >>> torch_shapes("resnet18")["layer4.1.conv2.weight"]
+      (512, 512, 3, 3)
     """
     classes = zoo.num_classes(name) if num_classes is None else num_classes
     layout = torch_layout(zoo.get_spec(name, **changes), _shapes(name, classes, changes))

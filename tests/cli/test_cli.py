@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runs import MODEL, TINY, resnet_jax
+from tests.runs import MODEL, TINY, in_process, resnet_jax
 from train.data.sources import open_splits
 from train.run.directory import read_config
 
@@ -40,10 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def test_eval_ends_in_one_json_object(trained):
+def test_eval_ends_in_one_json_object(trained, capsys):
     figures = []
     for devices, batch_size in ((1, 256), (1, 96), (8, 100), (8, 359), (1, 1000)):
-        done = resnet_jax("eval", str(trained), f"--eval.batch_size={batch_size}", devices=devices)
+        args = ("eval", str(trained), f"--eval.batch_size={batch_size}")
+        done = resnet_jax(*args) if devices == 1 else in_process(capsys, *args)
         assert done.returncode == 0, done.stderr
         figures.append(json.loads(done.stdout.splitlines()[-1]))
     for figure in figures:
@@ -52,21 +53,21 @@ def test_eval_ends_in_one_json_object(trained):
         assert figure["loss"] == pytest.approx(figures[0]["loss"], rel=1e-5)
 
 
-def test_eval_of_a_named_checkpoint(trained):
-    last = json.loads(resnet_jax("eval", str(trained), "--checkpoint", "last").stdout)
+def test_eval_of_a_named_checkpoint(trained, capsys):
+    last = json.loads(in_process(capsys, "eval", str(trained), "--checkpoint", "last").stdout)
     assert last["step"] == 60
-    named = resnet_jax("eval", str(trained), "--checkpoint", "55")
+    named = in_process(capsys, "eval", str(trained), "--checkpoint", "55")
     assert json.loads(named.stdout)["step"] == 55
-    done = resnet_jax("eval", str(trained), "--checkpoint", "7")
+    done = in_process(capsys, "eval", str(trained), "--checkpoint", "7")
     assert done.returncode == 2
     assert re.search(r"error: checkpoint '7': choose best, last or one of .*55, 60", done.stderr)
 
 
-def test_eval_of_a_run_whose_checkpoints_are_all_damaged(trained, tmp_path):
+def test_eval_of_a_run_whose_checkpoints_are_all_damaged(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "run")
     for record in workdir.glob("checkpoints/*/progress/metadata"):
         record.write_text("{")
-    done = resnet_jax("eval", str(workdir))
+    done = in_process(capsys, "eval", str(workdir))
     assert done.returncode == 2 and not done.stdout
     assert re.fullmatch(
         r"error: checkpoint \d+ in .*/checkpoints is damaged \(progress/metadata: not readable "
@@ -76,7 +77,7 @@ def test_eval_of_a_run_whose_checkpoints_are_all_damaged(trained, tmp_path):
     )
 
 
-def test_predict(trained, tmp_path):
+def test_predict(trained, tmp_path, capsys):
     """The same five classes that the network gives in Python, as a table and as CSV."""
     source = open_splits(read_config(trained).data).eval
     files = []
@@ -84,7 +85,7 @@ def test_predict(trained, tmp_path):
         files.append(str(tmp_path / f"{i}.png"))
         Image.fromarray(source[i].image[..., 0]).save(files[-1])
     table = tmp_path / "table.csv"
-    done = resnet_jax("predict", str(trained), *files, "--csv", str(table))
+    done = in_process(capsys, "predict", str(trained), *files, "--csv", str(table))
     assert done.returncode == 0, done.stderr
     with table.open() as file:
         rows = list(csv.DictReader(file))
@@ -139,9 +140,9 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_bad_input_is_one_message_and_exit_code_2(case, trained):
+def test_bad_input_is_one_message_and_exit_code_2(case, trained, capsys):
     args, message = ERRORS[case]
-    done = resnet_jax(*(arg.format(run=trained) for arg in args))
+    done = in_process(capsys, *(arg.format(run=trained) for arg in args))
     assert done.returncode == 2, done.stdout + done.stderr
     assert re.match(f"error: .*{message}", done.stderr, re.DOTALL), done.stderr
     assert not set("│╭─") & set(done.stderr + done.stdout)

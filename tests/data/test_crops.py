@@ -64,7 +64,7 @@ def test_random_resized_of_a_turned_jpeg_is_sampled_upright():
     for seed in range(5):
         turned = train_image(data, 50, augment, rng(seed), max_pixels=LIMIT)
         expected = train_image(upright, 50, augment, rng(seed), max_pixels=LIMIT)
-        assert difference(turned, expected) < 3  # the crop is moved by up to half a scaled pixel
+        assert difference(turned, expected) < 3  # the crop may move by half a scaled pixel
 
 
 def pillow_resize(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_flip_is_horizontal_and_half_of_the_time():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pad_crop_is_a_shift_that_fills_with_zeros(channels):
-    pixels = noise(12, 12, channels) // 2 + 1  # no zeros of its own
+    pixels = noise(12, 12, channels) // 2 + 1  # without zeros
     padded = np.zeros((18, 18, channels), np.uint8)
     padded[3:15, 3:15] = pixels
     windows = {padded[y : y + 12, x : x + 12].tobytes(): (y, x) for y in range(7) for x in range(7)}

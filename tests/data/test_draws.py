@@ -32,7 +32,7 @@ def test_offsets_and_flips_are_uniform_and_independent_of_each_other():
     top, left, mirrored = drawn().reshape(-1, 3).T
     found = np.bincount((top * 9 + left) * 2 + mirrored, minlength=162)
     assert stats.chisquare(found).pvalue > 1e-3
-    # of the crops that are not mirrored, one place is moved to the next.
+    # of the crops that are not mirrored, one offset is moved to the next.
     biased = np.where((top == 3) & (mirrored == 0), 4, top)
     found = np.bincount((biased * 9 + left) * 2 + mirrored, minlength=162)
     assert stats.chisquare(found).pvalue < 1e-12

@@ -71,7 +71,7 @@ def test_runs_from_before_keep_the_share_that_is_cut_by_place(tmp_path):
     again, other = open_splits(config), open_splits(dataclasses.replace(config, split_seed=1))
     assert [again.eval.name(i) for i in range(5)] == names[1]
     assert [other.eval.name(i) for i in range(5)] != names[1]
-    # as numbers, so that a run of an old version goes on with its own share
+    # fixed results: a run of an old version must keep its split
     assert names[1] == ["a/04.png", "a/08.png", "a/12.png", "b/07.png", "b/19.png"]
 
 

@@ -91,7 +91,7 @@ def test_a_region_behind_damage_is_left_to_the_other_way():
 WHOLE = {
     "progressive": photo(203, 150, progressive=True),
     "restarts": photo(203, 150, restart_marker_rows=1),
-    "junk behind": photo(203, 150) + b"junk",
+    "junk after the end": photo(203, 150) + b"junk",
 }
 
 
@@ -133,7 +133,7 @@ def test_a_file_cut_short_is_found_whatever_is_asked_for(kept):
         jpeg.decode(cut, header_of(cut), 1, 10)
     with pytest.raises(BadImage):
         decode(cut, max_pixels=10**6)
-    ended = cut + END  # which hides it from all but those who need the missing rows
+    ended = cut + END  # hides the missing rows from readers that do not need them
     expected = whole(data, 1)
     found = jpeg.decode(ended, header_of(ended), 1, 20)
     np.testing.assert_array_equal(found[:20], expected[:20])

@@ -155,7 +155,7 @@ def test_file_that_is_no_npz(tmp_path, data):
     path = tmp_path / "data.npz"
     path.write_bytes(data)
     assert str(path) in refusal(DataConfig(name="npz", dir=str(path)))
-    gc.collect()  # that file, while the warning of it is let pass
+    gc.collect()  # closes that file while its warning is ignored
 
 
 def test_npz_that_is_not_there(tmp_path):

@@ -137,7 +137,7 @@ def decided(*, platform="gpu", steps=45, source=None, **changes) -> bool:
 def test_auto_takes_what_it_can():
     assert decided()
     assert not decided(platform="cpu")
-    assert not decided(steps=44)  # it would read more than the run does
+    assert not decided(steps=44)  # the set has more examples than the run reads
     assert not decided(augment=AugmentConfig(crop="random_resized"))
     assert not decided(resident="off")
     assert decided(resident="on", platform="cpu", steps=1)
@@ -198,7 +198,7 @@ RARE = {"log_every": "25st", "eval_every": "25st", "checkpoint_every": ""}
 
 @contextlib.contextmanager
 def together(seconds: float):
-    """Makes the CPU dispatch several steps at once, as a GPU does; yields their numbers."""
+    """Makes the CPU dispatch several steps at once, as a GPU does; yields the steps of each."""
     sent: list[int] = []
     original = MultiStep.run
 
@@ -251,7 +251,7 @@ def test_many_steps_in_a_dispatch_are_the_same_training(by_host, at_once, tmp_pa
     """
     with together(seconds=1e9) as sent:
         fit(run_of("on"), tmp_path, quiet=True)
-    # Something is due after 3, 5, 6, 7, 9, 10, 12, 14, 15, 18, 20, 21, 24 and 25.
+    # An action is due after 3, 5, 6, 7, 9, 10, 12, 14, 15, 18, 20, 21, 24 and 25.
     assert sent == [1, 1, 1, 2, 1, 1, 2, 1, 2, 2, 1, 3, 2, 1, 3, 1]
     rows, state = content(tmp_path)
     assert [(row["step"], row["split"]) for row in rows] == [
@@ -306,7 +306,7 @@ def test_a_window_takes_the_sums_of_several_steps():
     many.add(5, {"loss": loss, "count": np.full(5, 2, np.float32)}, 3)
     assert many.fetch() == one.fetch() and many.fetch()["steps"] == 3
     loss[1] = np.nan
-    many.add(8, {"loss": loss}, 1)  # what is behind the steps that were meant does not count
+    many.add(8, {"loss": loss}, 1)  # entries after the first steps are padding
     many.fetch()
     many.add(8, {"loss": loss}, 3)
     with pytest.raises(NonFinite, match="loss is not finite at step 9"):

@@ -27,7 +27,7 @@ SORTED = {
     10: [(22, 68), (22, 54), (22, 42), (20, 33), (14, 50), (10, 83), (8, 70), (2, 56)],
     400: [(28, 3), (22, 54), (8, 70), (10, 83)],
     1438: [(22, 54), (10, 83), (28, 3), (8, 70), (14, 50)],
-    50000: [(0, 0), (0, 1)],  # every epoch of such a size is too even
+    50000: [(0, 0), (0, 1)],  # every epoch of this size is mixed too evenly
 }
 EPOCHS = {10: 600, 400: 300, 1438: 100, 50000: 20}
 
@@ -241,4 +241,4 @@ def test_a_run_from_before_keeps_its_order(tmp_path):
     small = dataclasses.replace(resumed.data, image_size=4)
     [batch] = batches(noise(400), 400, 3, 4, data=small, augment=PLAIN, seed=28)
     first = (batch["index"][:32] >= 200).sum()
-    assert first == 6  # as it was found in such a run
+    assert first == 6  # as in a run of that version

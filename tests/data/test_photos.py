@@ -76,5 +76,5 @@ def test_odd_files_become_the_photograph_that_they_are(photos, odd):
         eval_image(source[names[name]].image, 64, 0.875, max_pixels=10**8).astype(int)
         for name in (original, f"train/{odd}")
     ]
-    # CMYK and JPEG are lossy; an inversion, a swapped channel or a turn would be 30 and more
+    # CMYK and JPEG are lossy; an inversion, a swapped channel or a rotation would give 30 or more
     assert np.abs(pixels[0] - pixels[1]).mean() < 3

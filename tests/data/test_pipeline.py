@@ -108,7 +108,7 @@ def test_every_epoch_is_a_permutation_of_its_own():
     assert [sorted(epoch) for epoch in epochs] == [list(range(N))] * 30
     assert len({tuple(epoch) for epoch in epochs}) == 30
     assert list(range(N)) not in epochs
-    # every example comes first now and then: the mean of 600 draws from 0..19 is 9.5 +- 0.24
+    # any example may come first: the mean of 600 draws from 0..19 is 9.5 +- 0.24
     assert abs(np.mean([epoch[:10] for epoch in epochs]) - 9.5) < 1
     assert len({epoch[0] for epoch in epochs}) > 10
 
@@ -116,7 +116,7 @@ def test_every_epoch_is_a_permutation_of_its_own():
 def test_seeds_do_not_share_epochs_not_even_shifted_ones():
     seen = {(seed, epoch): tuple(order(seed, epoch)) for seed in range(6) for epoch in range(6)}
     assert len(set(seen.values())) == 36
-    # nor one order run through from another place
+    # nor is it the same order from another start
     rotated = [o[i:] + o[:i] for o in seen.values() for i in range(N)]
     assert len(set(rotated)) == 36 * N
 

@@ -39,7 +39,7 @@ def test_the_reused_generator_is_as_good_as_new(seed):
             np.random.Philox(key=np.array([seed << 32 | epoch, index], np.uint64))
         )
         found = generator(seed, epoch, index)
-        found.random(3, np.float32)  # leaves half a word behind
+        found.random(3, np.float32)  # leaves half a random word in the buffer
         found = generator(seed, epoch, index)
         assert found.random(5).tolist() == fresh.random(5).tolist()
         assert found.integers(0, 9, 7).tolist() == fresh.integers(0, 9, 7).tolist()
@@ -51,7 +51,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(seed, crop):
     source, augment = noise(size=8), AugmentConfig(crop=crop, pad=2)
     one = views(source, 4, [0, 1, 2], seed=seed, augment=augment)
     assert len(one) == 3 * N
-    # the place in the stream, and who else is in the batch, have no say
+    # the position in the stream and the other examples of the batch have no effect
     assert views(source, 6, [0, 1, 2], seed=seed, augment=augment) == one
     some = views(source, 10, [2], seed=seed, augment=augment)
     assert some == {key: view for key, view in one.items() if key[0] == 2}

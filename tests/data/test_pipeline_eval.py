@@ -41,7 +41,7 @@ def test_evaluation_over_processes_sees_every_example_once(size, processes):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 def test_a_split_that_nothing_divides_is_evaluated_evenly(processes):
-    size = -(-32 // processes) * processes  # as the mesh rounds it up: 33 for three
+    size = -(-32 // processes) * processes  # rounded up as by the mesh: 33 for three processes
     source = noise(359)
     parts = [evaluated(source, size, shard=(i, processes)) for i in range(processes)]
     assert {len(part) for part in parts} == {-(-359 // size)}

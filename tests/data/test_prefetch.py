@@ -218,7 +218,7 @@ def test_twenty_feeds_leave_no_thread_and_no_file():
     gc.collect()
     before = (threading.active_count(), open_files())
     for i in range(20):
-        feed_once(3 if i % 2 else None)  # half of them closed on the way
+        feed_once(3 if i % 2 else None)  # half of them are closed early
         assert threading.active_count() == before[0]
     assert open_files() == before[1]
 
@@ -242,7 +242,7 @@ from train.data import prefetch
 from train.data import thread_pool
 
 if __name__ == "__main__":
-    prefetch.JOIN_SECONDS = thread_pool.PATIENCE = 0.5
+    prefetch.JOIN_SECONDS = thread_pool.JOIN_SECONDS = 0.5
     asleep, data = Path(sys.argv[2]), replace(DATA, threads=2, workers=int(sys.argv[1]))
     with feeding(stream(Asleep(asleep), data=data), stopped=lambda _: asleep.exists()) as found:
         try:
@@ -312,7 +312,7 @@ print(next(batches)["image"].shape)
 
 
 def test_a_process_may_end_with_batches_half_read():
-    # Python kills threads that run other languages' code at its end, and C++ aborts the process.
+    # At its end Python kills threads that run C++ code, and C++ then aborts the process.
     done = subprocess.run(
         [sys.executable, "-c", HALF_READ],
         env=environment(),

@@ -16,7 +16,7 @@ def original() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    # 255/16 of an integer below 17 is never half way between two integers but at 8: 127.5
+    # 255/16 of an integer below 17 is half-way between two integers only for 8: 127.5
     return np.rint(pixels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1), labels
 
 
@@ -26,7 +26,7 @@ def test_digits_are_all_there_once_and_pixel_for_pixel(original):
     for image, label in [train[0], test[-1]]:
         assert image.shape == (8, 8, 1) and image.dtype == np.uint8 and type(label) is int
     expected = sorted((x.tobytes(), int(y)) for x, y in zip(*original, strict=True))
-    assert len(set(expected)) == 1797  # no two are the same: a repeat would show
+    assert len(set(expected)) == 1797  # all differ, so a repeated image would be found
     assert sorted((x.tobytes(), y) for x, y in train + test) == expected
 
 
@@ -57,7 +57,7 @@ def test_held_out_share_is_chosen_by_split_seed_alone():
         mean=(0.5,),
         max_pixels=1,
     )
-    np.random.seed(5)  # the global generator has no say
+    np.random.seed(5)  # the global generator has no effect
     for a, b in zip(first, contents(open_splits(again)), strict=True):
         assert same(a, b)
     other = contents(open_splits(dataclasses.replace(base, split_seed=1)))

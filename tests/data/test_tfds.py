@@ -92,7 +92,7 @@ def test_tfds_that_is_not_there(shared_data, options, parts):
 def test_tfds_folder_that_is_not_there(tmp_path, monkeypatch):
     message = refusal(DataConfig(name="cifar10", dir=str(tmp_path / "none")))
     assert f"{tmp_path / 'none'} holds no data set" in message
-    # and the default place of TFDS, as the flag or the environment has it
+    # and the default folder of TFDS, from its flag or the environment
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", tmp_path)
@@ -169,14 +169,14 @@ def test_records_that_are_away_for_a_while(cifar10, tmp_path):
         source[0]
     assert not is_temporary(error.value)
     away.rename(cifar10)
-    # ArrayRecord alone would go on with the file that it could not open
+    # ArrayRecord alone would never reopen the file
     assert [source[i].label for i in range(5)] == [7, 0, 6, 9, 5]
 
 
 def test_records_that_cannot_be_opened_now(cifar10, tmp_path):
     source = open_splits(DataConfig(name="cifar10", dir=str(tmp_path))).eval
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # none but the standard ones
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # only the standard ones
     try:
         with pytest.raises(OSError) as error:
             source[0]

@@ -32,7 +32,7 @@ if __name__ == "__main__":
         except FileNotFoundError:
             pass
     print(len(names) > 0, left, flush=True)
-    os._exit(0)  # the arrays are alive at the end, as those that a library keeps
+    os._exit(0)  # the arrays are alive at the end, as if a library held them
 """
 
 

@@ -14,11 +14,16 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
     Kernels have mean 0 and variance 1 / fan_in; scales lie in 0.5..1, variances in 0.5..1.5, and
     biases and means around 0 without being it, so that each of them shows in the result.
     """
-    size = int(np.prod(shape))
-    rng = np.random.Generator(np.random.Philox(zlib.crc32(name.encode())))
-    values = np.resize(rng.random(min(size, PERIOD), np.float32), size).reshape(shape)
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
+    size = int(np.prod(shape))
+    rng = np.random.Generator(np.random.Philox(zlib.crc32(name.encode())))
+    values = _scaled(rng.random(min(size, PERIOD), np.float32), name, shape)
+    return np.resize(values, size).reshape(shape)
+
+
+def _scaled(values: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Of values in 0..1, those of a tensor."""
     if name.endswith("running_var"):
         return values + np.float32(0.5)
     if name.endswith("running_mean") or name.endswith("bias"):

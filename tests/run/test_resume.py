@@ -192,7 +192,7 @@ def test_what_extending_means_for_the_learning_rate(tmp_path):
     said = str(describe_extension(workdir, Run(changed(duration="40st")), 20))
     assert said == (
         "extended from step 20 on: duration: '20st' -> '40st'. The learning rate follows the "
-        "schedule of 40st: 0.1 at the next step, and 0 in that of 20st"
+        "schedule of 40st: 0.1 at the next step, instead of 0"
     )
     longer = changed(eval=replace(SHORT.eval, crop_fraction=0.5))
     said = str(describe_extension(workdir, Run(longer), 20))

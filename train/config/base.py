@@ -22,10 +22,11 @@ def to_steps(duration: str, *, examples: int, batch_size: int, total: int | None
     Raises:
       ConfigError: not a duration, or a share of a total that is not known.
 
-    >>> to_steps("2ep", examples=1000, batch_size=128)
-    16
-    >>> to_steps("5%", examples=1000, batch_size=128, total=60)
-    3
+    Examples:
+      >>> to_steps("2ep", examples=1000, batch_size=128)
+      16
+      >>> to_steps("5%", examples=1000, batch_size=128, total=60)
+      3
     """
     match = _DURATION.fullmatch(duration)
     if not match or (match[2] == "%" and total is None):

@@ -3,7 +3,9 @@
 Modules:
   sources: data sets, as anything with `len()` and `[i]`.
   images: decoding, cropping and resizing.
-  pipeline: batches of training and evaluation examples.
+  pipeline: streams of training and evaluation batches.
+  batch: the arrays of a batch on the host.
+  readers: one example of a stream, read, decoded and cropped.
   order: the order of the training examples.
   philox: random numbers for many examples at once.
   prefetch: background prefetch, with stall warnings.
@@ -12,7 +14,6 @@ Modules:
   file_list: the files that a run was trained on, recorded and compared.
   retry: repeated reads after temporary errors.
   thread_pool, workers: threads and processes that read.
-  prepare_hint: advice about TFDS data sets that are not prepared.
 """
 
 from typing import TYPE_CHECKING

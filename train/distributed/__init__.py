@@ -2,7 +2,8 @@
 
 Modules:
   mesh: the mesh of devices, and how arrays are sharded over it.
-  processes: what the processes of a run agree on; `start` joins them.
+  initialize: connects the processes of a run.
+  processes: what the processes of a run agree on.
   multi_process: the implementation for several processes.
   launchers: finds the processes from options, SLURM, Open MPI, Kubernetes or a TPU slice.
   coordination: messages between the processes.

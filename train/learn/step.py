@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict, Unpack
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,14 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 TrainSteps = Callable[..., tuple[TrainState, Sums]]
 EvalStep = Callable[[Variables, Batch], tuple[Sums, dict[str, jax.Array]]]
 Cut = Callable[[jax.Array, jax.Array, jax.Array], Batch]
+
+
+class StepOptions(TypedDict):
+    """The keyword arguments of `make_step`."""
+
+    seed: int
+    ema_decay: float
+    skip_nonfinite: NotRequired[bool]
 
 
 class JittedStep(Protocol):
@@ -67,8 +75,8 @@ def make_step(
         another `tx` counts the steps that were not skipped.
 
     Returns:
-      (state, batch) -> (state, sums): `loss`, the task's metrics, `count`, and `grad_norm`, the
-      global norm of the gradient before clipping.
+      A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
+      and `grad_norm`, the global norm of the gradient before clipping.
     """
     everywhere = replicated_sharding(mesh)
     tx = optax.with_extra_args_support(tx)
@@ -125,7 +133,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     sharding: TrainState | None = None,
-    **options: Any,
+    **options: Unpack[StepOptions],
 ) -> JittedStep:
     """`make_step`, which takes the same arguments, jitted over the mesh, its state donated.
 
@@ -156,9 +164,9 @@ def make_train_steps(
       sharding: as in `make_train_step`.
 
     Returns:
-      (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums): the state after the
-      first `steps` plans (the one passed in is donated), and sums of shape [K], of which only the
-      first `steps` are valid.
+      A function (state, images, labels, plans int32 [K, B, 4], steps) -> (state, sums). It returns
+      the state after the first `steps` plans (the one passed in is donated), and sums of shape [K],
+      of which only the first `steps` are valid.
     """
 
     def many(
@@ -190,8 +198,8 @@ def make_eval_step(model: nn.Module, task: Task, prepare: Prepare, mesh: Mesh) -
     """One evaluation step, jitted over the mesh.
 
     Returns:
-      (variables, batch) -> (sums, examples): `sums` as in training; `examples` has the `loss` of
-      each example, [B], and what `Task.examples` returns.
+      A function (variables, batch) -> (sums, examples). The sums are as in training. `examples` has
+      the `loss` of each example, [B], and what `Task.examples` returns.
     """
     everywhere, data = replicated_sharding(mesh), batch_sharding(mesh)
 

@@ -2,7 +2,7 @@
 
     resnet-jax train cifar10-resnet20 --data.dir TFDS_DIR
 
-TFDS_DIR holds CIFAR-10 in ArrayRecord format (README, "Train on your data"). A shorter
+TFDS_DIR holds CIFAR-10 in ArrayRecord format (docs/data.md). A shorter
 `--duration` takes the schedule with it: `--duration 3ep` gave a measured top-1 of 71.9 % in 15
 minutes on two busy CPU cores (one seed). One departure from the paper, chosen on that short run:
 the momentum is Nesterov's (`--optim.nesterov False` gave 67.4 %).

@@ -2,8 +2,10 @@
 
 Modules:
   page: `report/index.html`.
+  sections, base: the section of each task, and its input and output.
   curves: learning curves, as SVG.
   classification: confusions, and precision, recall and F1 of each class.
+  markup: numbers, tables and pictures as HTML.
   metrics_file: the rows of metrics.jsonl.
 """
 

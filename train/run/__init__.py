@@ -3,12 +3,12 @@
 Modules:
   fit: `fit`, the phases of a run.
   parts: `Run`, the data, network, optimiser and steps of a config.
-  directory: config.json in the directory of a run.
+  directory: the checkpoints and config.json in the directory of a run.
   provenance: devices, versions, commit and command of a result.
   preprocessing: the preprocessing that pretrained weights expect.
-  checks: checks before compilation, which use
-    norm_groups (values behind a BatchNorm statistic), sizes (images and batches),
-    data_changes (the files of a resumed run) and resume (the directory).
+  checks: all checks before compilation.
+  norm_groups, sizes: checks of BatchNorm statistics, of images and of batches.
+  resume, data_changes: checks of a directory and of the data when a run resumes.
   start_screen: one line on each part of a run.
   trainer: `Trainer`, the loop over the steps.
   dispatch: steps that are sent to the devices, one by one or several at once.
@@ -17,7 +17,6 @@ Modules:
   training_log, metrics, throughput, unreadable, nonfinite: what a training records.
   progress, eta: what the terminal shows.
   memory, out_of_memory: the memory of a step, and advice when it does not fit.
-  lock: one training at a time in a directory.
 """
 
 from typing import TYPE_CHECKING

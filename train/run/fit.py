@@ -50,7 +50,7 @@ def fit(
       given: options that the user set ("data.mean"), even to the recipe's value.
 
     Returns:
-      The evaluation of the best checkpoint: `step`, `examples`, `loss`, the task's metrics,
+      The evaluation of the best checkpoint, with `step`, `examples`, `loss`, the task's metrics and
       `weights`.
 
     Raises:

@@ -1,7 +1,7 @@
 """`Run`: the parts of a run (data, mesh, network, optimiser, steps), built from its config."""
 
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import optax
@@ -30,19 +30,12 @@ from train.learn.step import (
     EvalStep,
     JittedStep,
     Step,
+    StepOptions,
     make_eval_step,
     make_step,
     make_train_step,
 )
 from train.learn.tasks import Task, make_task
-
-
-class StepOptions(TypedDict):
-    """Keyword arguments of `make_step`."""
-
-    seed: int
-    ema_decay: float
-    skip_nonfinite: bool
 
 
 class Run:

@@ -166,7 +166,7 @@ def describe_extension(workdir: Path, run: Run, step: int) -> str | None:
         before, now = (float(each.schedule(step)) for each in (old, run))
         text += (
             f". The learning rate follows the schedule of {run.config.duration}: "
-            f"{now:.4g} at the next step, and {before:.4g} in that of {began.duration}"
+            f"{now:.4g} at the next step, instead of {before:.4g}"
         )
     return text
 

@@ -1,7 +1,8 @@
 """Images: from encoded bytes to the uint8 pixels of an example.
 
 Modules:
-  crops: crops and resizing, for training and evaluation.
+  crops: crops, for training and evaluation.
+  resize: resizing with antialiasing.
   decode: any image file to RGB, within a bound on memory.
   jpeg: decoding only the needed part of a JPEG.
   turbojpeg: the same with TurboJPEG 3, if it is installed.

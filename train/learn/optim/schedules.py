@@ -70,7 +70,8 @@ def ema_decay_at(decay: float, step: int | jax.Array) -> jax.Array:
 def ema_warmup(decay: float) -> int:
     """The first step (from 0) in which `ema_decay_at` is `decay`: about 9 / (1 - decay).
 
-    >>> ema_warmup(0.999), ema_warmup(0.9999)
-    (8990, 89990)
+    Examples:
+      >>> ema_warmup(0.999), ema_warmup(0.9999)
+      (8990, 89990)
     """
     return max(math.ceil(round((10 * decay - 1) / (1 - decay), 6)), 0)
