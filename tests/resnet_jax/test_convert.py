@@ -328,7 +328,7 @@ def test_a_new_head_for_a_file_without_one():
     same(variables["params"]["backbone"], from_tensors(tensors, CIFAR)["params"]["backbone"])
     with pytest.raises(WeightsError) as caught:
         from_tensors(headless, CIFAR, 3)
-    message = says(caught, "2 missing: fc.bias; fc.weight\n", "head='reset' starts a new one")
+    message = says(caught, "2 missing: fc.bias; fc.weight\n", "head='reset' initialises a new one")
     assert "num_classes" not in message
 
 
@@ -343,8 +343,7 @@ def test_head_of_another_size(name, suffix, tmp_path):
     message = says(caught, f"{path}: not the weights of {name}\n  2 of another shape: ")
     assert "(7,), not (1000,)" in message and "missing" not in message
     assert message.endswith(
-        "\n  Only the head differs: num_classes=... takes it as it is, head='reset' starts a new "
-        "one"
+        "\n  Only the head differs: num_classes=... loads it, head='reset' initialises a new one"
     )
 
 

@@ -218,7 +218,10 @@ def test_an_unknown_name_lists_the_nearest():
         ),
         ({"drop_paths": 0.1}, r"unknown option 'drop_paths' .*: did you mean drop_path\b.*\? "),
         ({"pretrained": True}, r"unknown option 'pretrained' .*load_pretrained\(name, tag\)"),
-        ({"stage_widths": (64, 128)}, r"stage_widths \(64, 128\): needs one for each of 4 stages"),
+        (
+            {"stage_widths": (64, 128)},
+            r"stage_widths \(64, 128\): needs one value for each of 4 stages",
+        ),
         ({"norm": "group", "norm_groups": 48}, "norm_groups 48: does not divide the 64 channels"),
     ],
 )

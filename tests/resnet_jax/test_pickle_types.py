@@ -16,12 +16,8 @@ from resnet_jax import WeightsError
 from resnet_jax.weights.convert import from_tensors, torch_shapes
 from resnet_jax.weights.files import _state_dict, read_tensors
 from resnet_jax.weights.pickle_types import find_type
-from resnet_jax.weights.torch_checkpoint import (
-    UnsafeFile,
-    _Unpickler,
-    read_torch,
-    read_without_torch,
-)
+from resnet_jax.weights.torch_checkpoint import read_torch, read_without_torch
+from resnet_jax.weights.unpickler import Unpickler, UnsafeFile
 from tests.resnet_jax.test_torch_checkpoint import (
     FOUR,
     FOUR_RECORDS,
@@ -174,7 +170,7 @@ def test_types_of_numpy_are_those_of_numbers(tmp_path, spec):
 
 
 def test_what_stands_for_a_class_is_never_imported():
-    unpickler = _Unpickler(io.BytesIO(), lambda *_: np.zeros(0))
+    unpickler = Unpickler(io.BytesIO(), lambda *_: np.zeros(0))
     for module in ("pytorch_lightning.callbacks.not_there", "lightning.pytorch.callbacks"):
         assert unpickler.find_class(module, "Thing") == f"{module}.Thing"
 

@@ -150,7 +150,7 @@ def test_weights_published_without_a_head(root):
         with pytest.raises(WeightsError) as caught:
             load_pretrained(NAME, TAG, head=head)
         assert str(caught.value) == (
-            f"{config}: published without a head; head='reset' with num_classes=... starts one"
+            f"{config}: published without a head; head='reset' with num_classes=... initialises one"
         )
     loaded, _ = load_pretrained(NAME, TAG, 5, head="reset")
     same(loaded["params"]["backbone"], variables["params"]["backbone"])

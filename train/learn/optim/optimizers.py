@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from resnet_jax.scan import NAME as STACKED
+from resnet_jax.scan import STACKED
 from train.config import OptimConfig
 from train.learn.paths import label_tree
 
