@@ -4,12 +4,11 @@ Each function tries one kind of fault and compares the result with the campaign'
 """
 
 import contextlib
-import fcntl
 import os
 import pty
 import signal
 import subprocess
-import termios
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,16 @@ from benchmarks.faults.child_run import LIMIT, Workdir
 
 NAMES = ("exp[1]", "a*b?", "{a,b} c", "ü名", "up/../down", "a%20b#c")
 """Names of run directories."""
+TAKE_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""A program that makes its stdin its terminal, sets the answer to SIGHUP, and runs a command.
+
+Popen's `preexec_fn` would fork this process, which JAX forbids once it has a backend.
+"""
 
 
 def paths(campaign: Campaign, names: tuple[str, ...] = NAMES) -> None:
@@ -123,18 +132,13 @@ def _in_terminal(campaign: Campaign, run: Workdir, *, nohup: bool = False) -> in
     """Trains in a separate terminal, which closes during the run; returns the exit code."""
     main, terminal = pty.openpty()
 
-    def take_terminal() -> None:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
-
     child = subprocess.Popen(
-        run.args,
+        [sys.executable, "-c", TAKE_TERMINAL, "SIG_IGN" if nohup else "SIG_DFL", *run.args],
         env={**run.env, "TERM": "xterm"},
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=take_terminal,
     )
     os.close(terminal)
     os.set_blocking(main, False)

@@ -88,7 +88,7 @@ def test_the_command_lines_can_be_read(sizes, given, tmp_path, monkeypatch):
     first = {"images_per_second": {"median": 1.0}, "examples": 9}
     monkeypatch.setattr(training, "pilot", lambda args: (dict(first), 0.0))
     for name in ("arrays", "photos"):
-        monkeypatch.setattr(gpu_parts.made_data, name, lambda folder, count: folder / "made")
+        monkeypatch.setattr(gpu_parts.synthetic_data, name, lambda folder, count: folder / "made")
     folder = tmp_path if given else None
     for part in gpu_parts.parts(tmp_path / "rows.jsonl", tmp_path, sizes, folder, folder).values():
         for python, module, *args in part.commands(100.0):
@@ -112,7 +112,7 @@ def run(tmp_path, monkeypatch, *args: str, **commands: list[list[str]]) -> int:
     return h200.main(["--out", str(tmp_path), "--scratch", str(tmp_path), *args])
 
 
-def test_a_part_that_fails_is_said_and_the_others_go_on(tmp_path, monkeypatch, capfd):
+def test_a_part_that_fails_is_reported_and_the_others_continue(tmp_path, monkeypatch, capfd):
     bad = [
         "-c",
         "import sys; print('error: data.resident: choose on', file=sys.stderr); sys.exit(2)",
@@ -130,7 +130,7 @@ def test_a_part_that_fails_is_said_and_the_others_go_on(tmp_path, monkeypatch, c
 
 def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path, monkeypatch, capfd):
     """And what it did not use belongs to the next one."""
-    monkeypatch.setattr(h200, "LEAST", 0.5)
+    monkeypatch.setattr(h200, "MIN_SECONDS", 0.5)
     child = "import time; time.sleep(60)"
     code = f"""
 import pathlib, subprocess, sys, time
@@ -143,7 +143,7 @@ time.sleep(60)"""
     assert run(tmp_path, monkeypatch, *minutes, quick=[quick], slow=[slow, quick]) == 1
     assert 9 < time.monotonic() - since < 20
     said = capfd.readouterr().out
-    assert "slow: stopped after " in said and "slow: not begun: 0 s are left" in said
+    assert "slow: stopped after " in said and "slow: not started: 0 s are left" in said
     assert float(said.split("stopped after ")[1].split(" s")[0]) > 6
     pid = int((tmp_path / "pid").read_text())
     status = Path(f"/proc/{pid}/stat")
@@ -174,7 +174,7 @@ def test_failing_tests_are_counted(tmp_path):
     assert found["failures"] == ["b", "d"]
 
 
-def test_a_peer_that_is_late_or_dies_is_left_out_and_is_an_error(tmp_path, monkeypatch, capsys):
+def test_a_peer_that_is_late_or_dies_is_skipped_and_is_an_error(tmp_path, monkeypatch, capsys):
     """Once the others are written down."""
     absent = {
         "haiku": "not installed: pip install dm-haiku",
