@@ -80,6 +80,9 @@ UNKNOWN = {
     ("--workers", "8"): "--data.threads 8",
     ("--num-workers", "8"): "--data.threads 8",
     ("--output-dir", "x"): "--workdir x",
+    ("--mixup", "0.2"): "--mix.mixup 0.2",
+    ("--cutmix", "1"): "--mix.cutmix 1",
+    ("--reprob", "0.1"): "--mix.erasing 0.1",
     ("--weight-decay", "1e-4"): "--optim.weight_decay 1e-4",
     ("--image-size", "160"): "--data.image_size 160",
     ("--crop-fraction", "1"): "--eval.crop_fraction 1",  # the only option that ends so
@@ -90,10 +93,7 @@ UNKNOWN = {
 
 SENTENCES = {
     ("--resume", "x"): "run the same command again: it continues the run in its --workdir",
-    ("--auto-augment", "ra"): "AutoAugment, RandAugment and random erasing are not supported yet",
-    ("--mixup", "0.2"): "mixup and cutmix are not supported yet; label smoothing is: --mix.label",
-    ("--mix.mixup", "0.2"): "mixup and cutmix are not supported yet",
-    ("--cutmix=1",): "mixup and cutmix are not supported yet",
+    ("--auto-augment", "ra"): "AutoAugment and RandAugment are not supported yet",
     ("--num-classes", "2"): "the classes are counted from the data; leave this option out",
     ("--gpus", "1"): "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 ",
 }

@@ -52,6 +52,8 @@ MESH = {"mesh.coordinator": "localhost:1", "mesh.processes": 2, "mesh.process_id
 CROP = {"augment.crop": "random_resized"}
 ADAM = {"optim.name": "adamw"}
 STEP = {"optim.schedule": "step"}
+MIXUP = {"mix.mixup": 0.2}
+ERASING = {"mix.erasing": 1.0}
 
 # field: (the other value, the observation, what both sides are set to besides)
 CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -136,6 +138,18 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "augment.pad": (3, batch, {}),
     "augment.flip": (True, batch, {}),
     "mix.label_smoothing": (0.1, steps, {}),
+    "mix.smooth_over": ("others", steps, {"mix.label_smoothing": 0.5}),
+    "mix.mixup": (0.2, steps, {}),
+    "mix.cutmix": (1.0, steps, {}),
+    "mix.probability": (0.0, steps, MIXUP),
+    "mix.switch": (1.0, steps, {**MIXUP, "mix.cutmix": 1.0, "mix.switch": 0.0}),
+    "mix.per": ("example", steps, MIXUP),
+    "mix.off": ("59st", steps, MIXUP),
+    "mix.cutout": (4, steps, {}),
+    "mix.erasing": (1.0, steps, {}),
+    "mix.erasing_area": ((0.2, 0.3), steps, ERASING),
+    "mix.erasing_aspect": ((3.0, 4.0), steps, ERASING),
+    "mix.erasing_fill": ("pixel", steps, ERASING),
     "optim.name": ("adamw", updates, {}),
     "optim.lr": (0.3, updates, {}),
     "optim.lr_batch": (64, updates, {}),

@@ -289,7 +289,7 @@ def test_what_is_not_finite_is_named_inside_a_dispatch(tmp_path):
     found = []
     for seconds in (1e9, 0):
         workdir = tmp_path / str(seconds)
-        with together(seconds), pytest.raises(RunError, match="after 1 such steps"):
+        with together(seconds), pytest.raises(RunError, match="after 1 skipped step;"):
             fit(config, workdir, quiet=True)
         found.append(json.loads((workdir / "anomaly.json").read_text()))
     assert found[0] == found[1]

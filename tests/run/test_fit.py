@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train.run.checks
 import train.run.trainer
 from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
@@ -256,7 +257,7 @@ def test_a_bad_image_ends_the_run_and_loses_nothing(tmp_path):
 
 def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path, monkeypatch):
     """By a file that became unreadable after the check at the start."""
-    monkeypatch.setattr(train.run.fit, "check_images", lambda *args, **kwargs: "")
+    monkeypatch.setattr(train.run.checks, "check_images", lambda *args, **kwargs: "")
     root = photos(tmp_path / "photos")
     bad = root / "val" / "red" / "03.png"
     good = bad.read_bytes()

@@ -1,9 +1,7 @@
 """Options of other programs, and what to write here: for the messages about unknown options."""
 
-_MIX = "mixup and cutmix are not supported yet; label smoothing is: --mix.label_smoothing 0.1"
 _AUGMENT = (
-    "AutoAugment, RandAugment and random erasing are not supported yet; --augment.crop and "
-    "--augment.flip are"
+    "AutoAugment and RandAugment are not supported yet; --augment.crop and --augment.flip are"
 )
 _FOLDERS = "name the folder that has both splits: --data.dir DIR, with DIR/train and DIR/val"
 _RESUME = "run the same command again: it continues the run in its --workdir"
@@ -96,21 +94,19 @@ HABITS = {
     "config": _RECIPE,
     "device": "choose it before the command: JAX_PLATFORMS=cpu (or cuda, tpu) resnet-jax ...",
     "val_dir": _FOLDERS,
-    "mixup": _MIX,
-    "mixup_alpha": _MIX,
-    "mix.mixup": _MIX,
-    "cutmix": _MIX,
-    "cutmix_alpha": _MIX,
-    "mix.cutmix": _MIX,
+    "mixup": "--mix.mixup VALUE",
+    "mixup_alpha": "--mix.mixup VALUE",
+    "cutmix": "--mix.cutmix VALUE",
+    "cutmix_alpha": "--mix.cutmix VALUE",
     "auto_augment": _AUGMENT,
     "aa": _AUGMENT,
     "augment.auto": _AUGMENT,
     "randaugment": _AUGMENT,
     "rand_augment": _AUGMENT,
     "trivial_augment": _AUGMENT,
-    "random_erase": _AUGMENT,
-    "random_erasing": _AUGMENT,
-    "reprob": _AUGMENT,
+    "random_erase": "--mix.erasing VALUE",
+    "random_erasing": "--mix.erasing VALUE",
+    "reprob": "--mix.erasing VALUE",
     "gpu": _GPUS,
     "gpu_ids": _GPUS,
     "gpus": _GPUS,

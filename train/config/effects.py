@@ -23,6 +23,7 @@ ALWAYS = (
     *("init.weights", "data.name", "data.order", "data.image_size", "data.mean", "data.std"),
     *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
     *("augment.crop", "augment.flip", "mix.label_smoothing"),
+    *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
     *("optim.weight_decay", "optim.clip", "optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
@@ -131,6 +132,30 @@ CONDITIONS = (
         "augment.crop",
         lambda config: config.augment.crop == "pad",
         "augment.crop pad",
+    ),
+    Condition(
+        ("mix.smooth_over",),
+        "mix.label_smoothing",
+        lambda config: config.mix.label_smoothing > 0,
+        "label smoothing",
+    ),
+    Condition(
+        ("mix.probability", "mix.per", "mix.off"),
+        "mix.mixup",
+        lambda config: config.mix.mixes,
+        "mix.mixup or mix.cutmix above 0",
+    ),
+    Condition(
+        ("mix.switch",),
+        "mix.mixup",
+        lambda config: config.mix.mixup > 0 and config.mix.cutmix > 0,
+        "mix.mixup and mix.cutmix, both above 0",
+    ),
+    Condition(
+        ("mix.erasing_area", "mix.erasing_aspect", "mix.erasing_fill"),
+        "mix.erasing",
+        lambda config: config.mix.erasing > 0,
+        "mix.erasing above 0",
     ),
     Condition(
         ("optim.nesterov",),

@@ -8,34 +8,117 @@ import jax.numpy as jnp
 
 from train.config import MixConfig
 from train.distributed.mesh import Batch
+from train.learn.mix import cutout, mix, random_erasing, smooth_labels
 
 
 class Prepare(Protocol):
-    """What `make_prepare` returns."""
+    """See `make_prepare`."""
 
-    def __call__(self, batch: Batch, *, train: bool) -> Batch: ...
+    def __call__(
+        self,
+        batch: Batch,
+        *,
+        train: bool,
+        key: jax.Array | None = None,
+        step: jax.Array | None = None,
+    ) -> Batch: ...
 
 
 def make_prepare(
-    num_classes: int, mean: Sequence[float], std: Sequence[float], mix: MixConfig
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    config: MixConfig,
+    *,
+    mix_until: int | None = None,
 ) -> Prepare:
-    """A function (batch, *, train) -> batch with `image` normalised and `target` added.
+    """A function (batch, *, train, key, step) -> batch, `image` normalised and `target` added.
 
     `image`: uint8 [B, H, W, 1 or 3] -> float32 [B, H, W, 3], one channel repeated to three;
     pixels scaled to 0..1, less `mean`, over `std` (one value, or one for each channel).
-    `target`: float32 [B, num_classes], one-hot. In training it is smoothed: the label gets 1 - s,
-    and s is spread evenly over all classes (Szegedy 2016, arXiv:1512.00567, section 7).
+    `target`: float32 [B, num_classes], one-hot.
+
+    In training, `config` is applied: labels are smoothed, images erased, then examples mixed. Where
+    they are mixed, `label` becomes the class with the largest weight in `target`: that is the class
+    that the accuracy of training counts as right.
+
+    Args:
+      config: `mix.*`.
+      mix_until: the first step without mixup and CutMix; None: all steps have them.
+
+    The function's own arguments, which training needs where `config` draws anything:
+      key: of this step.
+      step: int32 scalar, counted from 0.
     """
     center = jnp.asarray(mean, jnp.float32) * 255
     scale = 1 / (jnp.asarray(std, jnp.float32) * 255)
 
-    def prepare(batch: Batch, *, train: bool) -> Batch:
+    def prepare(
+        batch: Batch,
+        *,
+        train: bool,
+        key: jax.Array | None = None,
+        step: jax.Array | None = None,
+    ) -> Batch:
         image = batch["image"]
         if image.shape[-1] == 1:
             image = jnp.repeat(image, 3, axis=-1)
+        image = (image.astype(jnp.float32) - center) * scale
         target = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
-        if train and mix.label_smoothing:
-            target = (1 - mix.label_smoothing) * target + mix.label_smoothing / num_classes
-        return {**batch, "image": (image.astype(jnp.float32) - center) * scale, "target": target}
+        if not train:
+            return {**batch, "image": image, "target": target}
+        if config.label_smoothing:
+            others = config.smooth_over == "others"
+            target = smooth_labels(target, config.label_smoothing, others=others)
+        image = _erase(config, key, image)
+        if not config.mixes:
+            return {**batch, "image": image, "target": target}
+        mixes: float | jax.Array = config.probability
+        if mix_until is not None:
+            assert step is not None, "mix.off needs the step"
+            mixes = jnp.where(step < mix_until, mixes, 0.0)
+        image, target = _mix(config, key, image, target, mixes)
+        label = target.argmax(-1).astype(batch["label"].dtype)
+        return {**batch, "image": image, "target": target, "label": label}
 
     return prepare
+
+
+def _erase(config: MixConfig, key: jax.Array | None, image: jax.Array) -> jax.Array:
+    if config.cutout:
+        image = cutout(_part(key, 0), image, config.cutout)
+    if config.erasing:
+        image = random_erasing(
+            _part(key, 1),
+            image,
+            config.erasing,
+            area=config.erasing_area,
+            aspect=config.erasing_aspect,
+            fill=config.erasing_fill,
+        )
+    return image
+
+
+def _mix(
+    config: MixConfig,
+    key: jax.Array | None,
+    image: jax.Array,
+    target: jax.Array,
+    probability: float | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    return mix(
+        _part(key, 2),
+        image,
+        target,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+        probability=probability,
+        switch=config.switch,
+        per_example=config.per == "example",
+    )
+
+
+def _part(key: jax.Array | None, number: int) -> jax.Array:
+    """A key of its own for each kind of draw."""
+    assert key is not None, "erasing and mixing need a key"
+    return jax.random.fold_in(key, number)

@@ -17,6 +17,9 @@ from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
 from train.learn.tasks import Task
 
+_INPUT = 1
+"""Folded into the key of a step for the draws of `prepare`."""
+
 Sums = dict[str, jax.Array]
 """Float32 scalars, summed over the examples that the mask admits; `count`: number of them."""
 
@@ -82,8 +85,9 @@ def make_step(
     tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        batch = prepare(batch, train=True)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        # The network's draws have `key` itself; those on its input another one.
+        batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=state.step)
 
         def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
             outputs, updates = model.apply(

@@ -181,6 +181,10 @@ def _about_loss(config: Row) -> str:
         if smoothing
         else ""
     )
+    if _get(config, "mix.mixup") or _get(config, "mix.cutmix"):
+        smoothed += (
+            " and on mixed examples, whose accuracy counts the class with the larger share as right"
+        )
     return (
         "A training point is the mean over the steps since the point before, on augmented images"
         f"{smoothed}; evaluation uses neither, so the two losses need not agree."

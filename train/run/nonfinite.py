@@ -105,7 +105,7 @@ def explain(workdir: Path, run: Run, found: SkippedStep, limit: int) -> tuple[st
     """
     optim = run.config.optim
     now = f"learning rate {rate(run, found.step):.4g}: --optim.lr {optim.lr:g} scaled to the batch"
-    before = f", after {limit} skipped steps" if limit else ""
+    before = f", after {limit} skipped step{'s' * (limit > 1)}" if limit else ""
     return (
         f"({now}, warmed up and scheduled; {found.what}: {found.value}){before}",
         f"{workdir / 'anomaly.json'} names the examples of its batch. A lower --optim.lr, a longer "

@@ -85,10 +85,10 @@ class Run:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def steps(self, duration: str) -> int:
-        """The number of steps in a duration of this run, such as "90ep"."""
-        batch_size = self.config.batch_size
-        return to_steps(duration, examples=len(self.splits.train), batch_size=batch_size)
+    def steps(self, duration: str, total: int | None = None) -> int:
+        """The number of steps in a duration of this run: "90ep", or "10%" of `total` steps."""
+        batch_size, examples = self.config.batch_size, len(self.splits.train)
+        return to_steps(duration, examples=examples, batch_size=batch_size, total=total)
 
     @cached_property
     def total_steps(self) -> int:
@@ -115,7 +115,9 @@ class Run:
     @cached_property
     def prepare(self) -> Prepare:
         data = self.config.data
-        return make_prepare(len(self.class_names), data.mean, data.std, self.config.mix)
+        mix, total = self.config.mix, self.total_steps
+        until = total - self.steps(mix.off, total) if mix.mixes and mix.off else None
+        return make_prepare(len(self.class_names), data.mean, data.std, mix, mix_until=until)
 
     @property
     def _step_options(self) -> StepOptions:
