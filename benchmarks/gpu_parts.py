@@ -62,6 +62,10 @@ TINY = Sizes(
 )
 
 
+HALF = ("--precision", "bf16")
+THREADS = ("--data.threads", str(os.cpu_count()))
+
+
 def parts(
     rows: Path, scratch: Path, sizes: Sizes, photos: Path | None, cifar: Path | None
 ) -> dict[str, Part]:
@@ -74,56 +78,63 @@ def parts(
       photos: `--data.dir` of the recipe folder; None: synthetic photos.
       cifar: `--data.dir` of the recipe cifar10-resnet20; None: random images.
     """
+    make = _Commands(rows, scratch, sizes)
     case = f"{sizes.network},{sizes.batch},{sizes.pixels}"
-    half = ("--precision", "bf16")
-    threads = ("--data.threads", str(os.cpu_count()))
-
-    def bench(name: str, *args: str) -> Command:
-        return ["-m", "train", "bench", name, *args, *sizes.model, "--out", str(rows)]
-
-    def step(seconds: float, *args: str) -> Command:
-        limit = ("--seconds", f"{max(0.9 * seconds, 1):.0f}")
-        return bench("step", *args, *half, *sizes.rounds, *limit)
-
-    def right(left: float) -> list[Command]:
-        flags = ["-v", "-W", "default", "-p", "no:cacheprovider", *sizes.tests]
-        xml = f"--junitxml={scratch / 'right.xml'}"
-        return [["-m", "pytest", "-m", "gpu", *flags, xml, str(ROOT / "tests/test_gpu.py")]]
-
-    def batches(left: float) -> list[Command]:
-        each = left / len(sizes.batches)
-        return [step(each, f"{sizes.network},{size},{sizes.pixels}") for size in sizes.batches]
-
-    def on_the_device(left: float) -> list[Command]:
-        options = (*threads, "--data.resident", "on", *sizes.small_images)
-        run = (*options, "--workdir", str(scratch / "run"), "--seconds")
-        if cifar:
-            data = ("--data.dir", str(cifar.absolute()))
-            return [bench("training", "cifar10-resnet20", *data, *run, f"{0.9 * left:.0f}")]
-        noise = (
-            "--data.name",
-            "npz",
-            "--data.dir",
-            str(synthetic_data.arrays(scratch, sizes.images)),
-        )
-        return [
-            bench("end_to_end", "cifar10-resnet20", *noise, *options),
-            bench("training", "digits", *sizes.digits, *run, f"{0.4 * left:.0f}"),
-        ]
-
-    def files(left: float) -> list[Command]:
-        folder = photos.absolute() if photos else synthetic_data.photos(scratch, sizes.photos)
-        data = ("--data.dir", str(folder), "--data.image_size", str(sizes.pixels), *threads)
-        model = ("--model.name", sizes.network, "--batch_size", str(sizes.batch), *half)
-        return [bench("end_to_end", "folder", *data, *model, *sizes.large_images)]
-
     torch, linen = ("torchvision", "torchvision-compile"), ("ours-plain-norm", "flax")
     return {
-        "right": Part(80, right),
-        "step": Part(125, lambda left: [step(left, case, "--peers", *torch)]),
-        "jax": Part(80, lambda left: [step(left, case, "--peers", *linen)]),
-        "profile": Part(30, lambda left: [bench("profile", case, *half)]),
-        "cifar": Part(120, on_the_device),
-        "batches": Part(60, batches),
-        "photos": Part(45, files),
+        "right": Part(80, lambda left: make.tests()),
+        "step": Part(125, lambda left: [make.step(left, case, "--peers", *torch)]),
+        "jax": Part(80, lambda left: [make.step(left, case, "--peers", *linen)]),
+        "profile": Part(30, lambda left: [make.bench("profile", case, *HALF)]),
+        "cifar": Part(120, lambda left: make.cifar(left, cifar)),
+        "batches": Part(60, make.batches),
+        "photos": Part(45, lambda left: make.photos(photos)),
     }
+
+
+@dataclass(frozen=True)
+class _Commands:
+    """Makes the commands of the parts."""
+
+    rows: Path
+    scratch: Path
+    sizes: Sizes
+
+    def bench(self, name: str, *args: str) -> Command:
+        return ["-m", "train", "bench", name, *args, *self.sizes.model, "--out", str(self.rows)]
+
+    def step(self, seconds: float, *args: str) -> Command:
+        limit = ("--seconds", f"{max(0.9 * seconds, 1):.0f}")
+        return self.bench("step", *args, *HALF, *self.sizes.rounds, *limit)
+
+    def tests(self) -> list[Command]:
+        flags = ["-v", "-W", "default", "-p", "no:cacheprovider", *self.sizes.tests]
+        xml = f"--junitxml={self.scratch / 'right.xml'}"
+        return [["-m", "pytest", "-m", "gpu", *flags, xml, str(ROOT / "tests/test_gpu.py")]]
+
+    def batches(self, left: float) -> list[Command]:
+        sizes = self.sizes
+        each = left / len(sizes.batches)
+        return [self.step(each, f"{sizes.network},{size},{sizes.pixels}") for size in sizes.batches]
+
+    def cifar(self, left: float, folder: Path | None) -> list[Command]:
+        """Training with the images in device memory."""
+        options = (*THREADS, "--data.resident", "on", *self.sizes.small_images)
+        run = (*options, "--workdir", str(self.scratch / "run"), "--seconds")
+        if folder:
+            data = ("--data.dir", str(folder.absolute()))
+            return [self.bench("training", "cifar10-resnet20", *data, *run, f"{0.9 * left:.0f}")]
+        file = synthetic_data.arrays(self.scratch, self.sizes.images)
+        noise = ("--data.name", "npz", "--data.dir", str(file))
+        return [
+            self.bench("end_to_end", "cifar10-resnet20", *noise, *options),
+            self.bench("training", "digits", *self.sizes.digits, *run, f"{0.4 * left:.0f}"),
+        ]
+
+    def photos(self, given: Path | None) -> list[Command]:
+        """Training on JPEG files."""
+        sizes = self.sizes
+        folder = given.absolute() if given else synthetic_data.photos(self.scratch, sizes.photos)
+        data = ("--data.dir", str(folder), "--data.image_size", str(sizes.pixels), *THREADS)
+        model = ("--model.name", sizes.network, "--batch_size", str(sizes.batch), *HALF)
+        return [self.bench("end_to_end", "folder", *data, *model, *sizes.large_images)]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.h200`: every part at a small size, and what it does when one fails."""
+"""`python -m benchmarks.h200`: all parts at a small size, and failures of parts."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory) -> Path:
-    """What the whole command leaves, at its small size."""
+    """The output folder of the whole command, at its small size."""
     out = tmp_path_factory.mktemp("h200") / "out"
     env = {**environment(), "XLA_FLAGS": QUICK}
     done = subprocess.run(
@@ -77,7 +77,7 @@ def test_every_part_has_its_figures(tried):
 @pytest.mark.parametrize("sizes", [Sizes(), TINY], ids=["full", "tiny"])
 @pytest.mark.parametrize("given", [True, False], ids=["real data", "made-up data"])
 def test_the_command_lines_can_be_read(sizes, given, tmp_path, monkeypatch):
-    """Options of the full size are those of the commands, with values that they take."""
+    """The commands accept the options of the full size."""
     measured: list[str] = []
 
     def measure(name: str):
@@ -129,7 +129,7 @@ def test_a_part_that_fails_is_reported_and_the_others_continue(tmp_path, monkeyp
 
 
 def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path, monkeypatch, capfd):
-    """And what it did not use belongs to the next one."""
+    """Time that a part does not use is for the next one."""
     monkeypatch.setattr(h200, "MIN_SECONDS", 0.5)
     child = "import time; time.sleep(60)"
     code = f"""
@@ -175,7 +175,7 @@ def test_failing_tests_are_counted(tmp_path):
 
 
 def test_a_peer_that_is_late_or_dies_is_skipped_and_is_an_error(tmp_path, monkeypatch, capsys):
-    """Once the others are written down."""
+    """After the other results are written."""
     absent = {
         "haiku": "not installed: pip install dm-haiku",
         "flax": "not ready in time (--seconds)",

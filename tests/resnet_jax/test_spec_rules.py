@@ -1,4 +1,4 @@
-"""The spec: what it refuses, and how it says so."""
+"""The spec: refused values and their messages."""
 
 import math
 from dataclasses import replace

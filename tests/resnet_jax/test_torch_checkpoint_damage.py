@@ -1,4 +1,4 @@
-"""resnet_jax/weights/torch_checkpoint.py: files that are damaged, or of something else."""
+"""resnet_jax/weights/torch_checkpoint.py: damaged files, and files of other formats."""
 
 import os
 import pickle
@@ -140,7 +140,7 @@ def test_record_shorter_than_its_tensor(tmp_path, read, record):
 
 
 @both_readers
-def test_record_that_is_not_there(tmp_path, read):
+def test_missing_record(tmp_path, read):
     refused(read, write_zip(tmp_path / "a.pth", FOUR, {"1": floats(0, 1, 2, 3)}), "data/0")
 
 
@@ -175,7 +175,7 @@ def test_view_beyond_its_storage(tmp_path, read):
 
 @both_readers
 @both_formats
-def test_dict_with_methods_of_its_own(tmp_path, write, read):
+def test_dict_with_changed_methods(tmp_path, write, read):
     state = {"items": 1, "detach": 2, "_metadata": {}}
     value = Call(Name("collections.OrderedDict"), ([["epoch", 3]],), state)
     assert read(write(tmp_path / "a.pth", value, {})) == {"epoch": 3}
@@ -208,7 +208,7 @@ def test_list_within_itself(tmp_path, write, read):
     refused(read, write(tmp_path / "a.pth", pickle.dumps(endless, 2), {}), "RecursionError")
 
 
-# Files of something else
+# Files of other formats
 
 
 @both_readers
@@ -221,7 +221,7 @@ def test_text(tmp_path, read):
 
 
 @both_readers
-def test_pickle_of_something_else(tmp_path, read):
+def test_pickle_of_another_object(tmp_path, read):
     path = tmp_path / "a.pth"
     path.write_bytes(pickle.dumps({"w": [1.0]}, 2))
     refused(read, path, "not a torch file: a pickle with another beginning")
