@@ -65,7 +65,7 @@ def measure(args: ProgramArgs) -> Row:
     """One case, every system.
 
     Raises:
-      ConfigError: no such topology, or nothing here compiles for it.
+      ConfigError: an unknown topology, or no compiler for it is installed.
     """
     topology = parse_topology(args.topology)
     if topology.chips > 1 and args.systems != ("ours",):

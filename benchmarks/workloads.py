@@ -8,7 +8,7 @@ import numpy as np
 from resnet_jax.zoo import ZOO, image_size
 from train.config import ConfigError, ModelConfig, RunConfig
 from train.data.sources import Splits
-from train.plan.planner import data_facts, stand_in
+from train.plan.planner import data_facts, synthetic_splits
 from train.recipes import all_recipes
 
 FORM = "NAME[,BATCH[,PIXELS]]"
@@ -61,7 +61,7 @@ def facts(config: RunConfig) -> Splits:
     try:
         return data_facts(config.data)
     except ConfigError:  # for example, data.dir is not set
-        return stand_in(config.data, config.data.examples, config.data.examples, 1000)
+        return synthetic_splits(config.data, config.data.examples, config.data.examples, 1000)
 
 
 def describe(config: RunConfig) -> dict[str, object]:

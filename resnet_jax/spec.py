@@ -58,80 +58,84 @@ class ResNetSpec:
     """
 
     depths: tuple[int, ...]
-    """Residual blocks in each stage; every stage after the first halves the map."""
+    """Residual blocks in each stage. Every stage after the first halves the feature map."""
     block: Block = "bottleneck"
-    """Residual branch: two 3x3 convolutions, or 1x1, 3x3, 1x1."""
+    """Residual branch: two 3x3 convolutions (basic), or 1x1, 3x3, 1x1 (bottleneck)."""
     stage_blocks: tuple[Block, ...] = ()
-    """The block of each stage, where they differ."""
+    """Block of each stage, in place of `block`, if the stages differ."""
     width: int = 64
     """Width of the first stage; it doubles with every stage."""
     stage_widths: tuple[int, ...] = ()
-    """The width of each stage, where it does not double."""
+    """Width of each stage, if it does not double with every stage."""
     groups: int = 1
     """Groups of the bottleneck's 3x3 convolution (cardinality; Xie 2017, arXiv:1611.05431)."""
     group_width: int = 64
-    """Width of one of those groups in a network of width 64."""
+    """Width of each group in a network of width 64."""
     reduce_first: int = 1
-    """A branch's first convolution is narrower by this factor (SENet-154: 2)."""
+    """Divides the width of the first convolution in each residual branch (SENet-154: 2)."""
     stem: Literal["7x7", "deep", "tiered", "3x3"] = "7x7"
-    """7x7/2, three 3x3 (C), the same in growing widths (timm's t), or one 3x3/1 (CIFAR)."""
+    """7x7: 7x7/2; deep: three 3x3 (ResNet-C); tiered: three 3x3 with increasing widths (timm's t);
+    3x3: 3x3/1 (CIFAR)."""
     stem_width: int | None = None
-    """Channels that the stem ends with; None: `width`."""
+    """Output channels of the stem; None: `width`."""
     stem_pool: Literal["auto", "max", "zero_max", "conv", "fractional", "none"] = "auto"
-    """Behind the stem: 3x3/2 max pooling (zero_max: padded with zeros, as BiT), a 3x3/2 convolution
-    (ResNet-RS), fractional max pooling (Graham 2014), none; auto: max, or none behind a 3x3."""
+    """Pooling after the stem. max: 3x3/2 max pooling; zero_max: the same, padded with zeros (BiT);
+    conv: a 3x3/2 convolution (ResNet-RS); fractional: fractional max pooling (Graham 2014); auto:
+    none after a 3x3 stem, else max."""
     stride_at: Literal["1x1", "3x3"] = "3x3"
-    """The bottleneck's convolution that strides: the first 1x1 (v1) or the 3x3 (v1.5, B)."""
+    """Convolution of a bottleneck with the stride: the first 1x1 (v1), or the 3x3 (v1.5, B)."""
     shortcut: Literal["A", "B", "C", "none"] = "B"
-    """He 2016a, 3.3: A zero-padding, B projections where the shape changes, C everywhere."""
+    """Shortcuts of He 2016a, 3.3. A: zero padding; B: projections where the shape changes; C:
+    projections in all blocks."""
     shortcut_kernel: int = 1
-    """Kernel of a projection that strides (SENet-154: 3); with avg_down none does."""
+    """Kernel size of projections with a stride (SENet-154: 3). With avg_down, none has a stride."""
     avg_down: bool = False
-    """Projections average-pool and then convolve without a stride (D)."""
+    """In projections, average pooling and a 1x1 convolution replace the strided convolution (D)."""
     anti_alias: Literal["none", "avg", "blur"] = "none"
-    """A branch's strided convolution and the stem's pool run at stride 1, with a 2x2 average or a
-    binomial blur that strides behind them (Zhang 2019, arXiv:1904.11486)."""
+    """Strided convolutions of residual branches and the stem's pooling run at stride 1. After them,
+    a 2x2 average (avg) or a binomial filter (blur) has the stride (Zhang 2019,
+    arXiv:1904.11486)."""
     preact: bool = False
-    """Norm and activation come before each convolution (v2)."""
+    """Pre-activation: norm and activation before each convolution (v2)."""
     activation: Activation = "relu"
-    """The non-linearity, in the stem too."""
+    """Activation function, also in the stem."""
     attention: Literal["none", "se", "eca"] = "none"
-    """At the end of a branch: squeeze-excite (Hu 2018, arXiv:1709.01507) or efficient channel
-    attention (Wang 2020, arXiv:1910.03151)."""
+    """At the end of each residual branch: squeeze-excite (Hu 2018, arXiv:1709.01507), or efficient
+    channel attention (Wang 2020, arXiv:1910.03151)."""
     se_ratio: float = 1 / 16
-    """Squeeze-excite's bottleneck, as a share of its channels."""
+    """Width of the squeeze-excite bottleneck, as a fraction of its input channels."""
     norm: Literal["batch", "group"] = "batch"
     """BatchNorm, or GroupNorm (Wu 2018, arXiv:1803.08494)."""
     norm_groups: int = 32
     """Groups of GroupNorm."""
     norm_momentum: float = 0.9
-    """Share of the running statistics that a step keeps (torch's momentum is 1 minus this)."""
+    """Fraction of the running statistics that a step keeps (1 minus the momentum of torch)."""
     norm_epsilon: float = 1e-5
     """Added to the variance under the square root."""
     weight_standardization: bool = False
-    """Kernels are used with mean 0 and variance 1 per output (Qiao 2019, arXiv:1903.10520)."""
+    """Normalise kernels to mean 0 and variance 1 per output (Qiao 2019, arXiv:1903.10520)."""
     output_stride: Literal[32, 16, 8] = 32
-    """At 8 or 16, stages that would stride beyond it dilate (Chen 2017, arXiv:1706.05587)."""
+    """Total stride. With 8 or 16, later stages dilate instead (Chen 2017, arXiv:1706.05587)."""
     zero_gamma: bool = True
-    """Every residual branch starts as zero: its last norm's scale (v2: its last kernel)."""
+    """Initialise the last norm's scale of each residual branch (v2: the last kernel) with zeros."""
     kernel_init: Literal["kaiming_normal", "xavier_uniform", "small_normal", "zeros"] = (
         "kaiming_normal"
     )
     """Initialiser of the convolutions."""
     drop_path: float = 0.0
-    """Stochastic depth (Huang 2016, arXiv:1603.09382): chance to skip the last block; grows
-    linearly from 0 at the first."""
+    """Stochastic depth (Huang 2016, arXiv:1603.09382): probability of skipping the last block. It
+    grows linearly from 0 at the first block."""
     drop_block: float = 0.0
-    """DropBlock (Ghiasi 2018, arXiv:1810.12890): share of the last stage's maps that is dropped in
-    squares; a quarter of it in the stage before."""
+    """DropBlock (Ghiasi 2018, arXiv:1810.12890): fraction of the last stage's feature maps that is
+    dropped in squares. In the stage before, it is a quarter of this."""
     drop_block_size: int = 7
-    """Side of those squares, in pixels of the map."""
+    """Side of DropBlock's squares, in pixels of the feature map."""
     block_dropout: float = 0.0
     """Dropout before a branch's last convolution (Zagoruyko 2016, arXiv:1605.07146, 2.4)."""
     dropout: float = 0.0
     """Dropout before the classifier."""
     drop_connect: float = 0.0
-    """DropConnect (Wan 2013): chance of each weight of the classifier to be left out of a step."""
+    """DropConnect (Wan 2013): probability of dropping each weight of the classifier in a step."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -18,8 +18,8 @@ LINT = "from importlinter.cli import lint_imports_command; lint_imports_command(
 
 BREACHES = {
     ("train/config/base.py", "import train.run.fit"): "train.config.base -> train.run.fit",
-    ("train/plan/chips.py", "from train.inference import inference"): (
-        "train.plan.chips -> train.inference.inference"
+    ("train/plan/chips.py", "from train.inference import predict"): (
+        "train.plan.chips -> train.inference.predict"
     ),
     ("train/run/eta.py", "import train.cli.usage"): "train.run.eta -> train.cli.usage",
     ("train/run/eta.py", "import benchmarks.record"): "train.run.eta -> benchmarks.record",

@@ -3,4 +3,4 @@
 import time
 
 STARTED = time.perf_counter()
-"""When the process came here: what the wait for a first step is counted from."""
+"""When the process started, by `perf_counter`: the delay of the first step counts from here."""

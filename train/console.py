@@ -1,6 +1,7 @@
-"""Standard output and error that never end a run: what cannot be written is dropped, and counted.
+"""Warnings, and a stdout and stderr on which a failed write does not end a run.
 
-Progress of a training may be lost. Where the output is the product, `lost_output` says so.
+Text that cannot be written is dropped. `lost_output` tells whether this happened: training
+continues without its progress, but for other commands the output is the result.
 """
 
 import contextlib
@@ -16,24 +17,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""Nobody will read again: a pipe without a reader, a terminal that was closed."""
+"""The reader is gone for good: a pipe without a reader, a closed terminal."""
 
 _UNWANTED = (errno.EPIPE, errno.EBADF)
-"""The reader, such as `head`, had enough: nothing is lost."""
+"""The reader, such as `head`, has read all it needs: nothing is lost."""
 
 
 class SafeStream:
-    """A text stream whose `write` and `flush` never raise `OSError`; otherwise the one inside.
+    """Wraps a text stream: `write` and `flush` never raise `OSError`.
 
-    A full disk may have room again, so the next write is tried. A reader that is gone does not come
-    back: the descriptor is pointed at /dev/null, for libraries that write to it too, and for what
-    Python would flush at its end.
+    After an error such as a full disk, the next write is tried again. If the reader is gone, the
+    descriptor is redirected to /dev/null, so that writes by libraries and Python's own flush at
+    exit do not fail either.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.lost: str | None = None
-        """Why output was lost, such as "No space left on device"; None: nothing was."""
+        """Why output was lost, such as "No space left on device"; None: nothing is lost."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -52,7 +53,7 @@ class SafeStream:
             self._stream.flush()
 
     def finish(self) -> None:
-        """Flushes for the last time: what is left is dropped, or Python's end would report it."""
+        """Flushes for the last time, and drops the rest: Python would report it at exit."""
         try:
             self._stream.flush()
         except OSError:
@@ -75,7 +76,8 @@ class SafeStream:
                 self._discard()
 
     def _discard(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # or it has no descriptor
+        # AttributeError: the stream has no descriptor
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             target = self._stream.fileno()
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, target, inheritable=target < 3)
@@ -87,8 +89,8 @@ class SafeStream:
 def safe_output() -> Iterator[None]:
     """Makes `sys.stdout` and `sys.stderr` `SafeStream`s inside the `with`.
 
-    Standard descriptors that are closed are opened on /dev/null first: the next file to be opened,
-    a checkpoint's say, would get their number and whatever a library prints.
+    Closed standard descriptors are first opened on /dev/null. Otherwise the next file to be opened,
+    such as a checkpoint's, would get the number 1 or 2, and libraries would print into it.
     """
     _open_standard()
     old, ours = {}, {}
@@ -108,9 +110,9 @@ def safe_output() -> Iterator[None]:
 
 
 def lost_output() -> str | None:
-    """Why a part of stdout was lost, inside `safe_output`; None: all was written.
+    """Why a part of stdout was lost, inside `safe_output`; None: everything was written.
 
-    A reader that left, such as `head`, loses nothing.
+    A reader that stops early, such as `head`, counts as no loss.
     """
     sys.stdout.flush()
     return getattr(sys.stdout, "lost", None)
@@ -132,21 +134,22 @@ def _open_standard() -> None:
             os.set_inheritable(number, True)
 
 
-def accept_every_character() -> None:
-    """Stdout and stderr escape what their encoding lacks, instead of ending the program."""
+def escape_unencodable() -> None:
+    """Makes stdout and stderr escape characters outside their encoding, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure:
             reconfigure(errors="backslashreplace")
 
 
-def warn(text: str) -> None:
-    """A line on stderr, for what must be seen though nobody asked."""
-    print(f"warning: {utf8(text)}", file=sys.stderr, flush=True)
+def warn(*texts: str) -> None:
+    """Prints each text on stderr, on a line that starts with "warning: "."""
+    for text in texts:
+        print(f"warning: {utf8(text)}", file=sys.stderr, flush=True)
 
 
 def table_console() -> "Console":
-    """As wide as the terminal, and wide enough for a whole row where there is none."""
+    """A console as wide as the terminal; 120 columns if stdout is not a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)

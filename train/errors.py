@@ -6,4 +6,4 @@ class ConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that could not go on: the command line prints the message and exits with 1."""
+    """A run that cannot continue: the command line prints the message and exits with 1."""

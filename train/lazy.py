@@ -9,7 +9,7 @@ def lazy_names(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[
 
     Args:
       package: its `__name__`.
-      modules: module in the package -> names that it provides.
+      modules: module of the package -> its public names.
 
     >>> lazy_names("train", {"errors": ["ConfigError"]})("ConfigError").__module__
     'train.errors'

@@ -1,7 +1,7 @@
-"""How names of files and classes are printed and written: always as text that UTF-8 can hold.
+"""Names of files and classes as text that can always be encoded in UTF-8.
 
-A file name is bytes. Those that are not UTF-8 reach Python as lone surrogates, which no terminal
-and no file takes: they are shown as \\xNN, the way a shell quotes them.
+A file name is a sequence of bytes. Python turns bytes that are not UTF-8 into lone surrogates,
+which cannot be printed or written to a file. They are shown as \\xNN, as a shell quotes them.
 """
 
 import re
@@ -22,7 +22,7 @@ def utf8(text: object) -> str:
 
 
 def one_line(name: object) -> str:
-    """A name in a line of a terminal: line breaks and control characters are escaped too.
+    """A name on one line of a terminal: line breaks and control characters are escaped too.
 
     >>> one_line("a\\nb\\x1b[2J")
     'a\\\\nb\\\\x1b[2J'
@@ -31,7 +31,7 @@ def one_line(name: object) -> str:
 
 
 def csv_cell(text: object) -> str:
-    """A cell that a spreadsheet does not take for a formula: ' stands before = + - @.
+    """A CSV cell that no spreadsheet reads as a formula: ' is put before = + - @.
 
     >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("cat")
     ("'=1+1", '-0.5', 'cat')
@@ -43,7 +43,7 @@ def csv_cell(text: object) -> str:
 
 
 def csv_path(path: object) -> str:
-    """A path likewise; a relative one stays the path of that file.
+    """A path as such a cell; a relative path remains valid: "./" is put before it.
 
     >>> csv_path("=a.jpg"), csv_path("b/-c.jpg")
     ('./=a.jpg', 'b/-c.jpg')

@@ -1,4 +1,4 @@
-"""The process around JAX: glibc's heaps, XLA's flags, and the cache of compiled programs."""
+"""Settings of the process: glibc's malloc, XLA's flags, and JAX's compilation cache."""
 
 import contextlib
 import ctypes
@@ -15,22 +15,22 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
 def set_malloc() -> None:
-    """Sets glibc's heaps for training: call it before any thread starts.
+    """Configures glibc's malloc for training. Call it before any thread starts.
 
-    Where CPUs are the devices, one heap that keeps what was freed: XLA asks for each step's
-    temporaries anew, and the system, asked, clears each page of them at its first touch, which
-    takes a fifth of a step. Elsewhere two heaps for all threads, not eight for each core:
-    checkpoints and evaluations run through dozens of threads, each of which leaves its own heap in
-    pieces, and resident memory creeps up although nothing is leaked.
+    On CPU devices: one heap, and freed memory stays in it. XLA allocates the temporaries of every
+    step again; if they came from the system each time, clearing their pages would take a fifth of a
+    step. On other devices: two heaps for all threads, instead of eight for each core. Checkpoints
+    and evaluations start dozens of threads; with a heap for each, fragmentation makes resident
+    memory grow although nothing leaks.
 
-    What a user set by $MALLOC_... or $GLIBC_TUNABLES, and other C libraries, are left as they are.
+    Does nothing if $MALLOC_... or $GLIBC_TUNABLES is set, or with another C library.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         if _only_cpus():
-            mallopt(_M_ARENA_MAX, 1)  # in any other, large blocks are mapped, limit or not
+            mallopt(_M_ARENA_MAX, 1)  # other heaps map large blocks, whatever M_MMAP_MAX is
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
         else:
@@ -38,22 +38,22 @@ def set_malloc() -> None:
 
 
 def _only_cpus() -> bool:
-    """Whether JAX will run on CPUs, as far as can be told without starting it."""
+    """Whether JAX will run on CPUs only, as far as can be seen without starting it."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"
     return not entry_points(group="jax_plugins") and find_spec("libtpu") is None
 
 
 def trim_heap() -> None:
-    """Returns what is free to the system; milliseconds."""
+    """Returns free heap memory to the system. Takes milliseconds."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_memory() -> int | None:
-    """Bytes that a program may still take without swapping; None where the system does not say.
+    """Bytes that a program can still allocate without swapping; None: unknown on this system.
 
-    Linux: `MemAvailable`, or less where a container (cgroup) allows less.
+    On Linux: `MemAvailable`, or the limit of a container (cgroup) if that is lower.
     """
     limits = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
@@ -71,19 +71,19 @@ def available_memory() -> int | None:
             free = int((Path(folder) / most).read_text("utf-8")) - int(
                 (Path(folder) / used).read_text("utf-8")
             )
-            limits.append(free + int(stat.get("inactive_file", 0)))  # the cache gives way
+            limits.append(free + int(stat.get("inactive_file", 0)))  # cache that can be dropped
     return max(min(limits), 0) if limits else None
 
 
-# XLA's CPU compiler hands single convolutions to a library that is slower than its own way
-# (docs/results/cpu.md). A flag that a later XLA does not know would end the process.
+# By default, XLA's CPU compiler gives single convolutions to a library, which is slower than XLA's
+# own code (docs/results/cpu.md). An unknown flag ends the process: newer versions do not get it.
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _FLAG_VALUE = "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 _KNOWN_BEFORE = (0, 13)
 
 
 def set_xla_flags() -> None:
-    """Adds to `XLA_FLAGS`; before JAX's first use, which reads them."""
+    """Adds our flag to `XLA_FLAGS`. Call it before JAX is first used: JAX reads them then."""
     flags = os.environ.get("XLA_FLAGS", "")
     major, minor, *_ = version("jaxlib").split(".")
     if _FLAG not in flags and (int(major), int(minor)) < _KNOWN_BEFORE:
@@ -91,13 +91,13 @@ def set_xla_flags() -> None:
 
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk; see `RunConfig.compilation_cache`.
+    """Stores compiled programs on disk; see `RunConfig.compilation_cache`.
 
-    Where the default folder cannot be had (no home directory, a read-only disk), a warning says so
-    and everything is compiled anew.
+    If the default folder is unavailable (no home directory, a read-only disk), a warning is printed
+    and every program is compiled again at each start.
 
     Raises:
-      ConfigError: a folder that was asked for and cannot be had.
+      ConfigError: the requested folder is unavailable.
     """
     import jax
 
@@ -106,15 +106,15 @@ def use_compilation_cache(folder: str | None) -> None:
     if path is None:
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
-    # The many small programs of a start add up to more than the large one. JAX warns of each
-    # program that it cannot write: into a read-only folder, none is written.
-    least = 0.0 if os.access(path, os.W_OK) else float("inf")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+    # Also cache small programs: together they take longer to compile than the training step. JAX
+    # warns about each program that it cannot write: in a read-only folder, none is written.
+    min_seconds = 0.0 if os.access(path, os.W_OK) else float("inf")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", min_seconds)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _folder(folder: str | None) -> Path | None:
-    """The folder, made if need be; None if it is the default one and cannot be made."""
+    """The folder, created if necessary; None: it is the default folder, and is unavailable."""
     given = folder or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:
         path = expand(given or "~/.cache/resnet-jax")
@@ -124,5 +124,5 @@ def _folder(folder: str | None) -> Path | None:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         if folder:
             raise ConfigError(f"compilation_cache: {reason}") from None
-        warn(f"compiled programs are not kept for the next start ({reason})")
+        warn(f"compiled programs cannot be cached for the next start ({reason})")
         return None

@@ -1,4 +1,4 @@
-"""How commands read their arguments: help, one spelling, and one kind of message."""
+"""Arguments of commands: help, both spellings of options, and messages about mistakes."""
 
 import subprocess
 import sys
@@ -10,10 +10,11 @@ import pytest
 import tyro
 
 from tests.runs import ROOT, command, environment
-from train.__main__ import TrainArgs, main
+from train.__main__ import main
 from train.cli.arguments import parse, suggestions
 from train.cli.habits import HABITS
 from train.cli.options import COMMON, options
+from train.cli.train import TrainArgs
 from train.config import ConfigError, RunConfig
 from train.config.serialize import flatten, to_json
 from train.recipes import get_recipe
@@ -58,7 +59,7 @@ REFUSED = {
     ("--model.depths", "a"): "--model.depths 'a': needs one or more integers",
     ("--model.shortcut", "D"): "--model.shortcut 'D': needs A or B or C or none",
     ("--norm_group_size", "x"): "--norm_group_size 'x': needs an integer or device or None",
-    # What the config itself refuses is its own message, whole, however long.
+    # Errors of the config itself: the whole message, however long.
     ("--optim.lr", "-1"): "optim.lr -1.0: must be positive",
     ("--batch_size", "0"): "batch_size 0: must be at least 1",
     ("--duration", 100 * "9"): f"duration {100 * '9'!r} is not a duration: write '90ep', '500st'",
@@ -66,7 +67,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("args", REFUSED)
-def test_a_bad_value_is_one_line_that_says_what_is_needed(args):
+def test_messages_about_invalid_values(args):
     assert refusal(*args) == REFUSED[args]
 
 
@@ -85,7 +86,7 @@ UNKNOWN = {
     ("--reprob", "0.1"): "--mix.erasing 0.1",
     ("--weight-decay", "1e-4"): "--optim.weight_decay 1e-4",
     ("--image-size", "160"): "--data.image_size 160",
-    ("--crop-fraction", "1"): "--eval.crop_fraction 1",  # the only option that ends so
+    ("--crop-fraction", "1"): "--eval.crop_fraction 1",  # the only option with that ending
     ("--optim.lrr", "1"): "--optim.lr 1, ",
     ("--durration", "5ep"): "--duration 5ep?",
     ("--input-size", "3", "64", "64"): "--data.image_size 64?",
@@ -94,7 +95,7 @@ UNKNOWN = {
 SENTENCES = {
     ("--resume", "x"): "run the same command again: it continues the run in its --workdir",
     ("--auto-augment", "ra"): "AutoAugment and RandAugment are not supported yet",
-    ("--num-classes", "2"): "the classes are counted from the data; leave this option out",
+    ("--num-classes", "2"): "the classes are counted from the data; remove this option",
     ("--gpus", "1"): "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 ",
 }
 
@@ -108,14 +109,14 @@ def test_an_unknown_option_suggests_ours(args):
 
 
 @pytest.mark.parametrize("args", SENTENCES)
-def test_what_has_no_option_here_is_answered_by_a_sentence(args):
+def test_options_without_counterpart_are_explained(args):
     message = refusal(*args)
     flag = args[0].partition("=")[0]
     assert message.startswith(f"unknown option {flag}: {SENTENCES[args]}")
     assert "did you mean" not in message
 
 
-def test_every_habit_leads_to_an_option_that_exists():
+def test_suggested_options_exist():
     names = {option.name for option in KNOWN}
     for habit, target in HABITS.items():
         assert habit not in names
@@ -124,11 +125,11 @@ def test_every_habit_leads_to_an_option_that_exists():
         assert "VALUE" not in suggestions(f"--{habit}", "7", sorted(names))
 
 
-def test_nothing_near_is_said_without_a_guess():
+def test_unknown_words_without_a_similar_option():
     assert refusal("--zzzz") == (
         "unknown option --zzzz: `resnet-jax train --help-all` lists all options"
     )
-    assert refusal("--seed", "1", "leftover").startswith("'leftover' belongs to no option")
+    assert refusal("--seed", "1", "leftover").startswith("'leftover' is not the value of an option")
 
 
 def test_options_are_those_of_the_config():
@@ -236,7 +237,7 @@ COMMAND_LINES = {
 
 
 @pytest.mark.parametrize("args", COMMAND_LINES)
-def test_every_command_says_its_mistakes_alike(args, capsys):
+def test_messages_of_all_commands(args, capsys):
     assert main(args) == 2
     out, err = capsys.readouterr()
     assert err.startswith(COMMAND_LINES[args]) and not out

@@ -100,7 +100,7 @@ def test_predict(trained, tmp_path, capsys):
     assert done.stdout.count("%") == 15
 
 
-def test_resuming_says_so(trained):
+def test_resuming_is_reported(trained):
     done = resnet_jax("train", "digits", "--workdir", str(trained), *TINY)
     assert done.returncode == 0
     assert "all 60 steps are done" in done.stdout

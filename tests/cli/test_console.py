@@ -38,8 +38,8 @@ def test_a_command_is_done_when_nobody_reads(after):
 @pytest.mark.parametrize("command", ["recipes", "models", "models resnet18", "--version"])
 def test_a_result_that_is_lost_is_an_error(command):
     done = shell(f"{sys.executable} -m train {command} > /dev/full")
-    said = "error: the output could not be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (1, said)
+    message = "error: the output could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 @pytest.mark.parametrize(("command", "code"), [("train", 0), ("eval", 1)])

@@ -18,7 +18,7 @@ from resnet_jax import create_model, load_weights, save_weights
 from tests.runs import ROOT, tiny
 from train.__main__ import main
 from train.data.images.crops import eval_image
-from train.inference.inference import read_weights
+from train.inference.evaluate import read_weights
 from train.learn.model import make_model
 from train.run.directory import read_config
 from train.run.fit import fit
@@ -30,7 +30,7 @@ CLASSES = {IMAGENET: 1000, CIFAR: 7}
 
 
 def random_variables(name: str, num_classes: int, size: int) -> dict:
-    """Nothing in them is 0 or 1, so that no tensor can stand in for another."""
+    """No value is 0 or 1, so that exchanged tensors would be noticed."""
     model = create_model(name, num_classes)
     variables = model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
     rng = np.random.default_rng(0)
@@ -57,13 +57,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run whose network is narrower than its name says."""
+    """A finished run whose network is narrower than the network of its name."""
     workdir = tmp_path_factory.mktemp("run")
     fit(tiny(duration="20st", ema_decay=0.9), workdir, quiet=True)
     return workdir
 
 
-def said(capsys, *args: object) -> str:
+def output(capsys, *args: object) -> str:
     """What a command prints; it must end well."""
     assert main([str(arg) for arg in args]) == 0
     out, err = capsys.readouterr()
@@ -103,11 +103,11 @@ def expected(folder: Path, name: str, classes: int, image: str, **view) -> list[
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
-def test_predict_says_what_the_network_says(folder, tmp_path, capsys, suffix):
+def test_predict_prints_the_probabilities_of_the_network(folder, tmp_path, capsys, suffix):
     images = [str(folder / f"{i}.png") for i in range(3)]
     weights, table = folder / f"{IMAGENET}.{suffix}", tmp_path / "table.csv"
     size = ("--data.image_size", 64)  # the default is the network's own
-    text = said(capsys, "predict", IMAGENET, *images, "--weights", weights, "--csv", table, *size)
+    text = output(capsys, "predict", IMAGENET, *images, "--weights", weights, "--csv", table, *size)
     assert text.startswith("images: 64 pixels, crop_fraction 0.875, bilinear, mean 0.485, 0.456")
     names = (ROOT / "train" / "cli" / "imagenet_classes.txt").read_text().splitlines()
     assert len(set(names)) == 1000 and names[0] == "tench" and names[999] == "toilet tissue"
@@ -128,7 +128,7 @@ def test_the_command_line_overrides_the_preprocessing(folder, tmp_path, capsys):
     options = ("--data.image_size", 32, "--data.mean", 0.5, "--data.std=0.25")
     options += ("--eval.crop-fraction", 0.8, "--eval.interpolation", "bicubic", "--csv", table)
     weights = folder / f"{CIFAR}.npz"
-    text = said(capsys, "predict", CIFAR, image, "--weights", weights, *options)
+    text = output(capsys, "predict", CIFAR, image, "--weights", weights, *options)
     assert text.startswith("images: 32 pixels, crop_fraction 0.8, bicubic, mean 0.5, std 0.25\n")
     wanted = expected(folder, CIFAR, 7, image, **view)
     assert [name for name, _ in guesses(table)[image]] == [f"class {i}" for i, _ in wanted]
@@ -142,7 +142,7 @@ def test_class_names_from_a_file(folder, tmp_path, capsys):
     names.write_text("\n".join("abcdefg") + "\n\n")
     table = tmp_path / "table.csv"
     options = ("--weights", folder / f"{CIFAR}.npz", "--classes", names, "--csv", table)
-    said(capsys, "predict", CIFAR, folder / "0.png", *options)
+    output(capsys, "predict", CIFAR, folder / "0.png", *options)
     wanted = expected(folder, CIFAR, 7, str(folder / "0.png"), size=32, crop=1.0)
     found = guesses(table)[str(folder / "0.png")]
     assert [name for name, _ in found] == ["abcdefg"[i] for i, _ in wanted]
@@ -153,7 +153,7 @@ def test_bf16_is_near_and_not_the_same(folder, tmp_path, capsys):
     for precision in ("fp32", "bf16"):
         table = tmp_path / f"{precision}.csv"
         options = ("--weights", folder / f"{CIFAR}.npz", "--precision", precision, "--csv", table)
-        said(capsys, "predict", CIFAR, folder / "0.png", *options)
+        output(capsys, "predict", CIFAR, folder / "0.png", *options)
         found[precision] = dict(guesses(table)[str(folder / "0.png")])
     assert found["fp32"] != found["bf16"]
     best = max(found["fp32"], key=found["fp32"].__getitem__)
@@ -183,15 +183,15 @@ def test_published_weights_come_with_their_preprocessing(folder, tmp_path, capsy
     (own / "config.json").write_text(json.dumps(TIMM))
     monkeypatch.setenv("RESNET_JAX_WEIGHTS", str(tmp_path))
     image = folder / "0.png"
-    by_tag = said(capsys, "predict", f"{IMAGENET}.r160_in1k", image)
+    by_tag = output(capsys, "predict", f"{IMAGENET}.r160_in1k", image)
     assert by_tag.startswith(SEEN)
-    assert said(capsys, "predict", IMAGENET, image, "--weights", weights) == by_tag
+    assert output(capsys, "predict", IMAGENET, image, "--weights", weights) == by_tag
 
 
 def test_weights_in_a_run_directory_see_what_the_run_saw(run, folder, capsys):
     weights = run / "model.npz"
-    said(capsys, "convert", run, weights)
-    # the narrow network has no name of its own; its preprocessing is all that is asked for here
+    output(capsys, "convert", run, weights)
+    # the narrow network has no name; this test is about its preprocessing
     assert find_preprocessing(weights, CIFAR) == of_run(read_config(run))
     assert of_run(read_config(run)).size == 8 and of_run(read_config(run)).mean == (0.305,)
 
@@ -206,10 +206,10 @@ def test_there_and_back_is_bit_identical(folder, tmp_path, capsys, name, tensors
     for there, back in (("npz", "safetensors"), ("safetensors", "npz")):
         source = folder / f"{name}.{there}"
         middle, end = tmp_path / f"middle.{back}", tmp_path / f"end.{there}"
-        text = said(capsys, "convert", source, middle, "--model", name)
+        text = output(capsys, "convert", source, middle, "--model", name)
         size = middle.stat().st_size
         assert text == f"{middle}: {tensors} tensors, {parameters:,} parameters, {size:,} bytes\n"
-        said(capsys, "convert", middle, end, "--model", name)
+        output(capsys, "convert", middle, end, "--model", name)
         classes = CLASSES[name]
         before, after = (load_weights(file, name, classes) for file in (source, end))
         assert jax.tree.all(jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), before, after))
@@ -223,7 +223,7 @@ def test_a_run_converted_gives_the_same_logits(run, tmp_path, capsys, suffix):
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
     model = make_model(config, 10)
     for which in ("best", "last"):
-        said(capsys, "convert", run, target, "--checkpoint", which)
+        output(capsys, "convert", run, target, "--checkpoint", which)
         loaded = load_weights(target, config.model.name, 10, **config.model.changes)
         trained = jax.device_get(read_weights(config, run, which).variables)
         ours, theirs = (model.apply(v, images, train=False) for v in (loaded, trained))
@@ -236,17 +236,17 @@ def test_what_leaves_a_run_is_predicted_as_the_run_predicts(run, tmp_path, capsy
     pixels = np.random.default_rng(0).integers(0, 256, (11, 9), np.uint8)
     Image.fromarray(pixels).save(image)
     first, second = tmp_path / "model.safetensors", tmp_path / "again.npz"
-    assert str(tmp_path / "model.json") in said(capsys, "convert", run, first)
-    said(capsys, "convert", first, second)
-    said(capsys, "predict", run, image, "--csv", tables[0])
+    assert str(tmp_path / "model.json") in output(capsys, "convert", run, first)
+    output(capsys, "convert", first, second)
+    output(capsys, "predict", run, image, "--csv", tables[0])
     for file, table in zip((first, second), tables[1:], strict=True):
-        said(capsys, "predict", CIFAR, image, "--weights", file, "--csv", table)
+        output(capsys, "predict", CIFAR, image, "--weights", file, "--csv", table)
         assert table.read_text() == tables[0].read_text()
     assert main(["predict", IMAGENET, str(image), "--weights", str(first)]) == 2
     assert f"the weights of a {CIFAR}" in capsys.readouterr().err
     (tmp_path / "again.json").write_text('{"model": {"name": "resnet51"}}')
     assert main(["predict", CIFAR, str(image), "--weights", str(second)]) == 2
-    assert "again.json: not what convert writes" in capsys.readouterr().err
+    assert "again.json: not a file that convert writes" in capsys.readouterr().err
 
 
 def test_a_folder_as_the_hub_leaves_it(folder, tmp_path, capsys, monkeypatch):
@@ -261,8 +261,8 @@ def test_a_folder_as_the_hub_leaves_it(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image = folder / "0.png"
     lines = [
-        said(capsys, "predict", f"{IMAGENET}.mine", image),
-        said(capsys, "predict", IMAGENET, image, "--weights", here),
+        output(capsys, "predict", f"{IMAGENET}.mine", image),
+        output(capsys, "predict", IMAGENET, image, "--weights", here),
     ]
     assert lines[0] == lines[1] and lines[0].startswith("images: 64 pixels, crop_fraction 0.95")
     assert main(["convert", str(here), "x.npz"]) == 2
@@ -275,9 +275,9 @@ def test_a_file_in_the_home_directory(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     image = folder / "0.png"
     options = ("--weights=~/w.npz", "--csv=~/t.csv")
-    said(capsys, "predict", CIFAR, image, *options)
+    output(capsys, "predict", CIFAR, image, *options)
     assert list(guesses(tmp_path / "t.csv")) == [str(image)]
-    said(capsys, "convert", "~/w.npz", "~/w.safetensors", "--model", CIFAR)
+    output(capsys, "convert", "~/w.npz", "~/w.safetensors", "--model", CIFAR)
     assert (tmp_path / "w.safetensors").is_file()
     monkeypatch.setenv("HOME", "")
     for args in (("predict", CIFAR, str(image), "--weights=~/w.npz"), ("convert", "~/w.npz", "x")):
@@ -342,22 +342,28 @@ ERRORS = {
     "no such tag": (["predict", "resnet50.x1", "0.png"], "timm/resnet50.x1 cannot be fetched"),
     "weights twice": (
         ["predict", "resnet50.x1", "0.png", "--weights", "{cifar}"],
-        "--weights .*: 'resnet50.x1' names its weights already",
+        "--weights .*: 'resnet50.x1' already names its weights",
     ),
     "one name": (["convert", "{cifar}"], "convert takes two names, not 1"),
     "no name": (["convert"], "SRC.* is missing"),
     "no model": (["convert", "{cifar}", "y.npz"], "--model is missing"),
     "unknown model": (["convert", "{cifar}", "y.npz", "--model", "resnet51"], "unknown model"),
-    "itself": (["convert", "{cifar}", "{cifar}", "--model", CIFAR], "is the file that is read"),
+    "itself": (
+        ["convert", "{cifar}", "{cifar}", "--model", CIFAR],
+        "SRC and DST are the same file",
+    ),
     "suffix": (["convert", "{cifar}", "y.pth", "--model", CIFAR], "y.pth: choose from .*npz"),
-    "no folder": (["convert", "{cifar}", "no/y.npz", "--model", CIFAR], "no directory no"),
+    "no folder": (
+        ["convert", "{cifar}", "no/y.npz", "--model", CIFAR],
+        "directory no does not exist",
+    ),
     "a folder": (["convert", "{cifar}", "dir.npz", "--model", CIFAR], "dir.npz: Is a directory"),
     "convert misfit": (
         ["convert", "{cifar}", "y.npz", "--model", IMAGENET],
         f"cifar.npz: not the weights of {IMAGENET}",
     ),
     "no run": (["convert", "dir.npz", "y.npz"], "'dir.npz' is not a run directory"),
-    "run of another": (["convert", "{run}", "y.npz", "--model", IMAGENET], "is a resnet8_cifar"),
+    "run of another": (["convert", "{run}", "y.npz", "--model", IMAGENET], "is of a resnet8_cifar"),
     "no checkpoint": (["convert", "{run}", "y.npz", "--checkpoint", "7"], "checkpoint '7': choose"),
 }
 
@@ -370,7 +376,7 @@ class Unsafe:
 @pytest.mark.parametrize("case", ERRORS)
 def test_bad_input_is_one_message_and_exit_code_2(case, folder, run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RESNET_JAX_WEIGHTS", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not installed: no network is asked
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not installed: no network access
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0.png").write_bytes((folder / "0.png").read_bytes())
     (tmp_path / "names.txt").write_text("a\nb\n")

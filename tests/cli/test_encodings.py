@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.runs import MODEL, ROOT, resnet_jax, tiny
-from train.console import accept_every_character, warn
+from train.console import escape_unencodable, warn
 from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
 from train.run.metrics import SkippedStep
@@ -45,7 +45,7 @@ def photos(tmp_path) -> Path:
 
 
 def test_a_run_on_a_strict_terminal(photos, tmp_path, monkeypatch):
-    """It names the file that it left out, and writes its report."""
+    """The skipped file is reported, and the report is written."""
     monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
     monkeypatch.setenv("LC_ALL", "C")
     workdir = tmp_path / "run"
@@ -65,10 +65,10 @@ def test_a_run_on_a_strict_terminal(photos, tmp_path, monkeypatch):
 
 def test_what_a_person_sees_has_escapes(capsys):
     display = Display(1, Classify())
-    display.say(f"left out {BAD}")
+    display.say(f"skipped {BAD}")
     warn(BAD)
     out, err = capsys.readouterr()
-    assert out.endswith("left out b\\xe4d.png\n") and err == "warning: b\\xe4d.png\n"
+    assert out.endswith("skipped b\\xe4d.png\n") and err == "warning: b\\xe4d.png\n"
 
 
 def test_anomaly_names_examples_in_utf8():
@@ -98,7 +98,7 @@ class _Named:
 def test_streams_that_cannot_be_reconfigured(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.stderr", object())
-    accept_every_character()
+    escape_unencodable()
 
 
 def unspecified(tree: ast.AST) -> list[int]:

@@ -157,11 +157,15 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "optim.nesterov": (True, updates, {}),
     "optim.beta2": (0.5, updates, ADAM),
     "optim.epsilon": (0.1, updates, ADAM),
+    "optim.trust": (0.01, updates, {"optim.name": "lars"}),
     "optim.weight_decay": (0.5, updates, {}),
     "optim.decay": ("decoupled", updates, {}),
     "optim.decay_mask": ("all", updates, {}),
     "optim.clip": (0.1, updates, {}),
     "optim.schedule": ("constant", updates, {}),
+    "optim.power": (3.0, updates, {"optim.schedule": "polynomial"}),
+    "optim.floor": (0.01, updates, {}),
+    "optim.scaling": ("sqrt", updates, {"optim.lr_batch": 64}),
     "optim.warmup": ("10st", updates, {}),
     "optim.milestones": (("10st",), updates, STEP),
     "optim.gamma": (0.5, updates, STEP),
@@ -227,7 +231,7 @@ def in_folder(config: RunConfig, root: Path, *, bad: bool) -> RunConfig:
     return replace(config, data=replace(config.data, name="folder", dir=str(root)))
 
 
-def test_best_is_by_loss_if_asked(tmp_path):
+def test_best_by_loss(tmp_path):
     kept = {}
     for best in ("top1", "loss"):
         (tmp_path / best).mkdir()

@@ -61,7 +61,7 @@ def test_one_help_for_all_three_ways(run, capsys, monkeypatch):
         assert page.startswith("usage: resnet-jax predict DIR IMAGE... [options] ")
         assert "predict NAME IMAGE... --weights FILE [options]" in page
     sizes = [re.search(r"--data.image_size .*\[(\d+)\]", page)[1] for page in pages[1:]]
-    assert not re.search(r"--data.image_size .*\[", pages[0])  # nothing says whose
+    assert not re.search(r"--data.image_size .*\[", pages[0])  # unknown without a run
     assert sizes == ["8", "32"]
     assert list(PredictArgs.__dataclass_fields__) == ["config", *own]
 
@@ -85,12 +85,12 @@ def test_the_old_spellings_name_the_new_ones(old, now, weights, run, image, caps
 def test_options_that_belong_to_the_other_kind(weights, run, image, capsys):
     for args, message in {
         (run, "--weights", weights): (
-            f"error: --weights {weights}: {str(run)!r} is a run and has its own weights; "
-            "--checkpoint chooses which\n"
+            f"error: --weights {weights}: {str(run)!r} is a run, which has its own weights; "
+            "choose them with --checkpoint\n"
         ),
         (NAME, "--weights", weights, "--checkpoint", "last"): (
-            f"error: --checkpoint last: {NAME!r} is a network and no run; --weights names the file "
-            "of its weights\n"
+            f"error: --checkpoint last: {NAME!r} is a network, not a run; name the file of "
+            "its weights with --weights\n"
         ),
         (NAME, "--weights", weights, "--optim.lr", "1"): (
             "error: predict cannot change optim.lr: 0.1 -> 1.0; it can change data.*, eval.*, "
@@ -102,7 +102,7 @@ def test_options_that_belong_to_the_other_kind(weights, run, image, capsys):
 
 
 def test_limits_hold_whatever_the_weights_are(weights, run, image, capsys):
-    """`--data.max_pixels` is what the refusal advises, and no warning says it has no effect."""
+    """The error message advises `--data.max_pixels`, and no warning says it has no effect."""
     for what in ([run, image], [NAME, image, "--weights", weights]):
         command = [str(arg) for arg in ["predict", *what, "--data.max_pixels"]]
         assert main([*command, "1999"]) == 2

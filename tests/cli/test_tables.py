@@ -1,4 +1,4 @@
-"""train/cli/tables.py, through the command line where there is one of its own."""
+"""train/cli/tables.py, and the commands that print its tables."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from resnet_jax.zoo import ZOO, image_size
 from tests.runs import ROOT, environment
 from train.__main__ import main
 from train.cli.tables import count
-from train.inference.inference import Answer, Prediction
+from train.inference.predict import Answer, Prediction
 from train.inference.predictions import print_answers
 from train.recipes import all_recipes, modules
 
@@ -33,13 +33,13 @@ PARAMETERS = {
     "resnet110_cifar": 1_727_962,
     "resnet1202_cifar": 19_421_274,
 }
-# torchvision's model cards; He 2016a's table 1 says 3.8 for v1
+# torchvision's model cards; table 1 of He 2016a has 3.8 for v1
 GFLOPS = {"resnet18": 1.814, "resnet34": 3.664, "resnet50": 4.089, "resnet50_v1": 3.858}
 GFLOPS |= {"resnet101": 7.801, "resnet152": 11.514, "resnet20_cifar": 0.041}
 
 
 def answer(capsys, *args: str) -> str:
-    """What a command prints; it must end well and complain of nothing."""
+    """The output of a command, which must succeed without warnings."""
     assert main(args) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -239,7 +239,7 @@ def test_variants_show_where_they_differ(capsys):
     assert cifar["stage2/block1"]["layers"] == ["3x3/2, 32, norm", "3x3, 32, norm"]  # shortcut A
 
 
-def test_attention_stands_behind_the_branch(capsys):
+def test_attention_is_at_the_end_of_the_branch(capsys):
     se = blocks(answer(capsys, "models", "seresnet50"))
     assert se["stage2/block1"]["layers"] == [
         "1x1, 128, norm",
@@ -266,7 +266,7 @@ def test_recipes_lists_every_recipe(capsys):
     ]
     assert rows(text) == expected
     assert ["cifar10-resnet56", "resnet56_cifar", "cifar10", "64000st", "128", "fp32"] in expected
-    for module in modules():  # what is said of them, word for word
+    for module in modules():  # their docstrings, word for word
         assert module.__doc__.strip() in text
 
 

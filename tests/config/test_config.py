@@ -121,6 +121,7 @@ EVERY = {
     "optim.nesterov": (True, False),
     "optim.beta2": (0.5, 0.25),
     "optim.epsilon": (0.5, 0.25),
+    "optim.trust": (0.5, 0.25),
     "optim.weight_decay": (0.5, 0.25),
     "optim.decay": ("decoupled", "l2"),
     "optim.decay_mask": ("all", "kernels"),
@@ -129,6 +130,9 @@ EVERY = {
     "optim.warmup": ("5%", "5ep"),
     "optim.milestones": (["1ep", "20%"], ["1ep"]),
     "optim.gamma": (0.5, 0.25),
+    "optim.power": (0.5, 0.25),
+    "optim.floor": (0.5, 0.25),
+    "optim.scaling": ("sqrt", "linear"),
     "eval.every": ("3st", "4st"),
     "eval.batch_size": (3, 4),
     "eval.crop_fraction": (0.5, 0.25),
@@ -197,7 +201,7 @@ def test_recipe_survives_the_round_trip(name):
     tree = json.loads(json.dumps(to_json(config)))
     assert from_json(tree) == config
     assert to_json(from_json(tree)) == tree
-    # what the spec says is not repeated
+    # values equal to the spec are not repeated
     assert tree["model"] == {"name": config.model.name, **config.model.changes}
 
 
@@ -280,7 +284,7 @@ def test_all_that_differs_is_named():
 
 
 def test_an_option_that_the_network_lacks():
-    """A recipe may have set it for another one: the message says how to take it back."""
-    with pytest.raises(ConfigError, match=r"'zero_gamma' of model 'lenet5': .*'None' drops"):
+    """The recipe may have set it for another network: the message says how to drop it."""
+    with pytest.raises(ConfigError, match=r"'zero_gamma' of model 'lenet5': .*; set it to None"):
         ModelConfig(name="lenet5", zero_gamma=False)
     assert ModelConfig(name="lenet5", zero_gamma=None).changes == {}

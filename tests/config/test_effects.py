@@ -1,4 +1,4 @@
-"""Options given in vain are reported by name: the table covers every option, and is true."""
+"""Options without effect are reported: the conditions cover all options, and are correct."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +13,13 @@ from train.__main__ import main
 from train.cli.choose_recipe import choose, take_recipe
 from train.cli.options import options
 from train.config import ConfigError, RunConfig
+from train.config.conditions import ALWAYS, CONDITIONS
 from train.config.effects import (
-    ALWAYS,
-    CONDITIONS,
     PREDICTION,
     accepted_by_eval,
     check_applicable,
     check_effects,
-    in_vain,
+    without_effect,
 )
 from train.config.serialize import flatten, to_json
 from train.recipes import all_recipes
@@ -28,7 +27,7 @@ from train.recipes import all_recipes
 CONDITIONAL = [name for condition in CONDITIONS for name in condition.options]
 PHOTOS = {"data.name": "folder", "data.dir": "photos"}
 
-# What makes each conditional option useless (a), and what makes it useful (b).
+# For each conditional option: changes with which it has no effect, and with which it has one.
 CASES: dict[str, tuple[dict, dict]] = {
     "data.dir": ({}, {"data.name": "npz"}),
     "data.examples": ({}, {"data.name": "synthetic"}),
@@ -65,7 +64,11 @@ CASES: dict[str, tuple[dict, dict]] = {
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
     "optim.milestones": ({}, {"optim.schedule": "step"}),
     "optim.gamma": ({"optim.schedule": "constant"}, {"optim.schedule": "step"}),
-    "optim.decay": ({"optim.weight_decay": 0.0}, {}),
+    "optim.power": ({}, {"optim.schedule": "polynomial"}),
+    "optim.floor": ({"optim.schedule": "constant"}, {}),
+    "optim.scaling": ({"optim.lr_batch": 0}, {}),
+    "optim.trust": ({}, {"optim.name": "lars"}),
+    "optim.decay": ({"optim.name": "lamb"}, {}),
     "optim.decay_mask": ({"optim.weight_decay": 0.0}, {}),
     "norm_group_size": ({"model.norm": "group", "model.norm_groups": 4}, {}),
     "model.norm_momentum": ({"model.norm": "group", "model.norm_groups": 4}, {}),
@@ -77,7 +80,7 @@ CASES: dict[str, tuple[dict, dict]] = {
 
 
 def test_every_option_is_in_the_table():
-    """A new option must be put where it belongs: it has an effect always, or under a condition."""
+    """A new option must be added to `ALWAYS` or to `CONDITIONS`."""
     everything = [option.name for option in options(RunConfig, RunConfig(), shared=True)]
     assert sorted([*ALWAYS, *CONDITIONAL]) == sorted(everything)
     assert sorted(CASES) == sorted(CONDITIONAL)
@@ -85,17 +88,17 @@ def test_every_option_is_in_the_table():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_useless_option_is_named_and_a_useful_one_is_not(name):
+def test_options_without_effect_are_reported(name):
     useless, useful = CASES[name]
     value = CHANGES[name][0]
     is_mistake = next(c.is_mistake for c in CONDITIONS if name in c.options)
     base = together(tiny(), useless)
-    mistakes, warnings = in_vain(changed(base, name, value), base)
-    said, others = (mistakes, warnings) if is_mistake else (warnings, mistakes)
-    assert len(said) == 1 and not others
-    assert said[0].startswith(f"--{name} ") and " has no effect with " in said[0]
+    mistakes, warnings = without_effect(changed(base, name, value), base)
+    expected, others = (mistakes, warnings) if is_mistake else (warnings, mistakes)
+    assert len(expected) == 1 and not others
+    assert expected[0].startswith(f"--{name} ") and " has no effect with " in expected[0]
     base = together(tiny(), useful)
-    assert in_vain(changed(base, name, value), base) == ([], [])
+    assert without_effect(changed(base, name, value), base) == ([], [])
 
 
 def observations(name: str):
@@ -113,12 +116,19 @@ TRUE += (
     "data.eval_split",
 )
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
-TRUE += ("optim.decay_mask", "optim.nesterov")
+TRUE += (
+    "optim.decay_mask",
+    "optim.nesterov",
+    "optim.power",
+    "optim.floor",
+    "optim.scaling",
+    "optim.trust",
+)
 
 
 @pytest.mark.parametrize("name", TRUE)
-def test_what_is_said_to_have_no_effect_has_none(name, tmp_path):
-    """Batches, splits and updates are the very same."""
+def test_reported_options_have_no_effect(name, tmp_path):
+    """Batches, splits and updates are identical."""
     base = together(tiny(), CASES[name][0] | {"data.image_size": 8})
     if base.data.name == "synthetic":
         base = together(base, {"data.examples": 20, "data.mean": (0.5,), "data.std": (0.5,)})
@@ -129,8 +139,8 @@ def test_what_is_said_to_have_no_effect_has_none(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*all_recipes(), None])
-def test_recipes_and_defaults_are_silent(name):
-    """Neither against themselves nor, for what they set, against the defaults."""
+def test_recipes_and_defaults_give_no_warning(name):
+    """Compared with themselves, and with the defaults."""
     config = all_recipes()[name] if name else RunConfig()
     assert check_effects(config, config) == []
     assert check_effects(config, RunConfig()) == []
@@ -148,9 +158,10 @@ def test_messages_name_the_option_the_value_and_the_reason():
     with pytest.raises(ConfigError, match=r"data.dir.*\n.*--data.classes 7 has no effect"):
         check_effects(both, tiny())
     assert check_effects(changed(tiny(), "optim.beta2", 0.5), tiny()) == [
-        "--optim.beta2 0.5 has no effect with optim.name sgd: it belongs to optim.name adamw"
+        "--optim.beta2 0.5 has no effect with optim.name sgd: it belongs to optim.name adamw, "
+        "lamb and rmsprop"
     ]
-    # The network's own value decides, where no option does.
+    # If the option is not set, the value of the network counts.
     se = changed(tiny(), "model.se_ratio", 0.5)
     assert "with model.attention none" in check_effects(se, tiny())[0]
 
@@ -178,7 +189,7 @@ def test_what_eval_and_predict_cannot_use():
 
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[RunConfig, Path]]:
-    """What `train` would have trained, and where; nothing is."""
+    """The configs and workdirs with which `train` calls `fit`. Nothing is trained."""
     calls: list[tuple[RunConfig, Path]] = []
     monkeypatch.setattr(
         train.run.fit, "fit", lambda config, where, **_: calls.append((config, where))
@@ -196,18 +207,18 @@ def test_photos_without_a_recipe_are_a_folder(fitted, tmp_path, capsys):
     assert "training the recipe folder" in capsys.readouterr().out
 
 
-def test_photos_for_the_digits_are_refused(fitted, tmp_path, capsys):
+def test_photos_with_the_recipe_digits_are_an_error(fitted, tmp_path, capsys):
     assert main(["train", "digits", "--data.dir", str(tmp_path)]) == 2
     assert "has no effect with data.name digits" in capsys.readouterr().err and not fitted
 
 
-def test_a_warning_is_said_and_training_goes_on(fitted, capsys):
+def test_training_continues_after_a_warning(fitted, capsys):
     assert main(["train", "--optim.gamma", "0.5"]) == 0
     assert capsys.readouterr().err.startswith("warning: --optim.gamma 0.5 has no effect with")
     assert fitted[0][0].optim.gamma == 0.5
 
 
-def test_the_recipe_may_stand_anywhere(fitted, tmp_path):
+def test_the_recipe_can_be_at_any_position(fitted, tmp_path):
     there = str(tmp_path)
     orders = (
         ["folder", "--data.dir", there, "--seed", "1"],
@@ -229,7 +240,7 @@ def test_a_value_is_not_taken_for_the_recipe(tmp_path):
 
 
 def test_other_data_in_the_recipe_of_the_digits_are_warned_about(fitted, tmp_path, capsys):
-    """Photos of 8x8 pixels are hardly meant."""
+    """Training on photos of 8x8 pixels is probably not intended."""
     args = ["train", "--data.name", "folder", "--data.dir", str(tmp_path)]
     assert main(args) == 0
     assert capsys.readouterr().err.startswith(
@@ -241,7 +252,7 @@ def test_other_data_in_the_recipe_of_the_digits_are_warned_about(fitted, tmp_pat
     assert capsys.readouterr().err == "" and len(fitted) == 3
 
 
-def test_what_is_no_recipe_is_explained(tmp_path, capsys):
+def test_messages_about_words_that_are_no_recipe(tmp_path, capsys):
     (tmp_path / "tfds" / "mnist" / "3.0.1").mkdir(parents=True)
     (tmp_path / "tfds" / "mnist" / "3.0.1" / "dataset_info.json").write_text("{}")
     (tmp_path / "a.npz").write_text("")
@@ -257,12 +268,12 @@ def test_what_is_no_recipe_is_explained(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_a_recipe_in_two_places_is_refused(fitted, capsys):
+def test_two_recipes_are_an_error(fitted, capsys):
     assert main(["train", "digits", "--seed", "1", "folder"]) == 2
-    assert "error: 'folder' belongs to no option" in capsys.readouterr().err and not fitted
+    assert "error: 'folder' is not the value of an option" in capsys.readouterr().err and not fitted
 
 
-def test_eval_complains_about_what_it_cannot_use(tmp_path, capsys):
+def test_eval_refuses_options_that_it_cannot_use(tmp_path, capsys):
     import json
 
     (tmp_path / "config.json").write_text(json.dumps(to_json(replace(tiny(), seed=3))))

@@ -43,15 +43,17 @@ def test_nothing_is_held_out_where_there_are_splits(option, value, tmp_path):
         f"--data.{option} {value} has no effect: {split} has the splits 'train' and 'val'"
     ]
     assert warnings(split) == [] == warnings(photos(tmp_path / "b", ""), **{option: value})
-    [said] = warnings(tmp_path / "b", whole=True, **{option: value})
-    assert said.endswith(f"has no effect: all images of {tmp_path / 'b'} are evaluated")
+    [message] = warnings(tmp_path / "b", whole=True, **{option: value})
+    assert message.endswith(f"has no effect: all images of {tmp_path / 'b'} are evaluated")
 
 
 @pytest.mark.parametrize("option", ["train_split", "eval_split"])
 def test_a_folder_of_classes_has_no_splits_to_name(option, tmp_path):
     root = photos(tmp_path / "a", "")
-    [said] = warnings(root, **{option: "other"})
-    assert said.startswith(f"--data.{option} other has no effect: {root} has no folders of splits")
+    [message] = warnings(root, **{option: "other"})
+    assert message.startswith(
+        f"--data.{option} other has no effect: {root} has no folders of splits"
+    )
     assert warnings(photos(tmp_path / "b", "other", "train"), eval_split="other") == []
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from train.__main__ import TrainArgs
 from train.cli.arguments import parse
+from train.cli.train import TrainArgs
 from train.config import MeshConfig
 from train.distributed.launchers import detect_process
 from train.recipes import get_recipe

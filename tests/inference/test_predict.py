@@ -14,7 +14,7 @@ from tests.resnet_jax.test_convert import random_variables
 from tests.runs import resnet_jax
 from train.__main__ import main
 from train.config import ConfigError
-from train.inference.inference import Answer, Prediction
+from train.inference.predict import Answer, Prediction
 from train.inference.predictions import image_files, show
 from train.printable import csv_cell, csv_path, one_line, utf8
 
@@ -103,7 +103,7 @@ def test_nothing_that_can_be_read(weights, tmp_path, capsys):
     assert predict(weights, tmp_path / "empty") == 2
     out, err = capsys.readouterr()
     assert re.fullmatch(r"error: .*empty: a folder without images \(\.jpg, .*\n", err)
-    assert out.count("\n") == 1  # no empty table behind the preprocessing
+    assert out.count("\n") == 1  # no empty table after the preprocessing
     assert predict(weights, tmp_path / "empty", tmp_path / "x.png") == 2
     assert capsys.readouterr().err.splitlines()[1:] == [
         f"error: {tmp_path / 'x.png'}: No such file or directory",
@@ -114,10 +114,8 @@ def test_nothing_that_can_be_read(weights, tmp_path, capsys):
 def test_a_table_that_cannot_be_written_is_an_error_before_anything_is_computed(
     weights, tmp_path, capsys, monkeypatch
 ):
-    import train.inference.inference
-
     monkeypatch.setattr(
-        train.inference.inference, "_read", lambda *_: pytest.fail("an image was read")
+        "train.inference.predict._read", lambda *_: pytest.fail("an image was read")
     )
     image = picture(tmp_path / "a.png")
     assert predict(weights, image, "--csv", tmp_path / "no" / "table.csv") == 2

@@ -1,6 +1,6 @@
 """`eval_image` beside torchvision's transforms, on 200 real photographs.
 
-Where torchvision is not installed, numbers kept from it stand in for some of the photographs; they
+Where torchvision is not installed, its stored numbers replace some of the photographs; they
 are made again by
 
     python -m tests.inference.test_preprocessing ../shared/data

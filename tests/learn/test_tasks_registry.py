@@ -22,7 +22,7 @@ from tests.runs import tiny
 from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from train.distributed.mesh import make_mesh, replicated_sharding
-from train.inference.inference import evaluate_run
+from train.inference.evaluate import evaluate_run
 from train.learn.tasks import Classify, Metric, Task
 from train.report.base import Examples, Part
 from train.report.metrics_file import Row, read_metrics

@@ -87,7 +87,7 @@ def test_a_single_chip_is_a_host_of_one(name):
     "name", ["v4:2x2x1", "v4:4x4x4", "v5e:2x2", "v5e:2x4", "v5e:16x16", "v5p:2x4x4", "v6e:8x16"]
 )
 def test_larger_slices_are_hosts_of_four_chips(name):
-    """They divide the slice, and are as many as `Topology.hosts` says."""
+    """They divide the slice, and their number is `Topology.hosts`."""
     topology = parse_topology(name)
     options = tpu_options(topology)
     bounds = options["chips_per_host_bounds"]

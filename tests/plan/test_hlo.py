@@ -107,5 +107,5 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert collectives(LOOP, 4) == {"all-reduce": Collective(8, 8 * 256, 8 * 256 * 2 * 3 / 4)}
     fusions_in_it = 8 * 256 * (1 + 1 + 1) + 8 * 256 * (1 + 1)
     assert hbm_bytes(LOOP) == {"fusion": 2 * 256 + fusions_in_it, "all-reduce": 8 * 2 * 256}
-    said = LOOP.replace("body=%body.1", 'body=%body.1, x={"known_trip_count":{"n":"5"}}')
-    assert collectives(said, 4)["all-reduce"].count == 5
+    known = LOOP.replace("body=%body.1", 'body=%body.1, x={"known_trip_count":{"n":"5"}}')
+    assert collectives(known, 4)["all-reduce"].count == 5

@@ -81,7 +81,7 @@ def test_fsdp_gathers_the_parameters_and_nothing_else(devices):
 
 
 def test_the_batch_is_the_pipelines(run):
-    """`abstract_batch` says what the step is really given."""
+    """`abstract_batch` has the shapes and types of a real batch."""
     config = run.config
     options = {"seed": 0, "batch_size": config.batch_size, "start": 0, "stop": 1}
     real = next(train_batches(run.splits.train, config.data, config.augment, **options))
@@ -159,7 +159,7 @@ def test_report(photos):
         "imagenet-resnet50: resnet50, bf16, batch 2560 on v5e:16x16 "
         "(256 chips, 64 hosts, 10 images a chip)"
     )
-    assert "computed by XLA's compiler (jax 1, libtpu 2), of one chip and one step" in lines
+    assert "computed by XLA's compiler (jax 1, libtpu 2), for one chip and one step" in lines
     assert "  memory          1.00 GiB of 8.00 GiB (12%): fits" in lines
     assert "  FLOPs           1.97 TFLOP, 197 GFLOP an image (of the program)" in lines
     assert "  step        20.00 ms  128,000 images/s, 500 a chip" in lines
@@ -167,11 +167,11 @@ def test_report(photos):
         "  epochs      359.7 /h  of 1,281,167 examples; the run's 45,042 steps: 15.0 min" in lines
     )
     assert "  input       2,000 /s  images for each host: 4 of its 112 CPUs at 500 JPEGs/s" in text
-    assert lines[-1] == "binds: HBM bandwidth"
+    assert lines[-1] == "bottleneck: HBM bandwidth"
 
 
 def test_what_does_not_fit(photos):
-    """The compiler gave up: what it needs, and the batch that would do, by the same arithmetic."""
+    """The compiler ran out of memory: the report has the memory it needs, and a batch that fits."""
     message = (
         "RESOURCE_EXHAUSTED: E1000: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (31.50G) exceeds available HBM (15.75G). HLO module: jit_step."
@@ -207,7 +207,7 @@ def test_images_that_the_network_does_not_take(devices):
         compile_step(Run(config, mesh=make_mesh(devices)), "cpu", usable=2**30)
 
 
-def test_data_that_are_not_here():
+def test_data_that_are_not_on_disk():
     known = data_facts(DataConfig(name="imagenet2012:5.1.0", dir="/nowhere"))
     assert (len(known.train), len(known.eval)) == (1_281_167, 50_000)
     assert len(known.train.class_names) == 1000
@@ -241,7 +241,7 @@ def test_images_per_core():
         (["digits", "--topology", "v5e:3x3"], "topology 'v5e:3x3': choose from v5e:1x1, v5e:2x2"),
         (
             ["digits", "--topology", "v5e:4x4", "--batch_size", "100"],
-            "batch_size 100: does not divide over the 16 chips of v5e:4x4; choose a multiple of "
+            "batch_size 100: not divisible by the 16 chips of v5e:4x4; choose a multiple of "
             "16, such as 96",
         ),
         (
@@ -261,7 +261,10 @@ def test_images_per_core():
             "--data.classes 37 has no effect with data.name folder: it belongs to synthetic data "
             "(--data.name synthetic)",
         ),
-        (["digits", "--topology", "h200", "--json", "/no/such/x"], "there is no folder /no/such"),
+        (
+            ["digits", "--topology", "h200", "--json", "/no/such/x"],
+            "folder /no/such does not exist",
+        ),
         (["digits", "--topology", "h200", "--images_per_core", "0"], "must be positive"),
     ],
 )

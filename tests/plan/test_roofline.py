@@ -4,13 +4,13 @@ from train.plan.roofline import Roofline
 from train.run.memory import Footprint, suggestions
 
 
-def test_the_longest_binds():
+def test_the_longest_is_the_bottleneck():
     line = Roofline(compute=0.02, hbm=0.03, network=0.01, input=0.0)
-    assert (line.step, line.binds) == (0.03, "HBM bandwidth")
-    assert Roofline(0.04, 0.03, 0.01, 0.02).binds == "compute"
-    assert Roofline(0.02, 0.03, 0.05, 0.0).binds == "network"
+    assert (line.step, line.bottleneck) == (0.03, "HBM bandwidth")
+    assert Roofline(0.04, 0.03, 0.01, 0.02).bottleneck == "compute"
+    assert Roofline(0.02, 0.03, 0.05, 0.0).bottleneck == "network"
     slow = Roofline(0.02, 0.03, 0.01, 0.08)
-    assert (slow.step, slow.binds) == (0.03, "input")  # the chip's own time is reported beside it
+    assert (slow.step, slow.bottleneck) == (0.03, "input")  # the step is the time of the chip only
 
 
 NOW = Footprint(parameters=10, gradients=10, shared=40, rest=100)

@@ -58,14 +58,14 @@ def test_the_recipes_that_others_rely_on():
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
-def test_docstring_says_how_to_run_and_what_to_expect(module):
-    said = inspect.getdoc(module)
-    commands = re.findall(r"^    resnet-jax train *(\S*)", said, re.MULTILINE)
+def test_docstring_has_command_hardware_and_expected_result(module):
+    text = inspect.getdoc(module)
+    commands = re.findall(r"^    resnet-jax train *(\S*)", text, re.MULTILINE)
     assert len(commands) == 1 and (commands[0] or "digits") in module.RECIPES
-    assert "Hardware:" in said
-    assert re.search(r"^(.* )?Expected\b", said, re.MULTILINE)
+    assert "Hardware:" in text
+    assert re.search(r"^(.* )?Expected\b", text, re.MULTILINE)
     # a number, or a word on why there is none; and whether it was measured here
-    assert re.search(r"\d %|measured", said.partition("Expected")[2])
+    assert re.search(r"\d %|measured", text.partition("Expected")[2])
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_imagenet_rate_is_goyals():
 def test_imagenet_quotes_what_was_published():
     """The top-1 of "Bag of Tricks", table 6, is of ResNet-50-D and depends on the schedule."""
     (module,) = [m for m in modules() if "imagenet-resnet50" in m.RECIPES]
-    said = " ".join(inspect.getdoc(module).split())
-    assert "Bag of Tricks, table 6, is of ResNet-50-D: 77.16 % with step decay, 77.91 %" in said
-    assert re.search(r"ResNet50_v1b: 77\.67 % .*120 epochs", said)
-    figures = set(re.findall(r"\d\d\.\d+", said))
+    text = " ".join(inspect.getdoc(module).split())
+    assert "Table 6 of Bag of Tricks is about ResNet-50-D: 77.16 % with step decay, 77.91 %" in text
+    assert re.search(r"ResNet50_v1b: 77\.67 % .*120 epochs", text)
+    figures = set(re.findall(r"\d\d\.\d+", text))
     assert figures == {"77.67", "77.16", "77.91"}
 
 

@@ -22,7 +22,7 @@ from train.config import ConfigError, DataConfig, ModelConfig, OptimConfig, RunE
 from train.data.order import example_indices
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.distributed.signals import StopSignal
-from train.inference.inference import evaluate_run
+from train.inference.evaluate import evaluate_run
 from train.learn.tasks import Classify
 from train.report.metrics_file import read_metrics
 from train.run.directory import read_config

@@ -13,7 +13,7 @@ from train.__main__ import main
 from train.checkpoint.weights import Card
 from train.config import ConfigError, DataConfig, EvalConfig, InitConfig, RunConfig
 from train.config.serialize import to_json
-from train.inference.inference import evaluate_run
+from train.inference.evaluate import evaluate_run
 from train.recipes import get_recipe
 from train.run.directory import read_config
 from train.run.fit import fit

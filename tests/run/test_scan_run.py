@@ -15,7 +15,7 @@ from tests.runs import tiny
 from train.__main__ import main
 from train.config import CheckpointConfig, ConfigError, InitConfig, ModelConfig, RunConfig, RunError
 from train.distributed.mesh import make_mesh
-from train.inference.inference import read_weights
+from train.inference.evaluate import read_weights
 from train.plan.compile import compile_step
 from train.run.evaluate import evaluate
 from train.run.fit import fit

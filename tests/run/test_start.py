@@ -14,7 +14,7 @@ from tests.run.test_fit import stopping_at
 from tests.runs import MODEL, tiny
 from train.__main__ import main
 from train.config import ConfigError, DataConfig, InitConfig, ModelConfig, RunConfig, RunError
-from train.inference.inference import evaluate_run, read_weights
+from train.inference.evaluate import evaluate_run, read_weights
 from train.learn.state import init_head, init_variables
 from train.run.evaluate import evaluate
 from train.run.fit import fit

@@ -11,7 +11,7 @@ from resnet_jax import Preprocessing
 from tests.report.test_report import Page
 from train.config import MixConfig
 from train.distributed.mesh import make_mesh, put_batch
-from train.inference.inference import classify
+from train.inference.predict import classify
 from train.learn.prepare import make_prepare
 from train.learn.step import make_eval_step
 from train.learn.tasks import NO_CLASS, Classify, top_class
@@ -125,5 +125,5 @@ def test_predict_warns_if_no_class_is_ahead(tmp_path, capsys):
     warned = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1].strip() for line in warned] == [str(path) for path in files[1:]]
     assert all(
-        "no class is ahead; the highest logits are equal, or one is NaN" in s for s in warned
+        "no single best class: the highest logits are equal, or a logit is NaN" in s for s in warned
     )

@@ -46,7 +46,7 @@ def test_without_a_home_directory_it_is_off(home, monkeypatch, capsys):
     use_compilation_cache(None)
     assert not jax.config.jax_enable_compilation_cache
     err = capsys.readouterr().err
-    assert err.startswith("warning: compiled programs are not kept for the next start (")
+    assert err.startswith("warning: compiled programs cannot be cached for the next start (")
     assert "the home directory is not known (HOME is not set)" in err and err.count("\n") == 1
 
 
@@ -58,7 +58,7 @@ def test_a_home_directory_that_is_none(tmp_path, monkeypatch, capsys):
     assert "file/.cache/resnet-jax: Not a directory)" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_asked_for_and_cannot_be_had_is_an_error(tmp_path, monkeypatch):
+def test_a_requested_folder_that_is_unavailable_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"compilation_cache: .*Not a directory"):
         use_compilation_cache(str(tmp_path / "file" / "cache"))

@@ -35,8 +35,8 @@ GOOD = [
 ]
 GOOD += ["line\nbreak", "quo'te\"", "a|b", "~x", "file:", "x" * 250, "-", "a;b&c$d"]
 BAD = {
-    "back\\slash": "has a backslash",
-    "gs:": "'gs:' stands for cloud storage",
+    "back\\slash": "contains a backslash",
+    "gs:": "Orbax reads 'gs:' as cloud storage",
     "caf\udce9": "is not UTF-8",
 }
 
@@ -73,13 +73,13 @@ def test_a_pattern_stands_for_itself(tmp_path):
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, name):
-    with pytest.raises(ConfigError, match=rf"checkpoints cannot be kept there: .*{BAD[name]}"):
+    with pytest.raises(ConfigError, match=rf"checkpoints cannot be stored there: .*{BAD[name]}"):
         fit(tiny(), tmp_path / name / "run", quiet=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_stands_for_cloud_storage():
-    with pytest.raises(ConfigError, match="'/gs' stands for cloud storage"):
+    with pytest.raises(ConfigError, match="Orbax reads '/gs' as cloud storage"):
         resolve_workdir("/gs/bucket/run")
 
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_read_back_is_noticed_soon(tmp_path, monkeyp
     checkpoints = Checkpoints(tmp_path, CheckpointConfig(), Classify())
     checkpoints.save(1, state(1), {}, None)
     checkpoints._finishing.exception()  # it has been read by now
-    with pytest.raises(RunError, match=r"checkpoint 1 was written to .*not what was saved"):
+    with pytest.raises(RunError, match=r"checkpoint 1 was .* reading it back gives other data"):
         checkpoints.check()
     checkpoints.check()  # told once
     checkpoints.close()

@@ -1,10 +1,10 @@
-"""The command line. Nothing here imports JAX before a command needs it.
+"""The command line. JAX is imported only when a command needs it.
 
 Modules:
+  train, evaluate, predict, convert, plan, bench, models, recipes, version: one command each.
   arguments, options: options of a command, from the dataclass that holds them.
-  choose_recipe: the recipe that a command line means.
+  choose_recipe: the recipe or the stored run that a command line selects.
   habits: options of other programs, for messages about unknown options.
   usage: the help texts of the commands.
-  convert, predict: the commands of these names.
   tables: the tables of `models` and `recipes`.
 """

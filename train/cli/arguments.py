@@ -1,7 +1,7 @@
-"""What the commands share in reading their arguments. Nothing here imports JAX.
+"""Reading of arguments, shared by all commands. Nothing here imports JAX.
 
-tyro turns words into values. What people see, the help and the messages, is made here, so that all
-commands look the same: plain lines, and one `ConfigError` for a mistake.
+tyro parses the values. The help and the error messages are made here, so that they look the same in
+all commands: plain lines of help, and one `ConfigError` for a mistake.
 """
 
 import contextlib
@@ -34,30 +34,31 @@ def parse(
     accepts: Callable[[str], bool] = lambda name: True,
     has_defaults: bool = True,
 ) -> Any:
-    """The options of a command as the dataclass `kind`, on top of `default`.
+    """Parses the options of a command into the dataclass `kind`, with `default` for the others.
 
-    `--help` prints the command's own and the `common` options, `--help-all` every one, and both
-    exit. Words may be joined by underscores or hyphens: `--batch_size`, `--batch-size`.
+    `--help` prints the command's own options and the `common` ones, `--help-all` prints all of
+    them; then the program exits. Underscores and hyphens are the same in option names:
+    `--batch_size`, `--batch-size`.
 
     Args:
       command: as in "resnet-jax COMMAND"; its first word is the command's name.
-      usage: what the help says instead of `command`.
+      usage: shown in the help instead of `command`.
       common: options of `RunConfig` on the first page of help.
-      accepts: which options of `RunConfig` the help lists, by name.
-      has_defaults: whether `default` holds those of a run or recipe, for the help to show.
+      accepts: whether the help lists an option of `RunConfig`, by its name.
+      has_defaults: whether the help shows the values of `RunConfig` in `default`.
 
     Raises:
-      ConfigError: an unknown option, or a value that it does not take.
+      ConfigError: an unknown option, or an invalid value.
       SystemExit: after help was printed.
     """
     known = options(kind, default)
-    if asked := set(HELP) & set(args):
+    if requested := set(HELP) & set(args):
         shown = [option for option in known if not option.shared or accepts(option.name)]
         if not has_defaults:
             shown = [
                 replace(option, default=UNKNOWN) if option.shared else option for option in shown
             ]
-        everything = bool(asked & {"--help-all", "--help_all"})
+        everything = bool(requested & {"--help-all", "--help_all"})
         head = _head(f"usage: resnet-jax {usage or command} [options]", description)
         print(head + _help(_name(command), shown, common, everything))
         raise SystemExit(0)
@@ -75,14 +76,14 @@ def parse(
                 return_unknown_args=True,
             )
     except SystemExit as stopped:
-        raise _explained(stopped, written.getvalue(), known, args) from None
+        raise _config_error(stopped, written.getvalue(), known, args) from None
     if unknown:
         raise ConfigError(_unknown(unknown, known, command))
     return given
 
 
 def _head(usage: str, description: str) -> str:
-    """What stands above the options; a description may bring its own line of usage."""
+    """The text above the options. A usage line in the description replaces `usage`."""
     paragraphs = description.strip().split("\n\n")
     own = [p for p in paragraphs if p.startswith("usage: ")]
     others = [
@@ -94,7 +95,7 @@ def _head(usage: str, description: str) -> str:
 
 
 def _name(command: str) -> str:
-    """The command without its arguments: "train folder" is train, "bench step" itself."""
+    """The command without its arguments: "train" of "train folder"; "bench step" stays."""
     return command if command.startswith("bench") else command.split()[0]
 
 
@@ -108,22 +109,22 @@ def _help(name: str, shown: list[Option], common: Sequence[str], everything: boo
     )
 
 
-def named(args: Sequence[str]) -> set[str]:
-    """The names of the options in `args`, in one spelling.
+def option_names(args: Sequence[str]) -> set[str]:
+    """The names of the options in `args`, with underscores.
 
-    >>> sorted(named(["--data.mean", "0.5", "--eval.crop-fraction=1", "folder"]))
+    >>> sorted(option_names(["--data.mean", "0.5", "--eval.crop-fraction=1", "folder"]))
     ['data.mean', 'eval.crop_fraction']
     """
     flags = [arg[2:].partition("=")[0] for arg in args if arg.startswith("--")]
     return {flag.replace("-", "_") for flag in flags}
 
 
-def _explained(
+def _config_error(
     stopped: SystemExit, written: str, known: list[Option], args: Sequence[str]
 ) -> BaseException:
-    """tyro's refusal as a `ConfigError`; what is no refusal comes back as it is.
+    """tyro's error as a `ConfigError`; an exit without an error is returned as it is.
 
-    tyro exits while it handles the error of our own checks, whose message is the best one.
+    If one of our own checks raised the error, its message is used: it is the clearest.
     """
     cause: BaseException | None = stopped
     while cause is not None:
@@ -145,45 +146,46 @@ def _explained(
 
 
 def values(option: Option, args: Sequence[str]) -> list[str]:
-    """The words that stand behind an option, the last time it is given."""
+    """The words after an option; if it is given several times, after the last."""
     found: list[str] = []
     for i, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
-        if _spelled(flag) != f"--{option.name}":
+        if _with_underscores(flag) != f"--{option.name}":
             continue
         stop = next((j for j in range(i + 1, len(args)) if args[j].startswith("--")), len(args))
         found = [value] if equals else list(args[i + 1 : stop])
     return found
 
 
-def _spelled(flag: str) -> str:
-    """A flag in the one spelling: "--batch-size" is "--batch_size"."""
+def _with_underscores(flag: str) -> str:
+    """A flag with underscores: "--batch_size" for "--batch-size"."""
     return "--" + flag[2:].replace("-", "_") if flag.startswith("--") else flag
 
 
 def _unknown(unknown: Sequence[str], known: list[Option], command: str) -> str:
-    """What to say of words that no option takes."""
+    """The message about words that belong to no option."""
     first, rest = unknown[0], unknown[1:]
     name = _name(command)
     if not first.startswith("-"):
         return (
-            f"{first!r} belongs to no option, and `resnet-jax {command}` takes no such argument: "
-            f"names come before the options (resnet-jax {name} --help)"
+            f"{first!r} is not the value of an option, and `resnet-jax {command}` has no such "
+            f"argument: names come before the options (resnet-jax {name} --help)"
         )
     flag, equals, value = first.partition("=")
     if not equals:
         flags = (i for i, word in enumerate(rest) if re.match("-[^0-9.]", word))
         end = next(flags, len(rest))
         value = " ".join(rest[:end])
-    said = suggestions(flag, value, [option.name for option in known])
-    hint = f"did you mean {said}? " if said.startswith("--") else f"{said}; " if said else ""
+    found = suggestions(flag, value, [option.name for option in known])
+    hint = f"did you mean {found}? " if found.startswith("--") else f"{found}; " if found else ""
     return f"unknown option {flag}: {hint}`resnet-jax {name} --help-all` lists all options"
 
 
 def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
-    """What to write instead of an unknown flag and its value; "" if nothing is near.
+    """What to write instead of an unknown flag and its value; "": no option is similar.
 
-    Options start with "--"; anything else is a sentence that says why there is no such option.
+    The result is one or more options, which start with "--", or a sentence that explains why there
+    is no such option.
 
     >>> suggestions("--epochs", "5", ["duration"])
     '--duration 5ep'
@@ -195,7 +197,7 @@ def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
         target = HABITS[word]
         option = target.partition(" ")[0].removeprefix("--")
         if not target.startswith("--") or option in names:
-            if option == "data.image_size":  # others take "3 64 64" or "64 64"
+            if option == "data.image_size":  # other programs accept "3 64 64" or "64 64"
                 value = value.rpartition(" ")[2]
             return target.replace("VALUE", value or "VALUE")
     leaf = [name for name in names if name.rpartition(".")[2] == word]
@@ -207,10 +209,13 @@ def suggestions(flag: str, value: str, names: Sequence[str]) -> str:
 
 
 def split(args: list[str], what: str) -> tuple[list[str], list[str]]:
-    """The positional arguments in front, and the options behind them.
+    """Splits arguments into the positional ones, which come first, and the options.
+
+    Args:
+      what: what the first positional argument is, for the message.
 
     Raises:
-      ConfigError: there is no positional argument (`what` says which), and --help is not asked for.
+      ConfigError: there is no positional argument, and no --help.
     """
     cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     if not cut and not set(HELP) & set(args):

@@ -1,4 +1,4 @@
-"""Which recipe a command line means."""
+"""The recipe, or the stored run, that a command line selects."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ DEFAULT = "digits"
 
 
 class Choice(NamedTuple):
-    """A recipe, the other arguments, and what to tell the user."""
+    """A recipe, the other arguments, and messages for the user."""
 
     recipe: str
     options: list[str]
@@ -28,10 +28,10 @@ class Choice(NamedTuple):
 
 
 def take_recipe(args: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The recipe among the arguments, wherever it stands, and the others.
+    """The recipe among the arguments, at any position, and the other arguments.
 
-    After the options, a word is the recipe if it has the name of one and does not directly follow
-    an option, whose value it would be.
+    If the first argument is an option, the recipe is the first word that is a recipe's name and
+    does not directly follow an option: it would be the value of that option.
 
     >>> take_recipe(["--data.dir", "photos", "folder", "--seed", "1"])
     ('folder', ['--data.dir', 'photos', '--seed', '1'])
@@ -52,10 +52,11 @@ def take_recipe(args: Sequence[str]) -> tuple[str | None, list[str]]:
 def choose(args: Sequence[str]) -> Choice:
     """The recipe of `resnet-jax train ARGS`.
 
-    Without one, a folder in `--data.dir` means the recipe `folder`, and nothing at all the digits.
+    If none is named, it is `folder` if `--data.dir` is a folder, else `digits`.
 
     Raises:
-      ConfigError: a folder or a file in the place of a recipe, or a `--data.dir` that needs one.
+      ConfigError: a folder or a file in place of a recipe, or a `--data.dir` that needs a recipe's
+        name.
     """
     name, options = take_recipe(args)
     if name is not None:
@@ -96,18 +97,18 @@ def choose(args: Sequence[str]) -> Choice:
 
 
 def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
-    """The run that `resnet-jax train ARGS` resumes because no recipe is named: that in its workdir.
+    """The run in `--workdir` that `resnet-jax train ARGS` resumes when no recipe is named.
 
-    Without `--workdir`, that is the run in `runs/digits`, if there is one.
+    Without `--workdir`, it is the run in `runs/digits`, if there is one.
 
     Returns:
-      Its config, which the options change, and its directory; None: a new run, of the recipe that
-      `choose` says. `mesh.coordinator`, `processes` and `process_id` belong to one start, not to
-      the run: they are not taken over.
+      The run's config, before the options change it, and its directory; None: the command starts a
+      new run, of the recipe that `choose` returns. `mesh.coordinator`, `mesh.processes` and
+      `mesh.process_id` are reset: they belong to one start, not to the run.
 
     Raises:
-      ConfigError: `--workdir` holds no run to resume, and nothing says what to train there; the
-        run's config cannot be read.
+      ConfigError: `--workdir` has no run to resume, and no recipe or data is named; or the run's
+        config cannot be read.
     """
     name, options = take_recipe(args)
     where = _value("--workdir", options)
@@ -127,7 +128,7 @@ def find_stored(args: Sequence[str]) -> tuple[RunConfig, Path] | None:
 
 
 def _no_run(workdir: Path) -> str:
-    """Why `--workdir` alone resumes nothing, and what to write instead."""
+    """The message: why `--workdir` alone does not resume a run, and what to write instead."""
     from train.run.directory import read_config
 
     recipe, found = "RECIPE", "no run"
@@ -143,7 +144,7 @@ def _no_run(workdir: Path) -> str:
 
 
 def _value(flag: str, options: Sequence[str]) -> str | None:
-    """The value of an option, the last time that it is given."""
+    """The value of an option; if it is given several times, the last."""
     found = None
     for i, option in enumerate(options):
         name, equals, value = option.partition("=")

@@ -1,4 +1,4 @@
-"""`convert`: weights of a file or a run to another file."""
+"""`convert`: writes the weights of a file or a run to another file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +14,21 @@ class ConvertArgs:
     """Options of `convert`."""
 
     model: str | None = None
-    """The network that the file's weights are of, from `resnet-jax models`; a run knows its own."""
+    """Network of the weights in the file, from `resnet-jax models`. Not needed for a run."""
     checkpoint: str = "best"
-    """Of a run: best, last, or a step."""
+    """Checkpoint of a run: best, last, or a step."""
 
 
 def convert(args: list[str]) -> None:
-    """Weights from any format that is read, or from a run, to torch's names or ours."""
+    """Writes the weights of a file or a run to a file with torch's parameter names or ours."""
     names, options = arguments.split(args, "SRC, a file of weights or a run directory,")
-    usage = "convert SRC DST"
-    start = ConvertArgs()
-    given = arguments.parse(usage, "Weights between formats.", ConvertArgs, start, options)
+    usage, about = "convert SRC DST", "Converts weights between file formats."
+    given: ConvertArgs = arguments.parse(usage, about, ConvertArgs, ConvertArgs(), options)
     if len(names) != 2:
         raise ConfigError(f"convert takes two names, not {len(names)}: resnet-jax {usage}")
     source, target = map(expand, names)
     if source.resolve() == target.resolve():
-        raise ConfigError(f"{target}: is the file that is read")
+        raise ConfigError(f"{target}: SRC and DST are the same file")
     if not source.exists():
         raise ConfigError(f"{source}: no such file or run directory")
     variables, model, card = (_of_run if source.is_dir() else _of_file)(source, given)
@@ -41,22 +40,22 @@ def convert(args: list[str]) -> None:
 def _of_file(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
     card = read_card(source)
     if card is None and given.model is None:
-        raise ConfigError(f"--model is missing: the network whose weights {source} holds")
+        raise ConfigError(f"--model is missing: name the network of the weights in {source}")
     if card is not None and given.model not in (None, card.model.name):
-        raise ConfigError(f"--model {given.model}: {source} has those of a {card.model.name}")
+        raise ConfigError(f"--model {given.model}: {source} has weights of a {card.model.name}")
     model = card.model if card else ModelConfig(name=str(given.model))
     return load(str(source), model), model, card
 
 
 def _of_run(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
     from resnet_jax import unstack_blocks
-    from train.inference.inference import read_weights
+    from train.inference.evaluate import read_weights
     from train.run.directory import read_class_names, read_config
     from train.run.preprocessing import of_run
 
     config = read_config(source)
     if given.model not in (None, config.model.name):
-        raise ConfigError(f"--model {given.model}: the run in {source} is a {config.model.name}")
+        raise ConfigError(f"--model {given.model}: the run in {source} is of a {config.model.name}")
     variables = unstack_blocks(read_weights(config, source, given.checkpoint).variables)
     card = Card(config.model, of_run(config), read_class_names(source))
     return variables, config.model, card
@@ -68,10 +67,10 @@ def _save(variables: Variables, target: Path, model: ModelConfig) -> None:
     from resnet_jax import save_weights
 
     if not target.parent.is_dir():
-        raise ConfigError(f"{target}: there is no directory {target.parent}")
+        raise ConfigError(f"{target}: the directory {target.parent} does not exist")
     try:
         save_weights(variables, target, model.name, **model.changes)
-    except ValueError as error:  # another suffix
+    except ValueError as error:  # an unknown suffix
         raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror}") from None

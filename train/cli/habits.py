@@ -1,4 +1,4 @@
-"""Options of other programs, and what to write here: for the messages about unknown options."""
+"""Options of other programs and their counterparts here, for messages about unknown options."""
 
 _AUGMENT = (
     "AutoAugment and RandAugment are not supported yet; --augment.crop and --augment.flip are"
@@ -59,7 +59,7 @@ HABITS = {
     "workers": "--data.threads VALUE",
     "num_workers": "--data.threads VALUE",
     "j": "--data.threads VALUE",
-    "num_classes": "the classes are counted from the data; leave this option out",
+    "num_classes": "the classes are counted from the data; remove this option",
     "crop_pct": "--eval.crop_fraction VALUE",
     "hflip": "--augment.flip True|False",
     "hflip_prob": "--augment.flip True|False",
@@ -111,9 +111,9 @@ HABITS = {
     "gpu_ids": _GPUS,
     "gpus": _GPUS,
 }
-"""The other program's option (without hyphens) -> an option of ours, or a sentence.
+"""Option of torchvision's references, timm's train.py, ultralytics or Keras -> what to write here.
 
-An option starts with "--"; VALUE is the value given. A sentence says why there is no such option.
-
-They are those of torchvision's references, timm's train.py, ultralytics and Keras.
+Keys have no hyphens in front and underscores inside. A value that starts with "--" is an option,
+where VALUE is replaced by the given value. Any other value is a sentence that explains why there is
+no such option.
 """

@@ -1,4 +1,4 @@
-"""The options of a command, read off its dataclass: their names, types, defaults and help text.
+"""The options of a command, from the fields of its dataclass, and the text of their help.
 
 Nothing here imports JAX.
 """
@@ -20,7 +20,7 @@ COMMON = (
     *("data.dir", "data.name", "data.image_size", "model.name", "init.weights", "duration"),
     *("batch_size", "optim.lr", "optim.weight_decay", "precision", "seed"),
 )
-"""The options of `RunConfig` that a first page of help lists, in this order."""
+"""Options of `RunConfig` on the first page of help, in this order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Option:
     doc: str
     default: Any
     shared: bool
-    """Whether it is an option of `RunConfig`, and not of the command alone."""
+    """Whether it is an option of `RunConfig`, not of the command only."""
 
     @property
     def group(self) -> str:
@@ -41,12 +41,12 @@ class Option:
 
     @property
     def takes(self) -> str:
-        """What stands behind it, as help shows it: "INT", "{sgd,adamw}", "FLOAT ..."."""
+        """The placeholder of its value in the help: "INT", "sgd|adamw", "FLOAT ..."."""
         return "|".join(dict.fromkeys(_placeholder(kind) for kind in _members(self.kind)))
 
     @property
     def needs(self) -> str:
-        """What it accepts, in words: "an integer", "sgd or adamw"."""
+        """The values that it accepts, in words: "an integer", "sgd or adamw"."""
         members = _members(self.kind)
         if self.name.startswith("model."):  # None means unset there, and "none" may be a choice
             members = [kind for kind in members if kind is not type(None)]
@@ -54,18 +54,18 @@ class Option:
 
 
 def _members(kind: Any) -> list[Any]:
-    """The members of a union, None last; anything else alone."""
+    """The members of a union, None last; for any other type, the type itself."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     members = list(typing.get_args(kind)) if union else [kind]
     return sorted(members, key=lambda member: member is type(None))
 
 
 class Flag:
-    """The kind of an option that takes no value."""
+    """Type of an option without a value."""
 
 
 UNKNOWN: Any = object()
-"""The default of an option where nothing says which run's it is: help shows none."""
+"""In place of a default that depends on a run which is not named: the help shows no default."""
 
 
 def _placeholder(kind: Any) -> str:
@@ -103,15 +103,16 @@ def options(kind: type, default: Any, *, prefix: str = "", shared: bool = False)
     """Every option of a dataclass of arguments, in the order of its fields.
 
     Args:
-      kind: the dataclass; a field that is a dataclass is a group, a `RunConfig` is no group.
-      default: an instance, whose values are the defaults.
+      kind: the dataclass. A field that is a dataclass is a group of options; the options of a
+        `RunConfig` have no group's name in front.
+      default: an instance with the defaults.
     """
     found = []
     hints = typing.get_type_hints(kind, include_extras=True)
     docs = field_docs(ResNetSpec) if kind is ModelConfig else {}
     docs |= field_docs(kind)
     names = [field.name for field in dataclasses.fields(kind)]
-    if kind is ModelConfig:  # the name before what changes it
+    if kind is ModelConfig:  # the name before the fields that change it
         names.sort(key=lambda name: name != "name")
     for name in names:
         hint, value = hints[name], getattr(default, name)
@@ -131,7 +132,7 @@ def options(kind: type, default: Any, *, prefix: str = "", shared: bool = False)
 
 
 def first_page(found: Iterable[Option], common: Sequence[str]) -> list[Option]:
-    """The command's own options, then the common ones of `RunConfig`; no rare flags."""
+    """The command's own options except flags, then the `common` options of `RunConfig`."""
     by_name = {option.name: option for option in found}
     own = [option for option in by_name.values() if not option.shared and option.kind is not Flag]
     return own + [by_name[name] for name in common if name in by_name]
@@ -166,7 +167,7 @@ def list_of(found: Iterable[Option]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A default as one would type it."""
+    """A default as a user would type it."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return "''" if value == "" else str(value)

@@ -1,4 +1,4 @@
-"""`predict`: which weights classify the images, and how an image is read."""
+"""`predict`: classifies images with the weights of a run, of a file or of timm."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -18,11 +18,12 @@ from train.checkpoint.weights import (
     read_card,
     weights_file,
 )
-from train.cli.arguments import named, parse, split
+from train.cli.arguments import option_names, parse, split
 from train.cli.usage import PREDICT_HELP
 from train.config import ConfigError, ModelConfig, RunConfig
 from train.config.effects import PREDICTION, check_applicable
 from train.config.serialize import with_options
+from train.console import warn
 from train.paths import expand
 from train.run.preprocessing import find_preprocessing, of_run, options_of
 
@@ -33,28 +34,28 @@ class PredictArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     weights: Path | None = None
-    """Of a network: a file of torchvision's, timm's or our own: .pth, .safetensors, .npz."""
+    """Weights of a network: .pth, .safetensors or .npz, from torchvision, timm or resnet-jax."""
     checkpoint: str = "best"
-    """Of a run: best, last, or a step."""
+    """Checkpoint of a run: best, last, or a step."""
     classes: Path | None = None
-    """Names of the classes, one a line, in UTF-8; blank lines are skipped. None: those that the run
-    had, else ImageNet's where there are 1000, else numbers."""
+    """File with the names of the classes, one a line, in UTF-8. Blank lines are skipped. None: the
+    run's names; else ImageNet's for 1000 classes, and numbers for any other count."""
     csv: Path | None = None
-    """Also write image, rank, class, probability, error to this file (UTF-8)."""
+    """Also write image, rank, class, probability and error to this file, in UTF-8."""
 
 
 class _Trained(NamedTuple):
-    """A network with its weights, and what is needed to show images to it."""
+    """A network's weights, and what is needed to classify images with them."""
 
     config: RunConfig
     variables: Variables
     classes: int
     class_names: list[str]
-    """By label; empty if they are not known."""
+    """By label; empty: unknown."""
 
 
 def predict(args: list[str]) -> None:
-    """The five most probable classes of each image, or of all images in a folder."""
+    """Prints the five most probable classes of each image; a folder means all images in it."""
     names, options = split(args, "the run directory, or the network,")
     base = _base(names[0]) if names else RunConfig()
     given: PredictArgs = parse(
@@ -67,27 +68,27 @@ def predict(args: list[str]) -> None:
         accepts=PREDICTION.__contains__,
         has_defaults=bool(names),
     )
-    _warn(check_applicable("predict", base, given.config, PREDICTION.__contains__))
+    warn(*check_applicable("predict", base, given.config, PREDICTION.__contains__))
     if len(names) < 2:
         raise ConfigError("no image given: resnet-jax predict DIR|NAME IMAGE...")
     read = _read_network if _is_network(names[0]) else _read_run
-    trained = read(names[0], given, named(options))
+    trained = read(names[0], given, option_names(options))
     class_names = _class_names(given.classes, trained.classes, trained.class_names)
 
-    from train.cli.tables import print_view
+    from train.cli.tables import print_preprocessing
     from train.data.images.crops import limits
-    from train.inference import inference
+    from train.inference.predict import classify
     from train.inference.predictions import image_files, show
     from train.learn.model import make_model
     from train.runtime import use_compilation_cache
 
     config = trained.config
     use_compilation_cache(config.compilation_cache)
-    model, view = make_model(config, len(class_names)), of_run(config)
+    model, preprocessing = make_model(config, len(class_names)), of_run(config)
     files = image_files(names[1:])
-    print_view(view)
-    answers = inference.classify(
-        model, trained.variables, class_names, view, files, limits=limits(config.data)
+    print_preprocessing(preprocessing)
+    answers = classify(
+        model, trained.variables, class_names, preprocessing, files, limits=limits(config.data)
     )
     show(answers, len(files), given.csv)
 
@@ -97,11 +98,10 @@ def _is_network(name: str) -> bool:
 
 
 def _base(name: str) -> RunConfig:
-    """The options before the command line changes them: those of the run, or of the network.
+    """The config of the run, or that of the network, before the command line changes it.
 
-    `data.name` is "folder" in both, because `predict` reads image files whatever the run read.
+    `data.name` is "folder" in both: `predict` reads image files, whatever data the run used.
     """
-
     if _is_network(name):
         from resnet_jax.weights.pretrained import default_preprocessing
 
@@ -121,23 +121,15 @@ def _base(name: str) -> RunConfig:
     return replace(config, data=replace(config.data, name="folder"))
 
 
-def _warn(warnings: list[str]) -> None:
-    if warnings:
-        from train.console import warn
-
-        for warning in warnings:
-            warn(warning)
-
-
 def _read_run(name: str, given: PredictArgs, options: Collection[str]) -> _Trained:
-    """The run in the directory `name`. Raises `ConfigError`."""
-    from train.inference.inference import read_weights
+    """The weights of the run in the directory `name`. Raises `ConfigError`."""
+    from train.inference.evaluate import read_weights
     from train.run.directory import read_class_names
 
     if "weights" in options:
         raise ConfigError(
-            f"--weights {given.weights}: {name!r} is a run and has its own weights; --checkpoint "
-            "chooses which"
+            f"--weights {given.weights}: {name!r} is a run, which has its own weights; choose them "
+            "with --checkpoint"
         )
     workdir = expand(name)
     variables = read_weights(given.config, workdir, given.checkpoint).variables
@@ -146,58 +138,61 @@ def _read_run(name: str, given: PredictArgs, options: Collection[str]) -> _Train
 
 
 def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _Trained:
-    """The network `name`, NAME or NAME.TAG; what its weights expect holds where no option is given.
+    """The weights of the network `name`, NAME or NAME.TAG.
+
+    Options that are not given get the values that the weights expect.
 
     Raises:
-      ConfigError: no weights, or those of another network.
+      ConfigError: there are no weights, or they belong to another network.
     """
-
     if "checkpoint" in options:
         raise ConfigError(
-            f"--checkpoint {given.checkpoint}: {name!r} is a network and no run; --weights names "
-            "the file of its weights"
+            f"--checkpoint {given.checkpoint}: {name!r} is a network, not a run; name the file of "
+            "its weights with --weights"
         )
     variables, card = _find(name, given.weights)
     expected = options_of(card.preprocessing)
-    free = {option: value for option, value in expected.items() if option not in options}
-    config = replace(with_options(given.config, free), model=card.model)
+    unset = {option: value for option, value in expected.items() if option not in options}
+    config = replace(with_options(given.config, unset), model=card.model)
     count = variables["params"]["head"]["bias"].shape[0]
     return _Trained(config, variables, count, card.class_names)
 
 
 def _find(name: str, file: Path | None) -> tuple[Variables, Card]:
-    """The weights of NAME in a file, or those of NAME.TAG, and what is known of them."""
+    """The weights of NAME in a file, or of NAME.TAG, and their card."""
     if tagged := parse_timm_name(name):
         if file is not None:
-            raise ConfigError(f"--weights {file}: {name!r} names its weights already")
+            raise ConfigError(f"--weights {file}: {name!r} already names its weights")
         if not (Path(name) / "model.safetensors").is_file():
-            variables, view = load_published(*tagged)
-            return variables, Card(ModelConfig(name=tagged[0]), view, [])
-        name, file = tagged[0], Path(name)  # the folder itself, as the hub's tools leave it
+            variables, preprocessing = load_published(*tagged)
+            return variables, Card(ModelConfig(name=tagged[0]), preprocessing, [])
+        name, file = tagged[0], Path(name)  # a folder of that name, as a download leaves it
     if file is None:
         raise ConfigError(
             f"{name!r} is a network without weights: name the directory of a run instead, or add "
-            f"--weights FILE, or the tag of some that timm publishes, as in resnet50.a1_in1k"
+            "--weights FILE, or the tag of weights that timm publishes, as in resnet50.a1_in1k"
         )
     file = weights_file(file)
     card = read_card(file) or Card(ModelConfig(name=name), find_preprocessing(file, name), [])
     if card.model.name != name:
-        raise ConfigError(f"{file}: the weights of a {card.model.name}, says the .json beside it")
+        raise ConfigError(
+            f"{file}: has the weights of a {card.model.name}, according to its .json file"
+        )
     return load(str(file), card.model), card
 
 
 def _class_names(file: Path | None, count: int, known: list[str]) -> list[str]:
-    """A file's lines; or what is known; or ImageNet's, where there are as many; or numbers."""
+    """The lines of a file; or the known names; or, for 1000 classes, ImageNet's; or numbers."""
     if file is None:
         if len(known) == count:
             return known
         if count != 1000:
             return [f"class {i}" for i in range(count)]
-        # In the order of the labels, as torchvision.models._meta._IMAGENET_CATEGORIES has them
+        # In the order of the labels, as in torchvision.models._meta._IMAGENET_CATEGORIES
         text = resources.files(__package__).joinpath("imagenet_classes.txt").read_text("utf-8")
         return text.splitlines()
     try:
-        # Editors of Windows put a mark in front (BOM) and end lines with CR LF.
+        # Files from Windows may start with a byte order mark, and end lines with CR LF.
         text = expand(file).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None

@@ -33,13 +33,13 @@ def count(name: str) -> list[int]:
 
 
 def _counts() -> dict[str, list[int]]:
-    """`count` of the networks, kept in a file: counting takes 10 s for all of them."""
+    """`count` of all networks, from a file: counting them takes 10 seconds."""
     text = resources.files(__package__).joinpath("networks.json").read_text("utf-8")
     return dict(json.loads(text))
 
 
 def near_models(name: str) -> list[str]:
-    """Up to three networks whose names are like a name or pattern.
+    """Up to three networks whose names are similar to a name or pattern.
 
     >>> near_models("resnet5O")[0]
     'resnet50'
@@ -52,7 +52,7 @@ def near_models(name: str) -> list[str]:
 
 
 def print_models(names: list[str]) -> None:
-    """Name, size of the images, parameters and FLOPs of each network."""
+    """Prints name, image size, classes, parameters and FLOPs of each network."""
     table = Table("model", "image", "classes", "parameters", "GFLOPs", "source")
     for column in table.columns[1:5]:
         column.justify = "right"
@@ -75,7 +75,7 @@ def print_models(names: list[str]) -> None:
 
 
 def _source(name: str) -> str:
-    """Who published the network, or each thing that tells it from a plain ResNet."""
+    """The paper of the network, or of each part in which it differs from a plain ResNet."""
     spec = ZOO[name]
     if isinstance(spec, LeNetSpec):
         return "LeCun 1998"
@@ -86,8 +86,8 @@ def _source(name: str) -> str:
         "Hu 2018": spec.reduce_first > 1,  # SENet-154
         "timm": bool(spec.stage_blocks),
     }
-    for source, of_it in whole.items():
-        if of_it:
+    for source, applies in whole.items():
+        if applies:
             return source
     parts = {
         "He 2016b": spec.preact and not _is_wide(spec),
@@ -107,13 +107,13 @@ def _source(name: str) -> str:
 
 
 def _is_wide(spec: ResNetSpec) -> bool:
-    """Wide ResNets: a wider 3x3 in each bottleneck, or on 32x32 wider stages than stem."""
+    """Whether 3x3 convolutions of bottlenecks, or for 32x32 images all stages, are widened."""
     wider = spec.image_size == 32 and spec.stem_features < spec.width
     return wider or (spec.groups == 1 and spec.group_width > 64)
 
 
 def print_model(name: str) -> None:
-    """One network as the papers draw it: block by block, each with its layers and their repeats."""
+    """Prints a network block by block, as in the papers; equal blocks share a row."""
     from resnet_jax.summary import groups, totals
 
     layers = _layers(name)
@@ -141,12 +141,12 @@ def print_model(name: str) -> None:
 
 
 def _range(block: str, repeats: int) -> str:
-    """The name of a block and the ones like it: "stage1/block2", "stage1/block2..3"."""
+    """Name of a row of equal blocks: "stage1/block2", "stage1/block2..3"."""
     return block + (f"..{repeats + 1}" if repeats > 1 else "")
 
 
 def _lines(members: "list[Layer]") -> list[str]:
-    """One line a convolution with the norm behind it (or, in v2, one for the norm before it)."""
+    """One line for a convolution and the norm after it; in v2, a line for the norm before it."""
     lines: list[str] = []
     for layer in members:
         if "/se/" in layer.path:
@@ -166,17 +166,17 @@ def _lines(members: "list[Layer]") -> list[str]:
     return lines
 
 
-def print_view(view: "Preprocessing") -> None:
-    """What is done to an image before the network sees it, in a line."""
-    mean, std = (", ".join(f"{x:g}" for x in values) for values in (view.mean, view.std))
+def print_preprocessing(given: "Preprocessing") -> None:
+    """Prints what is done to an image before the network sees it, on one line."""
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (given.mean, given.std))
     print(
-        f"images: {view.size} pixels, crop_fraction {view.crop_fraction:g}, {view.interpolation}, "
-        f"mean {mean}, std {std}"
+        f"images: {given.size} pixels, crop_fraction {given.crop_fraction:g}, "
+        f"{given.interpolation}, mean {mean}, std {std}"
     )
 
 
 def print_recipes() -> None:
-    """Every recipe with its model, data and length, under what its module says of it."""
+    """Prints the docstring of each recipe module, and a table of its recipes."""
     console = table_console()
     for module in modules():
         console.print(inspect.getdoc(module), markup=False, highlight=False)

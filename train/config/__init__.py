@@ -1,4 +1,4 @@
-"""Every option of a run, each with one home, checked when it is built. Nothing here imports JAX."""
+"""The options of a run, checked when a config is built. Nothing here imports JAX."""
 
 from train.config.base import field_docs, to_steps
 from train.config.data import AugmentConfig, DataConfig

@@ -1,4 +1,4 @@
-"""Durations, and the checks that the groups of options share."""
+"""Durations, and the checks that all groups of options use."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ def to_steps(duration: str, *, examples: int, batch_size: int, total: int | None
     An epoch is `examples / batch_size` steps; the result is rounded up.
 
     Raises:
-      ConfigError: not a duration, or a share of a total that is not known.
+      ConfigError: not a duration, or a percentage without `total`.
 
     Examples:
       >>> to_steps("2ep", examples=1000, batch_size=128)
@@ -39,7 +39,7 @@ def to_steps(duration: str, *, examples: int, batch_size: int, total: int | None
 
 
 def _no_duration(duration: str, more: str = "") -> str:
-    """The message; a bare number comes back with the units that it lacks. `more`: others, "{}%"."""
+    """The message; a number without a unit is repeated with units. `more`: further forms, "{}%"."""
     numbers = ("90", "500", "5")
     if re.fullmatch(r"\d{1,9}(\.\d+)?", duration):
         numbers = (duration, duration, duration)
@@ -49,6 +49,17 @@ def _no_duration(duration: str, more: str = "") -> str:
 def check_duration(
     where: str, duration: str, *, share: bool = False, off: bool = False, positive: bool = True
 ) -> None:
+    """Checks an option that is a duration.
+
+    Args:
+      where: the option's name.
+      share: "5%" is valid too.
+      off: "" is valid too.
+      positive: 0 is invalid.
+
+    Raises:
+      ConfigError: the duration is invalid.
+    """
     if off and duration == "":
         return
     match = _DURATION.fullmatch(duration)
@@ -66,11 +77,13 @@ def is_finite(*values: float) -> bool:
 
 
 def check(where: str, value: Any, good: bool, rule: str) -> None:
+    """Raises `ConfigError` with the option's name, its value and the rule, unless `good`."""
     if not good:
         raise ConfigError(f"{where} {value!r}: {rule}")
 
 
 def check_types(config: Any, where: str) -> None:
+    """Raises `ConfigError` if a field has a value of another type; `where` precedes its name."""
     try:
         check_fields(config, where)
     except ValueError as error:
@@ -78,7 +91,7 @@ def check_types(config: Any, where: str) -> None:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstring under each field, which Python itself throws away."""
+    """The docstring under each field, from the source: Python does not keep them."""
     docs = {}
     definition: Any = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     for pair in itertools.pairwise(definition.body):

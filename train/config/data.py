@@ -1,4 +1,4 @@
-"""The options of the data: `data.*`, and `augment.*` for what the host does to a training image."""
+"""The options of the data, `data.*`, and of augmentation on the host, `augment.*`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,67 +13,67 @@ class DataConfig:
     name: str = "digits"
     """digits, folder, npz, synthetic, or a TFDS data set ("cifar10", "imagenet2012:5.1.0")."""
     dir: str | None = None
-    """The folder (folder), the file (npz), or the TFDS data directory (default: TFDS's own)."""
+    """Folder of photos, .npz file, or TFDS data directory (None: the default of TFDS)."""
     train_split: str = "train"
-    """Split to train on; TFDS slices such as "train[:90%]" too. A folder may have another spelling
-    of it ("Train", "training")."""
+    """Split to train on, or a slice of it in TFDS, such as "train[:90%]". In a folder, other
+    spellings are found too ("Train", "training")."""
     eval_split: str = "test"
-    """Split to evaluate on. A folder may have another spelling of it ("valid", "validation")."""
+    """Split to evaluate on. In a folder, other spellings are found too ("valid", "validation")."""
     image_key: str | None = None
     """The feature of a TFDS data set that is the image. None: the one that the data set declares
-    (supervised_keys), else the only one, else "image". A run keeps the one that it began with."""
+    (supervised_keys), else the only image, else "image". A resumed run keeps its feature."""
     label_key: str | None = None
-    """The feature that is the class label, found likewise."""
+    """The feature of a TFDS data set that is the class label; None: found in the same way."""
     remap_labels: bool = False
-    """Number the different labels of an npz file 0, 1, 2, ... in ascending order, such as ids."""
+    """Map the labels of an npz file, such as ids, to 0, 1, 2, ... in ascending order."""
     eval_fraction: float = 0.2
-    """Share held out where the data has one split only (digits; a folder of class folders)."""
+    """Share held out for evaluation if there is only one split (digits, a folder of classes)."""
     split_seed: int = 0
-    """Chooses the held-out share; apart from `seed`, so that runs share a test set."""
+    """Seed of the held-out share. It is separate from `seed`, so that all runs share a test set."""
     held_out: Literal["by_name", "by_place"] = "by_name"
-    """How the held-out share is chosen: by a hash of each file's own name (digits: the exact share
-    of each class), or, as runs before this option did, by its place in the list of files. A run
-    keeps the rule that it began with."""
+    """How the held-out share is chosen: by a hash of each file's name (digits: the exact share of
+    each class), or by the position in the list of files, as before this option existed. A resumed
+    run keeps its rule."""
     order: Literal[1, 2] = 2
-    """Version of the shuffle; 1 is that of runs before this option. A run keeps its own."""
+    """Version of the shuffle; 1: as before this option existed. A resumed run keeps its version."""
     listing: Literal[1, 2] = 2
-    """Version of the rule which files of a folder are images; 1 is that of runs before this option:
-    .jpg, .jpeg, .png, .webp and .bmp, hidden ones too. A run keeps its own."""
+    """Version of the rule that finds images in a folder; 1: as before this option existed (.jpg,
+    .jpeg, .png, .webp and .bmp, also hidden files). A resumed run keeps its version."""
     image_size: int = 224
-    """Side of the square images that the network sees, in pixels."""
+    """Side of the square input images of the network, in pixels."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Mean of each channel, pixels scaled to 0..1."""
+    """Mean of each channel, for pixels scaled to 0..1."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Standard deviation of each channel, likewise."""
+    """Standard deviation of each channel, for pixels scaled to 0..1."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """A file that is no image: stop and name it, or leave it out, count and report it."""
+    """If an image cannot be read: stop with an error, or skip, count and report it."""
     max_pixels: int = 100_000_000
-    """Images of more pixels are refused (decompression bombs)."""
+    """Images with more pixels cannot be read (protection against decompression bombs)."""
     max_image_bytes: int = 768 * 2**20
-    """Memory that decoding and resizing one image may take, in bytes; an image that would take more
-    is refused before it is decoded. Each reading thread may take that much."""
+    """Largest memory for decoding and resizing one image, in bytes. An image that needs more is not
+    decoded. Each reading thread may use this much."""
     threads: int = 4
-    """Reading and decoding threads of a process; 0: one, which reads a batch ahead."""
+    """Threads for reading and decoding in each process; 0: one, which reads one batch ahead."""
     workers: int = 0
-    """Reading and decoding processes, each with `threads` threads; 0: this process reads."""
+    """Processes for reading and decoding, with `threads` threads each; 0: this process reads."""
     prefetch: int = 2
-    """Batches read ahead."""
+    """Number of batches to read ahead."""
     decoder: Literal["cpu", "dali"] = "cpu"
-    """Who decodes, crops and resizes training JPEGs: this process's cores, or NVIDIA DALI on its
-    GPUs, from the same crops, for hosts with too few cores (pip install -e '.[dali]')."""
+    """Where training JPEGs are decoded, cropped and resized: on the CPU, or with NVIDIA DALI on the
+    GPU, for hosts with few cores (pip install -e '.[dali]'). The crops are the same."""
     retries: int = 5
-    """How often a read is tried again that failed for a passing reason (a network, a server), after
-    0.1, 0.2, 0.4 ... seconds."""
+    """How often a read is retried after a temporary error (of a network or server), with delays of
+    0.1, 0.2, 0.4, ... seconds."""
     resident: Literal["auto", "on", "off"] = "auto"
-    """Whether the training images live on the devices, where they are shuffled, cropped and
-    mirrored: the same batches. auto: on a GPU or TPU, if they take at most 2 GiB, the run is an
-    epoch or more in one process, and `augment` is pad or none and flip."""
+    """Keep the training images on the devices, and crop and flip them there: the batches are the
+    same. auto: on a GPU or TPU, if the images take at most 2 GiB, the run is at least one epoch in
+    one process, and augment.crop is pad or none."""
     stall_seconds: float = 60.0
-    """A batch that takes longer is reported, and again every so many seconds."""
+    """If a batch takes longer, in seconds, a warning is printed, and repeated at this interval."""
     examples: int = 1280
-    """Size of each synthetic split."""
+    """Examples in each split of synthetic data."""
     classes: int = 1000
-    """Classes of synthetic data."""
+    """Number of classes of synthetic data."""
 
     def __post_init__(self) -> None:
         check_types(self, "data.")
@@ -98,18 +98,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is done to a training image on the host."""
+    """Augmentation of training images on the host."""
 
     crop: Literal["random_resized", "pad", "none"] = "random_resized"
-    """Random area and aspect (Szegedy 2015), pad and crop (He 2016a, 4.2), or as evaluated."""
+    """Random area and aspect ratio (Szegedy 2015), pad and crop (He 2016a, 4.2), or the evaluation
+    crop."""
     area: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a random_resized crop covers."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Its aspect ratio, width / height."""
+    """Aspect ratio of that crop, width / height."""
     pad: int = 4
     """Pixels added on every side before a `pad` crop."""
     flip: bool = True
-    """Mirror left-right with probability 1/2."""
+    """Flip left-right with probability 1/2."""
 
     def __post_init__(self) -> None:
         check_types(self, "augment.")

@@ -1,4 +1,4 @@
-"""The options of learning: `optim.*` and `mix.*`."""
+"""The options of the optimiser, `optim.*`, and of targets and mixing, `mix.*`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,35 +8,36 @@ from train.config.base import check, check_duration, check_types, is_finite
 
 @dataclass(frozen=True)
 class MixConfig:
-    """What is done to targets and images on the device."""
+    """Changes to targets and images on the device."""
 
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over the classes."""
+    """Share of the target that is spread evenly over classes; see `smooth_over`."""
     smooth_over: Literal["all", "others"] = "all"
-    """The classes that it is spread over: all (Szegedy 2016, section 7), or all but the label
-    (He 2019, equation 4)."""
+    """Classes for label smoothing: all (Szegedy 2016, section 7), or all except the label (He 2019,
+    equation 4)."""
     mixup: float = 0.0
-    """Alpha of mixup's Beta distribution (Zhang 2018), such as 0.2; 0: off."""
+    """Alpha of the Beta distribution of mixup (Zhang 2018), such as 0.2; 0: off."""
     cutmix: float = 0.0
-    """Alpha of CutMix's Beta distribution (Yun 2019), such as 1; 0: off."""
+    """Alpha of the Beta distribution of CutMix (Yun 2019), such as 1; 0: off."""
     probability: float = 1.0
-    """Probability that a batch, or an example, is mixed at all."""
+    """Probability of mixup or CutMix for a batch, or for each example (see `per`)."""
     switch: float = 0.5
-    """Probability of CutMix rather than mixup, where both are on."""
+    """Probability of CutMix instead of mixup, if both are on."""
     per: Literal["batch", "example"] = "batch"
-    """Whether the draws of mixup and CutMix are one of a batch or one of each example."""
+    """Whether mixup and CutMix are sampled once for the whole batch, or for each example."""
     off: str = ""
-    """Length of the run's end without mixup and CutMix: "15ep", "1000st", "10%"; '': none."""
+    """Turn mixup and CutMix off for this long at the end of the run: "15ep", "1000st" or "10%"; '':
+    never."""
     cutout: int = 0
-    """Side in pixels of a square that is set to the mean (DeVries 2017: 16 on CIFAR-10); 0: off."""
+    """Side of a square that is set to the mean, in pixels (DeVries 2017; CIFAR-10: 16); 0: off."""
     erasing: float = 0.0
-    """Probability that a rectangle of an image is erased (Zhong 2017)."""
+    """Probability of erasing a rectangle of an image (Zhong 2017)."""
     erasing_area: tuple[float, float] = (0.02, 1 / 3)
-    """Range of that rectangle's share of the image."""
+    """Range of the erased share of the image's area."""
     erasing_aspect: tuple[float, float] = (0.3, 1 / 0.3)
-    """Range of its height / width."""
+    """Range of the erased rectangle's height / width."""
     erasing_fill: Literal["constant", "channel", "pixel"] = "constant"
-    """What it is filled with: the mean, or N(0, 1) drawn for each channel or each value."""
+    """Values of the erased rectangle: the mean, or N(0, 1) sampled per channel or per value."""
 
     def __post_init__(self) -> None:
         check_types(self, "mix.")
@@ -71,36 +72,49 @@ class MixConfig:
 class OptimConfig:
     """The optimiser and its learning rate."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, or Adam."""
+    name: Literal["sgd", "adamw", "rmsprop", "lars", "lamb"] = "sgd"
+    """SGD with momentum, Adam, RMSProp, or one with layer-wise rates for large batches."""
     lr: float = 0.1
     """Peak learning rate for a batch of `lr_batch` examples."""
     lr_batch: int = 256
-    """The rate used is lr * batch_size / lr_batch (linear scaling, Goyal 2017); 0: lr as it is."""
+    """The peak rate is lr * batch_size / lr_batch (linear scaling, Goyal 2017); 0: it is lr."""
     momentum: float = 0.9
-    """SGD's momentum; Adam's beta 1."""
+    """Momentum of sgd, rmsprop and lars; beta 1 of adamw and lamb."""
     nesterov: bool = False
-    """Nesterov's momentum (Adam: NAdam)."""
+    """Nesterov momentum (with Adam: NAdam)."""
     beta2: float = 0.999
-    """Adam's second-moment decay."""
+    """Decay of the second moment (Adam's beta 2): adamw, lamb and rmsprop."""
     epsilon: float = 1e-8
-    """Adam's, added to the root of the second moment."""
+    """Added to the square root of the second moment."""
+    trust: float = 0.001
+    """The trust coefficient of lars."""
     weight_decay: float = 1e-4
-    """Weight decay."""
+    """Coefficient of the weight decay; see `decay`."""
     decay: Literal["l2", "decoupled"] = "l2"
-    """Added to the gradient, or applied beside the update, scaled by the learning rate (AdamW)."""
+    """l2: the decay is added to the gradient; decoupled: to the update, times the learning rate
+    (AdamW)."""
     decay_mask: Literal["kernels", "all"] = "kernels"
-    """What decays: kernels only (no BatchNorm, no bias), or everything."""
+    """Parameters with weight decay: kernels only (no norm, no bias), or all."""
     clip: float = 0.0
-    """Largest global norm of the gradient; 0: no clipping."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """Shape of the learning rate behind the warmup."""
+    """Clip the gradient to this global norm; 0: no clipping."""
+    scaling: Literal["linear", "sqrt"] = "linear"
+    """How the rate grows with the batch size: in proportion, or with its square root (Krizhevsky
+    2014, arXiv:1404.5997)."""
+    schedule: Literal[
+        "cosine", "step", "linear", "polynomial", "inverse_sqrt", "one_cycle", "constant"
+    ] = "cosine"
+    """Shape of the learning rate after the warmup."""
     warmup: str = "0st"
-    """Linear warmup from 0: "5ep", "400st" or "5%" of the run."""
+    """Duration of the linear warmup from 0: "5ep", "400st" or "5%" of the run."""
     milestones: tuple[str, ...] = ("50%", "75%")
-    """Where the step schedule multiplies the rate by `gamma`: as warmup, counted from the start."""
+    """When the step schedule multiplies the rate by `gamma`, counted from the start of the run."""
     gamma: float = 0.1
-    """The step schedule's factor."""
+    """Factor of the step schedule at each milestone."""
+    power: float = 2.0
+    """Exponent of the polynomial schedule."""
+    floor: float = 0.0
+    """The learning rate at the end of cosine, linear, polynomial and one_cycle, and the lowest one
+    of inverse_sqrt."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")
@@ -110,10 +124,12 @@ class OptimConfig:
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
             check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
-        for name in ("weight_decay", "clip", "epsilon", "gamma"):
+        for name in ("weight_decay", "clip", "epsilon", "gamma", "floor", "trust"):
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
+        power = self.power
+        check("optim.power", power, power > 0 and is_finite(power), "must be positive")
         check_duration("optim.warmup", self.warmup, share=True, positive=False)
         is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
         check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")

@@ -1,4 +1,4 @@
-"""The options of the network: `model.*`, and `init.*` for the weights that it starts from."""
+"""The options of the network, `model.*`, and of its initial weights, `init.*`."""
 
 import dataclasses
 import typing
@@ -14,8 +14,8 @@ from train.errors import ConfigError
 
 _SPEC_DOCS = field_docs(ResNetSpec)
 
-# The fields of `ModelConfig` are the name and those of `ResNetSpec`, each None until it is set, so
-# that an architecture option has its home, and its default, in one place.
+# `ModelConfig` has the fields of `ResNetSpec`, each None until it is set: architecture options and
+# their defaults are defined in one place.
 _SpecChanges: Any = dataclasses.make_dataclass(
     "_SpecChanges",
     [
@@ -29,7 +29,7 @@ _SpecChanges: Any = dataclasses.make_dataclass(
 
 @dataclass(frozen=True)
 class ModelConfig(_SpecChanges):
-    """The network: a name of the zoo, and fields of its ResNetSpec to change."""
+    """The network: a name, and changes to its `ResNetSpec`."""
 
     name: str = "resnet50"
     """A name from `resnet-jax models`."""
@@ -39,12 +39,13 @@ class ModelConfig(_SpecChanges):
         try:
             get_spec(self.name, **self.changes)
         except ValueError as error:
-            drop = "; what a recipe set, 'None' drops" if "unknown option" in str(error) else ""
-            raise ConfigError(f"model: {error}{drop}") from None
+            unknown = "unknown option" in str(error)
+            hint = "; set it to None to drop the recipe's value" if unknown else ""
+            raise ConfigError(f"model: {error}{hint}") from None
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The fields of the spec that differ from what the name says."""
+        """The fields of the spec that are set here."""
         fields = [f.name for f in dataclasses.fields(ResNetSpec)]
         values = {name: getattr(self, name) for name in fields}
         return {name: value for name, value in values.items() if value is not None}
@@ -52,18 +53,20 @@ class ModelConfig(_SpecChanges):
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where weights come from.
+    """The initial weights.
 
-    What is written beside them about preprocessing (the .json of `convert`, timm's config.json)
-    becomes data.mean, data.std, eval.crop_fraction and eval.interpolation, unless those are set.
-    Nothing is written beside torchvision's, which expect the default data.mean and data.std.
+    If the weights come with a description of their preprocessing (the .json file of `convert`, or
+    timm's config.json), it sets data.mean, data.std, eval.crop_fraction and eval.interpolation,
+    unless they are given. Weights of torchvision have no such file; they expect the default
+    data.mean and data.std.
     """
 
     weights: str | None = None
-    """A file that resnet_jax.load_weights reads, or NAME.TAG of timm's published weights, such as
-    resnet50.a1_in1k; None: random."""
+    """A file of weights (as resnet_jax.load_weights reads it), or NAME.TAG of weights published by
+    timm, such as resnet50.a1_in1k; None: random weights."""
     head: Literal["keep", "reset"] = "reset"
-    """reset: a new classifier for the data's classes; keep: the file's, which has as many."""
+    """reset: a new classifier for the classes of the data; keep: the classifier of init.weights,
+    which must have the same number of classes."""
 
     def __post_init__(self) -> None:
         check_types(self, "init.")

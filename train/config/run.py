@@ -1,4 +1,4 @@
-"""`RunConfig`: everything that decides a run. And `eval.*`, `checkpoint.*` and `mesh.*`."""
+"""`RunConfig`, all options of a run, and the groups `eval.*`, `checkpoint.*` and `mesh.*`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -15,16 +15,16 @@ from train.errors import ConfigError
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How and how often the run is evaluated."""
+    """Evaluation."""
 
     every: str = "1ep"
-    """Evaluate, and save a checkpoint, this often and at the end."""
+    """How often to evaluate and save a checkpoint; both are also done at the end."""
     batch_size: int = 256
-    """Global batch; the last one is padded, so any number sees every example once."""
+    """Global batch of evaluation. The last batch is padded: every example counts exactly once."""
     crop_fraction: float = 0.875
-    """Resize the short side to image_size / crop_fraction, then cut out the centre."""
+    """The short side is resized to image_size / crop_fraction, then the centre is cropped."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """The filter of that resize, antialiased as Pillow's are; published weights expect theirs."""
+    """Filter of that resize, antialiased as in Pillow. Pretrained weights expect a certain one."""
 
     def __post_init__(self) -> None:
         check_types(self, "eval.")
@@ -36,14 +36,14 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept of the run."""
+    """Checkpoints."""
 
     every: str = ""
-    """Save this often between evaluations too ("1000st"); '': only with evaluations."""
+    """How often to save between evaluations too ("1000st"); '': only at evaluations."""
     keep: int = 2
-    """Newest checkpoints kept; the best one is kept besides."""
+    """Number of newest checkpoints to keep. The best one is also kept."""
     best: Literal["top1", "loss"] = "top1"
-    """The evaluation figure that decides which one is best; of equal ones, the newest is."""
+    """Evaluation metric of the best checkpoint. If several are equal, the newest is the best."""
 
     def __post_init__(self) -> None:
         check_types(self, "checkpoint.")
@@ -53,23 +53,23 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """The devices and processes of the run: nothing in here changes what it computes.
+    """Devices and processes. None of these options changes the results of the run.
 
-    SLURM, Open MPI, Kubernetes and TPU pods say themselves which processes there are; elsewhere
-    coordinator, processes and process_id do, all three.
+    Under SLURM, Open MPI, Kubernetes and on TPU pods, the processes are detected. Elsewhere, set
+    coordinator, processes and process_id.
     """
 
     coordinator: str | None = None
-    """host:port of process 0; None: as the launcher says, or a single process."""
+    """host:port of process 0; None: detected from the launcher, or a single process."""
     processes: int | None = None
-    """How many processes there are; 1, alone: a single one, whatever a launcher says."""
+    """Number of processes. 1 without the other two options: a single process under any launcher."""
     process_id: int | None = None
-    """Which of them this is."""
+    """Index of this process, from 0."""
     fsdp: int = 1
-    """Devices that keep one copy of the optimiser's state and the EMA between them (ZeRO,
-    arXiv:1910.02054, stage 1); 1: every device has its own."""
+    """Number of devices that share one copy of the optimiser state and the EMA (ZeRO,
+    arXiv:1910.02054, stage 1); 1: every device has its own copy."""
     fsdp_params: bool = False
-    """They share the parameters too, and gather them for each step (stage 3's memory)."""
+    """Shard the parameters too, and gather them in each step (the memory of ZeRO stage 3)."""
 
     def __post_init__(self) -> None:
         check_types(self, "mesh.")
@@ -79,9 +79,9 @@ class MeshConfig:
         }
         alone = self.processes == 1 and not given["coordinator"] and not given["process_id"]
         if any(given.values()) and not all(given.values()) and not alone:
-            missing = ", ".join(f"mesh.{name}" for name, there in given.items() if not there)
+            missing = ", ".join(f"mesh.{name}" for name, is_given in given.items() if not is_given)
             raise ConfigError(
-                f"{missing} not set: coordinator, processes and process_id go together"
+                f"{missing} not set: coordinator, processes and process_id must be set together"
             )
         if self.processes is not None and self.process_id is not None:
             good = 0 <= self.process_id < self.processes
@@ -93,34 +93,35 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run."""
+    """All options of a run."""
 
     recipe: Annotated[str, tyro.conf.Suppress] = "custom"
     duration: str = "90ep"
-    """"90ep" (epochs) or "500st" (steps); schedules given in % shrink and grow with it."""
+    """"90ep" (epochs) or "500st" (steps). Schedules given in % scale with it."""
     batch_size: int = 256
-    """Global batch of a training step, over all devices and processes."""
+    """Global batch size of training, over all devices and processes."""
     seed: int = 0
-    """Seed of the weights, the order of examples, augmentation and dropout."""
+    """Seed of the initial weights, the order of examples, augmentation and dropout."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """What activations are computed in; parameters, statistics, logits and loss are float32."""
+    """Precision of activations. Parameters, statistics, logits and loss are always float32."""
     ema_decay: float = 0.0
-    """Moving average of weights and statistics, evaluated beside the raw ones; 0: none. The decay
-    of step t is min(ema_decay, (1 + t) / (10 + t)), so that the average of a short run covers about
-    its last tenth: 0.999 is reached after 8,990 steps, 0.9999 after 89,990."""
+    """Decay of the moving average of weights and statistics, which is evaluated in addition to the
+    raw ones; 0: none. The decay of step t is min(ema_decay, (1 + t) / (10 + t)), so that in a short
+    run the average covers about the last tenth: 0.999 is reached after 8,990 steps, 0.9999 after
+    89,990."""
     norm_group_size: int | Literal["device"] | None = None
-    """Examples that share BatchNorm statistics; None: the global batch; device: those of a device,
-    kept as their number, so that a resume on other devices means the same."""
+    """Number of examples that share BatchNorm statistics. None: the global batch. device: the
+    examples of one device; the number is stored, and a resume on other devices uses it too."""
     scan: bool | None = None
-    """Run a stage's identical blocks as a loop, so that compile time does not grow with depth;
-    None: in networks of 50 blocks and more, such as resnet152 and resnet110_cifar."""
+    """Run the identical blocks of a stage as a loop, so that compile time does not grow with the
+    depth. None: for networks of 50 blocks or more, such as resnet152 and resnet110_cifar."""
     skip_nonfinite: int = 0
-    """How many steps of the run may be skipped because their loss or gradient is not finite; the
-    next one stops the run, and anomaly.json names the examples of its batch."""
+    """How many steps of the run may be skipped because the loss or a gradient is not finite. The
+    next such step stops the run, and anomaly.json lists the examples of its batch."""
     log_every: str = "50st"
-    """How often training metrics are written."""
+    """How often to write training metrics."""
     compilation_cache: str | None = None
-    """Folder of compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': no
+    """Folder for compiled programs. None: $JAX_COMPILATION_CACHE_DIR or ~/.cache/resnet-jax; '': no
     cache."""
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
@@ -157,6 +158,6 @@ class RunConfig:
 
     @property
     def scans(self) -> bool:
-        """`scan`, decided."""
+        """Whether blocks run as a loop: `scan`, or its default for this network."""
         spec = get_spec(self.model.name, **self.model.changes)
         return spec.is_deep if self.scan is None else self.scan

@@ -1,4 +1,4 @@
-"""A `RunConfig` as JSON and back, and what tells two of them apart."""
+"""Conversion of a `RunConfig` to JSON and back, and the differences between two configs."""
 
 import dataclasses
 import difflib
@@ -9,7 +9,7 @@ from typing import Any
 
 from train.config import ConfigError, RunConfig
 
-# Where a run reads and how fast, not what it computes: may differ when a run is resumed.
+# Options that do not change the results of a run. They may differ when a run is resumed.
 _FREE = (
     "compilation_cache",
     "data.dir",
@@ -26,7 +26,7 @@ _FREE = (
     "skip_nonfinite",
 )
 
-# Fields that choose the version of a rule, with the value that a config.json without them means.
+# Fields with the version of a rule -> the value for a config.json that does not have the field.
 _VERSIONS = {
     "data.held_out": "by_place",
     "data.image_key": None,
@@ -37,7 +37,7 @@ _VERSIONS = {
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """The config as plain nested dicts; fields of the spec that are not set are left out."""
+    """The config as plain nested dicts; fields of the spec that are not set are omitted."""
     tree = json.loads(json.dumps(dataclasses.asdict(config)))
     tree["model"] = {k: v for k, v in tree["model"].items() if v is not None}
     return tree
@@ -47,15 +47,15 @@ def from_json(tree: dict[str, Any]) -> RunConfig:
     """The inverse of `to_json`.
 
     Raises:
-      ConfigError: an unknown field (the nearest ones are listed) or a bad value.
+      ConfigError: an unknown field (the message lists similar ones), or an invalid value.
     """
     return _build(RunConfig, tree, "")
 
 
 def with_versions(tree: dict[str, Any]) -> dict[str, Any]:
-    """The content of a config.json, with the rules of its time where it does not name them."""
+    """The content of a config.json; missing versions of rules get their first value."""
     tree = {**tree, "data": dict(tree.get("data", {}))}
-    if "held_out" in tree["data"]:  # data.listing 2 came with that option, before it had a name
+    if "held_out" in tree["data"]:  # both came together, and data.listing was not yet written
         tree["data"].setdefault("listing", 2)
     for key, old in _VERSIONS.items():
         section, _, name = key.partition(".")
@@ -64,9 +64,9 @@ def with_versions(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep_versions(began: RunConfig, config: RunConfig, given: Collection[str] = ()) -> RunConfig:
-    """`config` with the rules that the run `began` with, where it leaves them at their default.
+    """`config` with the versions of rules of the run `began`, where `config` has the default.
 
-    Options that are `given` by name stay, the default too.
+    Options in `given` keep their value, even if it is the default.
     """
     a, b, default = (flatten(to_json(c)) for c in (began, config, RunConfig()))
     kept = [key for key in _VERSIONS if b[key] == default[key] and key not in given]
@@ -74,10 +74,10 @@ def keep_versions(began: RunConfig, config: RunConfig, given: Collection[str] = 
 
 
 def with_options(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """`config` with other values of some options: {"optim.lr": 0.2, "seed": 1}.
+    """`config` with other values for some options: {"optim.lr": 0.2, "seed": 1}.
 
     Raises:
-      ConfigError: an unknown option, or a bad value.
+      ConfigError: an unknown option, or an invalid value.
     """
     tree = to_json(config)
     for key, value in values.items():
@@ -90,7 +90,7 @@ def with_options(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def unknown_fields(tree: dict[str, Any]) -> dict[str, Any]:
-    """What a config as JSON holds that this version has no option for: {"optim.name": value}."""
+    """Fields of a config in JSON that are no options of this version: {"optim.name": value}."""
     return _unknown(RunConfig, tree, "")
 
 
@@ -134,7 +134,7 @@ def _is_free(key: str) -> bool:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """What would make `new` another run than `old`, one line a field: "optim.lr: 0.1 -> 0.2"."""
+    """Options that change the results of a run, one line for each: "optim.lr: 0.1 -> 0.2"."""
     a, b = flatten(to_json(old)), flatten(to_json(new))
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and not _is_free(key)]
     return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in keys]

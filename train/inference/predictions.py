@@ -1,4 +1,4 @@
-"""`predict`: which files it reads, and its answers on the terminal and as CSV."""
+"""The files that `predict` reads, and its output: a table on the terminal, and CSV."""
 
 import contextlib
 import csv
@@ -18,17 +18,16 @@ from train.paths import expand
 from train.printable import csv_cell, csv_path, one_line, utf8
 
 if TYPE_CHECKING:
-    from train.inference.inference import Answer
+    from train.inference.predict import Answer
 
 
 def image_files(names: Sequence[str]) -> list[Path]:
-    """The files that a person named, and for a folder the images that training would read, sorted.
+    """The given files; in place of a folder, the images in it that training would read, sorted.
 
-    What else is in a folder is counted in a line on stderr. A folder without images stays in the
-    list.
+    Other files in a folder are counted in a warning. A folder without images is kept in the list.
 
     Raises:
-      ConfigError: `~`, where no home directory is known; a folder cannot be listed.
+      ConfigError: `~` in a path and an unknown home directory; a folder that cannot be listed.
     """
     files: list[Path] = []
     for path in map(expand, names):
@@ -46,12 +45,13 @@ def image_files(names: Sequence[str]) -> list[Path]:
 
 
 def show(answers: "Iterable[Answer]", count: int, table: Path | None) -> None:
-    """Prints `count` answers as a table, and writes each to a CSV file as it comes.
+    """Prints `count` answers as a table, and writes each answer to a CSV file at once.
 
-    A file that cannot be read is reported on stderr, and has a row that says why.
+    A file that cannot be read is reported on stderr and in its row.
 
     Raises:
-      ConfigError: `table` cannot be written; or, when all is printed, some file could not be read.
+      ConfigError: `table` cannot be written; or, after all answers are printed, some images could
+        not be read.
     """
     shown, failed = [], 0
     with _csv(table) as write:
@@ -72,10 +72,10 @@ def show(answers: "Iterable[Answer]", count: int, table: Path | None) -> None:
 
 @contextlib.contextmanager
 def _csv(target: Path | None) -> Iterator[Any]:
-    """A function that writes an answer: image, rank, class, probability, error in UTF-8.
+    """A function that writes an answer: image, rank, class, probability and error, in UTF-8.
 
-    One row for each guess; a file that cannot be read has one row, with an error alone. A line on
-    stderr says at the end how many rows were written.
+    There is one row for each prediction. A file that cannot be read has one row, with the error. At
+    the end, the number of rows is printed on stderr.
     """
     if target is None:
         yield lambda answer: None
@@ -90,10 +90,10 @@ def _csv(target: Path | None) -> Iterator[Any]:
     def put(rows: Sequence[Sequence[Any]]) -> None:
         try:
             writer.writerows(rows)
-            file.flush()  # what was predicted outlives an interrupt
+            file.flush()  # after an interrupt, all earlier answers are in the file
         except OSError as error:
             with contextlib.suppress(OSError):
-                file.close()  # which writes what is left once more, and fails once more
+                file.close()  # tries to write the rest again, and fails again
             raise ConfigError(f"{target}: {error.strerror}") from None
 
     def write(answer: "Answer") -> None:
@@ -113,12 +113,12 @@ def _csv(target: Path | None) -> Iterator[Any]:
 
 
 def print_answers(answers: "Sequence[Answer]") -> None:
-    """Images and their most probable classes, one image a row."""
+    """Prints images and their most probable classes, one image a row."""
     count = max(len(answer.predictions) for answer in answers)
     table = Table("image", *(f"top-{k}" for k in range(1, 1 + count)))
     table.columns[0].overflow = "fold"
     for path, predictions, error in answers:
-        best = [f"{one_line(guess.name)} {guess.probability:.1%}" for guess in predictions]
+        best = [f"{one_line(each.name)} {each.probability:.1%}" for each in predictions]
         if error:
             best = ["not read"]
         table.add_row(*map(Text, (one_line(path), *best)))  # a class may be called "[red]"

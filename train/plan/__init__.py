@@ -1,13 +1,13 @@
-"""`resnet-jax plan`: a training step compiled ahead of time for hardware that is not attached.
+"""`resnet-jax plan`: compiles a training step ahead of time, without the chip.
 
 Modules:
-  planner: the command.
-  compile: the compiler's report on a step.
-  hlo: facts from the text of an optimised XLA program.
+  planner: options of the command, and the steps of a plan.
+  compile: the compiler's figures for a step.
+  hlo: figures from the text of an optimised XLA program.
   roofline: a model of the time of a step.
   chips: published figures of chips.
   topology: names of hardware, and JAX devices for them.
-  report: the text of a plan.
+  report: a plan as text.
 """
 
 from typing import TYPE_CHECKING

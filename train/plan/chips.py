@@ -1,17 +1,17 @@
-"""What a chip can do, from its maker's published figures: the peaks that `plan` divides by.
+"""Published figures of chips: peak FLOP/s, memory and links.
 
 TPU: Google's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e"
-(https://docs.cloud.google.com/tpu/docs/v5e and so on): bf16 FLOP/s, HBM and its bytes/s, and the
-inter-chip links. v4's links: Jouppi 2023 (arXiv:2304.01433), table 4. CPUs of a host: the virtual
-machines of four chips in "Plan TPUs in GKE"
+(https://docs.cloud.google.com/tpu/docs/v5e and so on): bf16 FLOP/s, size and bandwidth of HBM, and
+inter-chip links. Links of v4: Jouppi 2023 (arXiv:2304.01433), table 4. CPUs of a host: virtual
+machines with four chips in "Plan TPUs in GKE"
 (https://docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus).
 
-GPU, SXM modules: NVIDIA's A100, H100 and H200 data sheets (dense figures, half of those "with
-sparsity") and the Ampere and Hopper whitepapers (SMs, L2, boost clocks); limits of an SM: table
+GPU (SXM modules): NVIDIA's data sheets of A100, H100 and H200 (dense figures, half of those "with
+sparsity"), and the Ampere and Hopper whitepapers (SMs, L2, boost clocks). Limits of an SM: table
 "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide. CPU cores of a
 host: data sheets of DGX A100, H100 and H200.
 
-Peaks are not reached. A figure of this table is never a measurement.
+No figure in this table is measured, and real programs do not reach the peaks.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Sm:
-    """What XLA wants to know of an NVIDIA GPU besides the figures of `Chip`."""
+    """Further figures of an NVIDIA GPU that XLA's compiler needs."""
 
     name: str
     capability: int
@@ -31,11 +31,11 @@ class Sm:
     cores: int
     """FP32 cores of an SM."""
     clock: float
-    """Boost clock, GHz."""
+    """Boost clock, in GHz."""
     shared: int
-    """Largest shared memory of an SM, bytes; a block has 1 KiB less."""
+    """Largest shared memory of an SM, in bytes; a block has 1 KiB less."""
     l2: int
-    """L2 cache, bytes."""
+    """L2 cache, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class Chip:
     bf16_flops: float
     """Peak of the matrix units, FLOP/s."""
     fp32_flops: float
-    """Peak of float32 convolutions as JAX runs them by default, FLOP/s: in one bfloat16 pass on a
-    TPU, in TF32 on a GPU."""
+    """Peak of float32 convolutions with JAX's default precision, FLOP/s: one bfloat16 pass on a
+    TPU, TF32 on a GPU."""
     hbm_bytes: int
     hbm_usable: int
-    """What a program may take. TPU: the limit that libtpu 0.0.52's compiler gives; GPU: the 75 %
-    that JAX takes (https://docs.jax.dev/en/latest/gpu_memory_allocation.html)."""
+    """Memory that a program can use, in bytes. TPU: the limit of libtpu 0.0.52's compiler. GPU: the
+    75 % that JAX allocates (https://docs.jax.dev/en/latest/gpu_memory_allocation.html)."""
     hbm_bandwidth: float
     """Bytes/s."""
     link: float
-    """Bytes/s that one link carries in one direction. A GPU's links all lead to the switch and
+    """Bandwidth of one link in one direction, bytes/s. All links of a GPU lead to the switch, and
     count as one."""
     wraps_at: int
-    """A torus axis of a multiple of this many chips closes to a ring; 0: a switch, no torus."""
+    """A torus axis is a ring if its length is a multiple of this; 0: a switch, not a torus."""
     largest: int
-    """Chips that are connected this way."""
+    """Largest number of connected chips."""
     host_chips: int
     host_cpus: int
     sm: Sm | None = None
@@ -97,9 +97,10 @@ _A100_80 = Sm("NVIDIA A100-SXM4-80GB", *_GA100)
 _H100 = Sm("NVIDIA H100 80GB HBM3", *_GH100)
 _H200 = Sm("NVIDIA H200 141GB HBM3e", *_GH100)
 
-# Links: v4 has 6 of 50 GB/s; v5e 4, 400 GB/s in both directions together; v5p 6, 4800 Gbit/s; v6e
-# 4, 800 GB/s in both directions. NVLink: 600 GB/s (A100) and 900 GB/s, half in each direction.
-# HBM: v5p's "95 GB" are 95.73 GiB to the compiler; a GPU's bytes are those that its driver reports.
+# Links: v4 has 6 of 50 GB/s; v5e has 4, with 400 GB/s in both directions together; v5p has 6, with
+# 4800 Gbit/s; v6e has 4, with 800 GB/s in both directions. NVLink: 600 GB/s (A100) and 900 GB/s,
+# half of it in each direction. HBM: the "95 GB" of v5p are 95.73 GiB for the compiler; for a GPU,
+# the figure is what its driver reports.
 # fmt: off
 _ALL = (
     _tpu("v4", 275e12, hbm=32, usable=30.75, bandwidth=1200e9,
@@ -118,7 +119,7 @@ _ALL = (
 # fmt: on
 
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ALL}
-"""By name. A v4 chip's two cores are one device ("megacore"), as its runtime has them."""
+"""Chips by name. The two cores of a v4 chip are one device ("megacore"), as in its runtime."""
 
 _KINDS = {
     "TPU v4": "v4",
@@ -136,7 +137,7 @@ _KINDS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that a device calls itself by, as `jax.Device.device_kind` and torch have it.
+    """The chip of a device, by the name that `jax.Device.device_kind` or torch gives.
 
     >>> chip_of("TPU v5 lite").name, chip_of("cpu")
     ('v5e', None)

@@ -1,4 +1,4 @@
-"""What XLA's compiler says of a run's training step: memory, FLOPs, collectives. No step is run."""
+"""Memory, FLOPs and collectives of a training step, from XLA's compiler. No step is run."""
 
 import time
 from dataclasses import asdict, replace
@@ -14,13 +14,18 @@ from train.run.parts import Run
 
 
 def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], str]:
-    """Compiles a run's training step for its mesh: (what the compiler says, the program's text).
+    """Compiles a run's training step for its mesh.
 
-    A step that needs more than `usable` bytes of a chip is an answer: "fits" is then false, and
-    where the compiler gave up, the text is empty.
+    Args:
+      platform: "tpu" or "cuda".
+      usable: memory of a chip that a program can use, in bytes.
+
+    Returns:
+      The compiler's figures, and the text of the program. A step that needs more memory is not an
+      error: then "fits" is false, and if the compiler ran out of memory, the text is empty.
 
     Raises:
-      ConfigError: the network does not take images of `data.image_size`.
+      ConfigError: the network cannot process images of `data.image_size`.
       RunError: the compiler fails for another reason.
     """
     since = time.perf_counter()
@@ -42,7 +47,7 @@ def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], 
         memory = {**parts, "peak": peak, "usable": limit or usable}
         return {"fits": False, "memory": memory, "compiler_says": str(error).splitlines()[0]}, ""
     found, text = compiled.memory_analysis(), compiled.as_text()
-    # XLA's own counts take the body of a loop once.
+    # XLA counts the body of a loop once, however often it runs.
     cost = {} if run.config.scans else compiled.cost_analysis() or {}
     peak = peak_bytes(found)
     memory = {
@@ -79,10 +84,10 @@ def _abstract_state(run: Run) -> Any:
 
 
 def _flops_before(run: Run, platform: str) -> float | None:
-    """FLOPs of one chip's step before optimisation, where the compiler does not count its own.
+    """FLOPs of one chip's step before optimisation, for compilers that do not report FLOPs.
 
-    XLA counts them on the CPU's client, so the step is lowered once more, for one chip's images and
-    without loops.
+    XLA's CPU client counts them: the step is lowered again, for the images of one chip and without
+    loops.
     """
     share = run.config.batch_size // run.mesh.size
     plain: Any = {"norm_group_size": None, "scan": False, "mesh": MeshConfig()}
@@ -94,8 +99,8 @@ def _flops_before(run: Run, platform: str) -> float | None:
 
 
 def compiler_stats(compiled: Any) -> dict[str, Any]:
-    """What the compiler says of an executable: FLOPs, bytes accessed and held, and bytes through
-    HBM as its text has them.
+    """The compiler's figures for an executable: FLOPs, bytes accessed, temporary and peak memory.
+    "hbm_bytes" is counted in the program's text.
     """
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     return {

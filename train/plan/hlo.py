@@ -1,7 +1,7 @@
-"""What an optimised XLA program does, read off its text (`compiled.as_text()`).
+"""Figures of an optimised XLA program, from its text (`compiled.as_text()`).
 
-Every figure is of one device and one run of the program. A loop's body counts as often as it runs,
-if the text says so (a loop over the blocks of a stage does), else once.
+All figures are for one device and one run of the program. The body of a loop counts as often as it
+runs if the text gives the number (true for a loop over the blocks of a stage), else once.
 """
 
 import math
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # the others end in their number of bits
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # other names end in the number of bits
 
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
-# They name or regroup buffers; what moves bytes is the -start, where there is a pair.
+# Instructions that move no bytes: they only name or regroup buffers.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "iota", "after-all"}
-FREE |= {"while"}  # its body counts
+FREE |= {"while"}  # the instructions of its body are counted
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
@@ -27,7 +27,7 @@ COLLECTIVES = (
 
 
 class Buffer(NamedTuple):
-    """An array of a type: its bytes without padding, and whether its layout is not in HBM."""
+    """An array: its bytes without padding, and whether it is in on-chip memory instead of HBM."""
 
     bytes: int
     on_chip: bool
@@ -44,18 +44,18 @@ class Instruction(NamedTuple):
     operands: list[str]
     attributes: str
     computation: str
-    """Of which it is a line; "ENTRY" for the program's own."""
+    """The computation that contains it; "ENTRY": the main one of the program."""
 
 
 @dataclass(frozen=True)
 class Collective:
-    """All collectives of a kind."""
+    """All collectives of one kind."""
 
     count: int
     bytes: int
-    """Of the whole arrays: what an all-gather returns, what a reduce-scatter takes."""
+    """Size of the whole arrays: the results of all-gathers, the operands of reduce-scatters."""
     sent: float
-    """Bytes that a device sends, by the ring algorithm."""
+    """Bytes that a device sends with the ring algorithm."""
 
 
 def _buffers(type_text: str) -> list[Buffer]:
@@ -70,7 +70,7 @@ def _buffers(type_text: str) -> list[Buffer]:
 
 
 def _split(rest: str) -> tuple[list[str], str]:
-    """What follows an instruction's opening parenthesis -> operands, attributes."""
+    """Operands and attributes of an instruction, from the text after its opening parenthesis."""
     depth = 1
     for end, char in enumerate(rest):
         depth += (char == "(") - (char == ")")
@@ -93,7 +93,7 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 
 def _loops(text: str) -> dict[str, int]:
-    """How often each loop goes round, by its body: what XLA says, or n of its condition `i < n`."""
+    """Trips of each loop, by its body: XLA's known trip count, or n of its condition `i < n`."""
     bounds: dict[str, int] = {}
     computation = ""
     for line in text.splitlines():
@@ -105,8 +105,8 @@ def _loops(text: str) -> dict[str, int]:
     for it in instructions(text):
         if it.kind == "while":
             condition, body = (_called(it.attributes, name)[0] for name in ("condition", "body"))
-            said = re.search(r'known_trip_count":\{"n":"(\d+)"', it.attributes)
-            trips[body] = int(said[1]) if said else bounds.get(condition, 1)
+            known = re.search(r'known_trip_count":\{"n":"(\d+)"', it.attributes)
+            trips[body] = int(known[1]) if known else bounds.get(condition, 1)
     return trips
 
 
@@ -115,16 +115,16 @@ def _called(attributes: str, name: str = "calls|to_apply|body|condition") -> lis
 
 
 def _runs(text: str) -> Counter[str]:
-    """How often each computation runs that the program's own calls, or a loop in it."""
+    """How often each computation runs, called by the main one or by a loop in it."""
     trips, found = _loops(text), Counter({"ENTRY": 1})
-    for it in reversed(list(instructions(text))):  # a computation stands in front of its callers
+    for it in reversed(list(instructions(text))):  # a computation is defined before its callers
         for name in _called(it.attributes):
             found[name] += found[it.computation] * trips.get(name, 1)
     return found
 
 
 def group_size(attributes: str, devices: int) -> int:
-    """Devices that take part in a collective together, of `devices` in all.
+    """Number of devices in each group of a collective, of `devices` in total.
 
     >>> group_size("replica_groups={{0,1},{2,3}}", 4)
     2
@@ -139,7 +139,7 @@ def group_size(attributes: str, devices: int) -> int:
         return int(found[2])
     if found := re.search(r"replica_groups=@?mesh\[([^]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])  # a part of an axis: 'x':(1)2
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])  # part of an axis: 'x':(1)2
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
     return devices
 
@@ -152,7 +152,7 @@ def _sent(kind: str, size: int, group: int) -> float:
 
 
 def collectives(text: str, devices: int) -> dict[str, Collective]:
-    """Collectives by kind; a -start and its -done are one."""
+    """Collectives by kind. A -start and its -done count as one."""
     found: dict[str, Collective] = {}
     results: dict[str, list[Buffer]] = {}
     runs = _runs(text)
@@ -162,7 +162,7 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
         if kind not in COLLECTIVES:
             continue
         if kind == "all-reduce" and it.computation.startswith("all-reduce-scatter"):
-            kind = "reduce-scatter"  # a TPU's form: the fusion keeps one slice of the sum
+            kind = "reduce-scatter"  # the form on TPUs: a fusion keeps one slice of the sum
         group = group_size(it.attributes, devices)
         size = sum(buffer.bytes for name in it.operands for buffer in results.get(name, []))
         size *= group if kind == "all-gather" else 1
@@ -174,22 +174,22 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
 
 
 def custom_calls(text: str) -> Counter[str]:
-    """How often the program calls each custom target, such as a library's convolution."""
+    """Number of calls of each custom target, such as the convolution of a library."""
     return Counter(re.findall(r'custom_call_target="([^"]*)"', text))
 
 
 def fusions(text: str) -> int:
-    """Fusions in the program's own computation: about as many kernels."""
+    """Number of fusions in the main computation: roughly the number of kernels."""
     return sum(it.kind == "fusion" and it.computation == "ENTRY" for it in instructions(text))
 
 
 def hbm_bytes(text: str) -> Counter[str]:
-    """Bytes through HBM by the kind of instruction, of the program's own computation and its loops.
+    """HBM traffic in bytes by kind of instruction, of the main computation and its loops.
 
-    An operand is read once by each instruction that uses it and a result is written once, unless
-    its layout places it on the chip (a memory space, `S(1)`); so this is a model of the traffic,
-    without caches. "bytes accessed" of XLA's cost analysis counts on-chip buffers too. In a loop,
-    an array of as many rows as there are trips is stacked: each trip reads or writes one of them.
+    This is a model without caches: each instruction reads its operands once and writes its result
+    once, except for arrays in on-chip memory (memory space `S(1)`). XLA's "bytes accessed" counts
+    those too. In a loop, an array with as many rows as there are trips is taken as stacked: each
+    trip reads or writes one row.
     """
     total: Counter[str] = Counter()
     results: dict[str, list[Buffer]] = {}
@@ -209,7 +209,7 @@ def hbm_bytes(text: str) -> Counter[str]:
 
 
 def _moved(it: Instruction, operands: list[Buffer], trips: int) -> float:
-    """Bytes that an instruction moves in one of the trips of the loop that it stands in."""
+    """Bytes that an instruction moves in one trip of the loop that contains it."""
 
     def stacked(buffer: Buffer) -> bool:
         return buffer.rows == trips > 1
@@ -217,11 +217,12 @@ def _moved(it: Instruction, operands: list[Buffer], trips: int) -> float:
     def size(buffer: Buffer) -> float:
         return 0 if buffer.on_chip else buffer.bytes / (trips if stacked(buffer) else 1)
 
-    if it.kind in ("copy-start", "slice-start"):  # (to, from, context), or with the two turned
+    if it.kind in ("copy-start", "slice-start"):  # (to, from, context) or (from, to, context)
         ends = it.result[:2]
         return min(ends).bytes * sum(not end.on_chip for end in ends)
     written = sum(map(size, it.result))
     if it.kind.endswith("-start") and it.kind != "all-reduce-start":
-        return written  # an asynchronous type holds the operands too
-    read = [x for x in operands if not (stacked(x) and x in it.result)]  # in place: only written
+        return written  # the type of an asynchronous result contains the operands too
+    # An operand that is updated in place is only written.
+    read = [x for x in operands if not (stacked(x) and x in it.result)]
     return written + sum(map(size, read))

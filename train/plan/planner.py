@@ -1,7 +1,7 @@
-"""`resnet-jax plan`: the training step compiled for hardware that is not there.
+"""`resnet-jax plan`: compiles the training step ahead of time, without the chip.
 
-What it finds is one JSON object: "computed" comes from XLA's own compiler for the chip, "modelled"
-from `roofline` on the published peaks of `chips`.
+The result is one JSON object: "computed" comes from XLA's compiler for the chip, "modelled" from
+`roofline` with the published peaks of `chips`.
 """
 
 import json
@@ -29,7 +29,7 @@ KNOWN = {
     "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100),
 }
-"""Training examples, evaluation examples and classes of data sets that need not be here."""
+"""Training examples, evaluation examples and classes of data sets that need not be on disk."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,23 @@ class PlanArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     topology: str = ""
-    """v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:2x2, a100-40, a100-80, h100, h200, h200:8, ..."""
+    """The hardware: v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:2x2, a100-40, a100-80, h100, h200, h200:8,
+    ..."""
     images_per_core: float | None = None
-    """Images that one CPU core of a host prepares in a second; None: as measured where photos are
-    cropped (augment.crop random_resized), else unknown, and the input is left out."""
+    """Images that one CPU core of a host prepares in a second. None: the measured rate of photos if
+    augment.crop is random_resized; otherwise it is unknown, and the input is skipped."""
     json: Path | None = None
-    """Append all figures to this file, as one line of JSON."""
+    """Append the result to this file, as one line of JSON."""
     hlo: Path | None = None
-    """Write the optimised program's text to this file."""
+    """Write the text of the optimised program to this file."""
 
 
 def plan(args: PlanArgs) -> dict[str, Any]:
-    """Compiles the step that `args` describe; this takes minutes.
+    """Compiles the step that `args` describe. This takes minutes.
 
     Raises:
-      ConfigError: no such topology, data of unknown size, no compiler for the chip here, or a batch
-        or `mesh.fsdp` that does not divide the chips: all before anything is compiled.
+      ConfigError: an unknown topology, data of unknown size, no compiler for the chip, or a batch
+        size or `mesh.fsdp` that does not fit the number of chips. All are checked before compiling.
     """
     topology = parse_topology(args.topology)
     _check_divides(args.config.batch_size, topology)
@@ -61,7 +62,7 @@ def plan(args: PlanArgs) -> dict[str, Any]:
         raise ConfigError(f"images_per_core {args.images_per_core}: must be positive")
     for path in (args.json, args.hlo):
         if path and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {path.parent}")
+            raise ConfigError(f"{path}: the folder {path.parent} does not exist")
     splits = data_facts(args.config.data)
     compiler = check_compiler(topology.chip)
     prepare_environment()
@@ -89,7 +90,7 @@ def plan(args: PlanArgs) -> dict[str, Any]:
 
 
 def images_per_core(args: PlanArgs) -> float | None:
-    """What a core prepares in a second, as far as it is known."""
+    """Images that a core prepares in a second; None: unknown."""
     photos = args.config.augment.crop == "random_resized"
     return args.images_per_core or (IMAGES_PER_CORE if photos else None)
 
@@ -103,16 +104,16 @@ def _check_divides(batch_size: int, topology: Topology) -> None:
     if batch_size % chips:
         near = max(batch_size // chips, 1) * chips
         raise ConfigError(
-            f"batch_size {batch_size}: does not divide over the {chips} chips of "
-            f"{topology.name}; choose a multiple of {chips}, such as {near}"
+            f"batch_size {batch_size}: not divisible by the {chips} chips of {topology.name}; "
+            f"choose a multiple of {chips}, such as {near}"
         )
 
 
 def data_facts(config: DataConfig) -> Splits:
-    """The data that a config names, or a stand-in of the same size: `plan` reads no example.
+    """The data of a config, or synthetic data of the same size: `plan` reads no example.
 
     Raises:
-      ConfigError: the data cannot be opened, and `KNOWN` does not have their size.
+      ConfigError: the data cannot be opened, and their size is not in `KNOWN`.
     """
     try:
         return open_splits(config)
@@ -123,11 +124,11 @@ def data_facts(config: DataConfig) -> Splits:
                 f"{error}. To plan without the data, give their size: --data.name synthetic "
                 "--data.classes N --data.examples N"
             ) from None
-        return stand_in(config, *KNOWN[name])
+        return synthetic_splits(config, *KNOWN[name])
 
 
-def stand_in(config: DataConfig, train: int, evaluation: int, classes: int) -> Splits:
-    """Synthetic splits of these sizes, for what reads no example."""
+def synthetic_splits(config: DataConfig, train: int, evaluation: int, classes: int) -> Splits:
+    """Synthetic splits of these sizes."""
     names = [str(i) for i in range(classes)]
     return Splits(
         SyntheticSource(train, config.image_size, names, "train"),
@@ -154,7 +155,7 @@ def _what(config: RunConfig, topology: Topology) -> dict[str, Any]:
 def model(
     run: Any, topology: Topology, computed: dict[str, Any], core_rate: float | None
 ) -> dict[str, Any]:
-    """What the compiler's figures imply on the chip's published peaks."""
+    """Time, bottleneck and input rate, from the compiler's figures and the chip's peaks."""
     config, chip = run.config, topology.chip
     memory = computed["memory"]
     found: dict[str, Any] = {}
@@ -199,5 +200,5 @@ def model(
         "images_per_core": core_rate,
         "cores_per_host": cores_for(rate / topology.hosts, core_rate) if core_rate else None,
         "host_cpus": chip.host_cpus,
-        "binds": line.binds if computed["fits"] else "memory capacity",
+        "binds": line.bottleneck if computed["fits"] else "memory capacity",
     }

@@ -1,4 +1,4 @@
-"""The text of a plan: what the compiler computed, what a model adds, what binds."""
+"""The text of a plan: the compiler's figures, the roofline model, and the bottleneck."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ GIB = 2**30
 
 
 def render(found: dict[str, Any]) -> str:
-    """The report of `plan.plan`'s figures."""
+    """The result of `planner.plan` as text."""
     computed, modelled = found["computed"], found["modelled"]
     lines = [_title(found), "", *_memory(found)]
     if "flops" in computed:
         lines += [*_traffic(found), "", *_roofline(found)]
-    lines += ["", f"binds: {modelled['binds']}"]
+    lines += ["", f"bottleneck: {modelled['binds']}"]
     if not computed["fits"]:
         lines += _suggestions(modelled)
     return "\n".join(line.rstrip() for line in lines)
@@ -28,7 +28,7 @@ def _title(found: dict[str, Any]) -> str:
 
 
 def _bytes(size: float) -> str:
-    """In binary units, for what is stored."""
+    """A size of stored data, in binary units."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:
             return f"{size / scale:.{2 if unit == 'GiB' else 1}f} {unit}"
@@ -36,7 +36,7 @@ def _bytes(size: float) -> str:
 
 
 def _amount(value: float) -> str:
-    """In decimal units, for what is moved or counted."""
+    """An amount that is moved or counted, in decimal units."""
     for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= scale:
             return f"{value / scale:.4g} {unit}"
@@ -50,16 +50,16 @@ def _memory(found: dict[str, Any]) -> list[str]:
     verdict = "fits" if found["computed"]["fits"] else "does not fit"
     need = f"{_bytes(peak)} of {_bytes(usable)} ({peak / usable:.0%})" if peak else "unknown"
     lines = [
-        f"computed by XLA's compiler ({versions}), of one chip and one step",
+        f"computed by XLA's compiler ({versions}), for one chip and one step",
         f"  {'memory':<16}{need}: {verdict}",
     ]
     if found["platform"] == "cuda":
-        lines.append("    (of the 75 % that JAX takes; cuDNN's workspaces come on top)")
+        lines.append("    (of the 75 % that JAX allocates; cuDNN's workspaces are not included)")
     for name, size in memory.items():
         if name not in ("peak", "usable") and size:
             lines.append(f"    {_PARTS.get(name, name):<28}{_bytes(size):>12}")
-    if says := found["computed"].get("compiler_says"):
-        lines.append(f"  the compiler says: {says}")
+    if message := found["computed"].get("compiler_says"):
+        lines.append(f"  the compiler's message: {message}")
     return lines
 
 
@@ -77,15 +77,15 @@ def _traffic(found: dict[str, Any]) -> list[str]:
 
     def row(name: str, value: float | None, unit: str, note: str = "") -> list[str]:
         if value is None:
-            return [f"  {name:<16}not said by this compiler"]
+            return [f"  {name:<16}not reported by this compiler"]
         each = f"{_amount(value)}{unit}, {_amount(value / images)}{unit} an image"
         return [f"  {name:<16}{each}{note}"]
 
     lines = row("FLOPs", computed["flops"], "FLOP", f" (of {computed['flops_of']})")
     lines += row("bytes accessed", computed["bytes_accessed"], "B", ", on-chip buffers too")
-    lines += row("HBM traffic", computed["hbm_bytes"], "B", ", read off the program's text")
+    lines += row("HBM traffic", computed["hbm_bytes"], "B", ", counted in the program's text")
     for kind, each in computed["collectives"].items():
-        lines.append(f"  {kind:<16}{each['count']}, of {_amount(each['bytes'])}B together")
+        lines.append(f"  {kind:<16}{each['count']}, {_amount(each['bytes'])}B in total")
     if not computed["collectives"]:
         lines.append(f"  {'collectives':<16}none")
     return lines
@@ -95,7 +95,7 @@ def _roofline(found: dict[str, Any]) -> list[str]:
     it, computed = found["modelled"], found["computed"]
     ms = {name: f"{1e3 * seconds:.2f} ms" for name, seconds in it["seconds"].items()}
     lines = [
-        "a model: published peaks, perfect overlap, no latency, training steps only",
+        "roofline model: published peaks, perfect overlap, no latency, training steps only",
         f"  {'compute':<10}{ms['compute']:>10}  at {_amount(it['peak_flops'])}FLOP/s",
         f"  {'HBM':<10}{ms['hbm']:>10}  at {_amount(it['hbm_bandwidth'])}B/s",
     ]
@@ -121,7 +121,7 @@ def _duration(hours: float) -> str:
 
 def _cores(it: dict[str, Any]) -> str:
     if it["cores_per_host"] is None:
-        return "how many a CPU prepares is not known (--images_per_core)"
+        return "unknown number of CPUs (give the rate of one: --images_per_core)"
     cores, rate = it["cores_per_host"], it["images_per_core"]
     return f"{cores:,.0f} of its {it['host_cpus']} CPUs at {rate:.4g} JPEGs/s each"
 
@@ -129,7 +129,7 @@ def _cores(it: dict[str, Any]) -> str:
 def _suggestions(modelled: dict[str, Any]) -> list[str]:
     lines = modelled.get("suggestions")
     if lines is None:
-        return ["the compiler does not say how much it needs: try a smaller --batch_size"]
+        return ["the compiler does not report how much is needed: try a smaller --batch_size"]
     if not lines:
-        return ["no batch fits beside the state: it takes a chip with more memory"]
-    return ["should fit, if temporaries grow with the batch:", *(f"  {line}" for line in lines)]
+        return ["the state leaves no memory for a batch: choose a chip with more memory"]
+    return ["should fit, if temporaries scale with the batch:", *(f"  {line}" for line in lines)]

@@ -1,4 +1,4 @@
-"""Hardware by name: "v5e:16x16", "h200", "h200:8" -> chips, and JAX devices that are not there."""
+"""Hardware by name ("v5e:16x16", "h200", "h200:8"), and JAX devices to compile for it."""
 
 import importlib.util
 import math
@@ -27,7 +27,7 @@ class Topology:
     name: str
     chip: Chip
     shape: tuple[int, ...]
-    """Chips along each axis of the torus; of GPUs, their number."""
+    """Chips along each axis of the torus; for GPUs, their number."""
 
     @property
     def chips(self) -> int:
@@ -39,22 +39,22 @@ class Topology:
 
     @property
     def wire(self) -> float:
-        """Bytes/s that a chip sends while all take part in a ring: one link for each axis of the
-        torus, two where the axis closes to a ring.
+        """Bytes/s that a chip sends in a ring of all chips: one link for each axis of the torus, or
+        two if the axis is a ring.
         """
         if self.chip.sm:
             return self.chip.link
         closed = [size % self.chip.wraps_at == 0 for size in self.shape if size > 1]
-        if len(self.shape) == 3:  # the optical switches close whole cubes only
+        if len(self.shape) == 3:  # the optical switches make rings only between whole cubes
             closed = [all(closed) and len(closed) == 3] * len(closed)
         return self.chip.link * sum(1 + ring for ring in closed)
 
 
 def parse_topology(name: str) -> Topology:
-    """Reads "v5e:16x16", "v4:2x2x1", "h200" or "h200:8".
+    """Parses "v5e:16x16", "v4:2x2x1", "h200" or "h200:8".
 
     Raises:
-      ConfigError: no such chip, or not one of its shapes.
+      ConfigError: an unknown chip, or a shape that it does not have.
     """
     kind, _, size = name.partition(":")
     if kind not in CHIPS:
@@ -87,12 +87,12 @@ def _exists(chip: Chip, shape: tuple[int, ...]) -> bool:
 
 
 def prepare_environment() -> None:
-    """Makes JAX compile here for what is not here; before JAX is imported."""
+    """Sets variables for compiling without the hardware. Call it before JAX is imported."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # do not look for a cloud machine's metadata
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is held, so two plans may run at once
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is used: plans can run at once
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-    # Read by libtpu when it loads; no topology depends on them, and without them it complains.
+    # libtpu reads these when it loads, and prints errors without them. No topology depends on them.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
@@ -100,10 +100,10 @@ def prepare_environment() -> None:
 
 
 def check_compiler(chip: Chip) -> str:
-    """The package that compiles for a chip.
+    """Name of the package that compiles for a chip.
 
     Raises:
-      ConfigError: it is not installed; the extra that brings it is named.
+      ConfigError: it is not installed; the message names the extra that installs it.
     """
     modules = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_plugins.xla_cuda13", "plan-gpu")}
     module, extra = modules[chip.platform]
@@ -113,17 +113,16 @@ def check_compiler(chip: Chip) -> str:
         found = None
     if found is None:
         raise ConfigError(
-            f"nothing here compiles for {chip.name}: {module} is not installed; "
-            f"pip install -e '.[{extra}]'"
+            f"no compiler for {chip.name}: {module} is not installed; pip install -e '.[{extra}]'"
         )
     return {"tpu": "libtpu", "cuda": "jax-cuda13-plugin"}[chip.platform]
 
 
 def devices(topology: Topology) -> Any:
-    """Devices to compile for, not to run on; `prepare_environment` comes before.
+    """Devices to compile for; nothing can run on them. Call `prepare_environment` first.
 
     Raises:
-      ConfigError: the compiler refuses the topology.
+      ConfigError: the compiler does not accept the topology.
     """
     import jax
     from jax.experimental import topologies
@@ -143,10 +142,10 @@ def devices(topology: Topology) -> Any:
 
 
 def tpu_options(topology: Topology) -> dict[str, Any]:
-    """What libtpu needs to know of a slice besides its name.
+    """Options of a slice for libtpu, besides its name.
 
-    The chips of a host are said, not left to libtpu's default: that of 0.0.42 is 2x2x1 for every
-    slice, which no slice of a single chip can be divided into.
+    The chips of a host are given, because the default of libtpu 0.0.42 is 2x2x1 for every slice,
+    which fails for a single chip.
 
     >>> tpu_options(parse_topology("v5e:1x1"))
     {'chips_per_host_bounds': (1, 1, 1)}
@@ -159,7 +158,7 @@ def tpu_options(topology: Topology) -> dict[str, Any]:
 
 
 def target_config(chip: Chip) -> str:
-    """An NVIDIA GPU as XLA's compiler is told of it: a text-format GpuTargetConfigProto."""
+    """The description of an NVIDIA GPU for XLA's compiler: a GpuTargetConfigProto as text."""
     sm = chip.sm
     assert sm is not None
     return f"""

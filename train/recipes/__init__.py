@@ -1,5 +1,5 @@
-"""Name -> `RunConfig`. Each module holds the recipes of one kind of data, and says in its docstring
-how to run them, what to expect, and whether that was measured.
+"""Recipes: complete configs by name. Each module has the recipes of one kind of data. Its docstring
+gives the command, the hardware, the expected result, and whether that was measured.
 """
 
 import difflib
@@ -25,7 +25,7 @@ def get_recipe(name: str) -> RunConfig:
     """A recipe's config.
 
     Raises:
-      ConfigError: no recipe of that name; the names are listed.
+      ConfigError: there is no recipe of that name; the message lists similar ones.
     """
     recipes = all_recipes()
     if name not in recipes:

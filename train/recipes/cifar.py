@@ -1,11 +1,11 @@
-"""CIFAR-10 as in He 2016a, section 4.2: 64,000 steps of 128, a rate of 0.1 cut at 50 and 75 %.
+"""CIFAR-10 as in He 2016a, section 4.2: 64,000 steps of 128, lr 0.1, divided by 10 at 50 and 75 %.
 
     resnet-jax train cifar10-resnet20 --data.dir TFDS_DIR
 
-TFDS_DIR holds CIFAR-10 in ArrayRecord format (docs/data.md). A shorter
-`--duration` takes the schedule with it: `--duration 3ep` gave a measured top-1 of 71.9 % in 15
-minutes on two busy CPU cores (one seed). One departure from the paper, chosen on that short run:
-the momentum is Nesterov's (`--optim.nesterov False` gave 67.4 %).
+TFDS_DIR holds CIFAR-10 in ArrayRecord format (docs/data.md). With a
+shorter `--duration`, the schedule is scaled: `--duration 3ep` took 15 minutes on two busy CPU
+cores, with a measured top-1 of 71.9 % (one seed). One difference from the paper, chosen with this
+short run: Nesterov momentum (`--optim.nesterov False` gave 67.4 %).
 Hardware: one GPU.
 Expected, from the paper's table 6 (not measured here at full length), test error in %:
 20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43 (mean 6.61).
@@ -23,14 +23,15 @@ from train.config import (
 
 
 def _recipe(depth: int) -> RunConfig:
-    # Section 4.2: 110 layers do not start at 0.1; the paper warms up for about 400 steps.
+    # Section 4.2: 110 layers do not converge with lr 0.1 at the start; the paper warms up for about
+    # 400 steps.
     warmup = "400st" if depth >= 110 else "0st"
     return RunConfig(
         recipe=f"cifar10-resnet{depth}",
         duration="64000st",
         batch_size=128,
         precision="fp32",
-        # zero-gamma came after this paper, and holds back its short schedules
+        # zero-gamma is newer than this paper, and makes short schedules worse
         model=ModelConfig(name=f"resnet{depth}_cifar", zero_gamma=False),
         data=DataConfig(
             name="cifar10",

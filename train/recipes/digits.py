@@ -1,4 +1,4 @@
-"""The bundled 8x8 handwritten digits: a real run in a minute, offline.
+"""Handwritten digits of 8x8 pixels, bundled with scikit-learn: a complete run in a minute, offline.
 
     resnet-jax train
 

@@ -4,8 +4,8 @@
 
 Trains a ResNet-18 from random weights.
 Hardware: any; float32, because bfloat16 is slow on most CPUs (on a GPU or TPU: --precision bf16).
-Expected: it depends on your data. Measured with 400 photos of cats and dogs (guessing gives 50 %):
-top-1 60 % after 20 epochs. With so few photos, start from pretrained weights: --init.weights.
+Expected: depends on the data. Measured with 400 photos of cats and dogs (chance: 50 %): top-1 60 %
+after 20 epochs. With few photos, start from pretrained weights: --init.weights.
 """
 
 from train.config import DataConfig, EvalConfig, MixConfig, ModelConfig, OptimConfig, RunConfig

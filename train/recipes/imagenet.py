@@ -1,13 +1,13 @@
-"""ImageNet-1k, 90 epochs: the baseline that every paper since Goyal 2017 compares with.
+"""ImageNet-1k, 90 epochs: the usual baseline since Goyal 2017.
 
     resnet-jax train imagenet-resnet50 --data.dir TFDS_DIR
 
-v1.5, linear scaling and 5 epochs of warmup, zero-gamma (Goyal 2017), cosine schedule, label
-smoothing and no decay of BatchNorm and biases (Bag of Tricks, sections 3.1, 5.1, 5.2).
+ResNet v1.5; linear scaling, 5 epochs of warmup and zero-gamma (Goyal 2017); cosine schedule, label
+smoothing and no weight decay of BatchNorm and biases (Bag of Tricks, sections 3.1, 5.1, 5.2).
 Hardware: 8 GPUs or a TPU slice. Expected: top-1 about 77 %; not measured here. The nearest
 published result is GluonCV's ResNet50_v1b: 77.67 % with cosine schedule, label smoothing and colour
-jitter in 120 epochs. (Bag of Tricks, table 6, is of ResNet-50-D: 77.16 % with step decay, 77.91 %
-with cosine.)
+jitter in 120 epochs. (Table 6 of Bag of Tricks is about ResNet-50-D: 77.16 % with step
+decay, 77.91 % with cosine.)
 """
 
 from train.config import (

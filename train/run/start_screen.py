@@ -10,7 +10,7 @@ import jax
 from train.config import RunConfig
 from train.config.effects import changes, shown
 from train.data.sources import Source, class_counts
-from train.learn.optim import ema_decay_at, ema_warmup
+from train.learn.optim import ema_decay_at, ema_warmup, peak_rate
 from train.run.parts import Run
 
 LISTED_CLASSES = 10
@@ -105,7 +105,9 @@ def _optimiser(run: Run) -> str:
     optim, batch = config.optim, config.batch_size
     rate = f"lr {optim.lr:g}"
     if optim.lr_batch and optim.lr_batch != batch:
-        rate += f" x {batch}/{optim.lr_batch} = {optim.lr * batch / optim.lr_batch:.4g}"
+        factor = f"{batch}/{optim.lr_batch}"
+        factor = f"sqrt({factor})" if optim.scaling == "sqrt" else factor
+        rate += f" x {factor} = {peak_rate(run.config):.4g}"
     warmup = "" if optim.warmup.startswith("0") else f", warm-up {optim.warmup}"
     decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
     schedule: str = optim.schedule

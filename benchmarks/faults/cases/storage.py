@@ -138,7 +138,9 @@ def brackets(harness: Harness) -> Outcome:
 
 def backslash(harness: Harness) -> Outcome:
     run = CaseRun(harness, "back\\slash").end()
-    matches(run, 2, r"^error: workdir .*: checkpoints cannot be kept there: .* has a backslash")
+    matches(
+        run, 2, r"^error: workdir .*: checkpoints cannot be stored there: .* contains a backslash"
+    )
     expect(not run.path.exists(), "the directory was made")
     return run.outcome("a directory in which checkpoints cannot be kept", "nothing was written")
 

@@ -9,7 +9,7 @@ from train.learn.optim.optimizers import (
     per_layer,
     scale_by_schedule,
 )
-from train.learn.optim.schedules import ema_decay_at, ema_warmup, make_schedule
+from train.learn.optim.schedules import ema_decay_at, ema_warmup, make_schedule, peak_rate
 
 __all__ = [
     "decay_mask",
@@ -17,6 +17,7 @@ __all__ = [
     "ema_warmup",
     "make_optimizer",
     "make_schedule",
+    "peak_rate",
     "per_layer",
     "scale_by_schedule",
 ]

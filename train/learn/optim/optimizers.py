@@ -1,8 +1,10 @@
 """Update rules: the optax chain of a run, and which parameters decay."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from resnet_jax.scan import STACKED
@@ -41,23 +43,75 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(transform.init, update)
 
 
+def scale_by_lars(weight_decay: float, trust: float = 0.001) -> optax.GradientTransformation:
+    """Layer-wise rates (You 2017, arXiv:1708.03888): g -> t |w| / (|g| + d |w|) (g + d w).
+
+    The trust coefficient is t, the weight decay d. The ratio is 1 where |w| or |g| is 0. Follow it
+    with the learning rate and then with momentum, as the paper does; `optax.lars` puts the rate
+    after the momentum and divides by |g + d w|.
+    """
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        def layer(g: jax.Array, w: jax.Array) -> jax.Array:
+            norm, size = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
+            known = (norm > 0) & (size > 0)
+            below = jnp.where(known, size + weight_decay * norm, 1.0)
+            return jnp.where(known, trust * norm / below, 1.0) * (g + weight_decay * w)
+
+        return jax.tree.map(layer, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip, then L2, then SGD's momentum or Adam, then decoupled decay, then the learning rate."""
+    """Clipping, then the update rule `optim.name` with the weight decay, and the learning rate.
+
+    - sgd, adamw, rmsprop: the decay is added to the gradient (l2) or to the update (decoupled).
+    - lars: `scale_by_lars`, the learning rate, then momentum (You 2017).
+    - lamb: Adam's update plus the decay, times |w| / |update| of each layer (You 2020,
+      arXiv:1904.00962).
+
+    What does not decay (`optim.decay_mask`) has no layer-wise rate either, as in the authors' code.
+    """
     mask = decay_mask if optim.decay_mask == "kernels" else None
     decay = optax.add_decayed_weights(optim.weight_decay, mask)
-    if optim.name == "sgd":
-        core = optax.trace(optim.momentum, optim.nesterov)
+    rate = scale_by_schedule(schedule)
+    momentum = optax.trace(optim.momentum, optim.nesterov)
+    if optim.name == "lars":
+        layers = per_layer(scale_by_lars(optim.weight_decay, optim.trust))
+        rule = [_where(mask, layers), rate, momentum]
+    elif optim.name == "lamb":
+        adam = optax.scale_by_adam(optim.momentum, optim.beta2, optim.epsilon)
+        layers = per_layer(optax.scale_by_trust_ratio())
+        rule = [adam, decay, _where(mask, layers), rate]
     else:
-        core = optax.scale_by_adam(
-            optim.momentum, optim.beta2, optim.epsilon, nesterov=optim.nesterov
-        )
-    return optax.chain(
-        optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity(),
-        decay if optim.decay == "l2" else optax.identity(),
-        core,
-        decay if optim.decay == "decoupled" else optax.identity(),
-        scale_by_schedule(schedule),
-    )
+        rule = [
+            decay if optim.decay == "l2" else optax.identity(),
+            _direction(optim, momentum),
+            decay if optim.decay == "decoupled" else optax.identity(),
+            rate,
+        ]
+    clip = optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()
+    return optax.chain(clip, *rule)
+
+
+def _direction(
+    optim: OptimConfig, momentum: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    if optim.name == "sgd":
+        return momentum
+    if optim.name == "rmsprop":  # torch's form, not TensorFlow's, which adds inside the root
+        rms = optax.scale_by_rms(optim.beta2, optim.epsilon, eps_in_sqrt=False)
+        return optax.chain(rms, momentum)
+    return optax.scale_by_adam(optim.momentum, optim.beta2, optim.epsilon, nesterov=optim.nesterov)
+
+
+def _where(
+    mask: Callable[[optax.Params], optax.Params] | None, layers: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    return layers if mask is None else optax.masked(layers, mask)
 
 
 def scale_by_schedule(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:

@@ -6,20 +6,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.config import ConfigError, RunConfig, to_steps
+from train.config import ConfigError, OptimConfig, RunConfig, to_steps
 
 
 def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> optax.Schedule:
-    """Step -> learning rate: linear warmup (Goyal 2017, 2.2), then cosine (Loshchilov 2017), step
-    or constant.
+    """Step -> learning rate: linear warmup (Goyal 2017, 2.2), then `optim.schedule`.
+
+    The peak is `peak_rate(config)`. With s steps after the warmup, of n, and the floor f:
+
+    - cosine: f + (peak - f) (1 + cos(pi s / n)) / 2 (Loshchilov 2017, arXiv:1608.03983)
+    - linear, polynomial: f + (peak - f) (1 - s / n)^p, with p = 1 or `optim.power`
+    - inverse_sqrt: peak sqrt(w / (w + s)), w = max(warmup, 1) (Vaswani 2017, arXiv:1706.03762),
+      at least f
+    - step: the peak times `optim.gamma` for each milestone that has passed
+    - constant: the peak
+    - one_cycle: the warmup is the first part of the cycle, a cosine from peak / 25; then a cosine
+      to f (Smith 2018, arXiv:1803.09820; the shape of torch's OneCycleLR)
 
     Args:
-      config: of the run; the peak is `optim.lr * batch_size / optim.lr_batch`.
+      config: of the run.
       examples: training examples in an epoch.
       total_steps: length of the run.
 
     Raises:
-      ConfigError: the warmup is not shorter than the run.
+      ConfigError: the warmup is not shorter than the run; one_cycle has none; the floor is not
+        below the peak.
     """
     optim = config.optim
 
@@ -28,7 +39,9 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
             duration, examples=examples, batch_size=config.batch_size, total=total_steps
         )
 
-    peak = optim.lr * config.batch_size / optim.lr_batch if optim.lr_batch else optim.lr
+    peak = peak_rate(config)
+    if optim.floor >= peak:
+        raise ConfigError(f"optim.floor {optim.floor:g}: must be below the peak rate, {peak:g}")
     warmup = steps(optim.warmup)
     if total_steps == 1 and optim.warmup.endswith("%"):
         warmup = 0  # a share of one step rounds up to all of it
@@ -37,21 +50,57 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
             f"optim.warmup {optim.warmup!r} is {warmup} steps: must be shorter than the run "
             f"({config.duration!r}, {total_steps} steps)"
         )
-    if optim.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, total_steps - warmup)
-    elif optim.schedule == "step":
-        drops: dict[int, float] = {}
-        for milestone in optim.milestones:
-            at = max(steps(milestone) - warmup, 0)
-            drops[at] = drops.get(at, 1.0) * optim.gamma
-        after = optax.piecewise_constant_schedule(peak, drops)
-    else:
-        after = optax.constant_schedule(peak)
+    if optim.schedule == "one_cycle" and not warmup and total_steps > 1:
+        raise ConfigError("optim.schedule one_cycle: needs optim.warmup, such as '30%'")
+    drops: dict[int, float] = {}
+    for milestone in optim.milestones if optim.schedule == "step" else ():
+        at = max(steps(milestone) - warmup, 0)
+        drops[at] = drops.get(at, 1.0) * optim.gamma
+    after = _after_warmup(optim, peak, total_steps - warmup, warmup, drops)
     if not warmup:
         return after
+    if optim.schedule == "one_cycle":
+        rise = optax.cosine_decay_schedule(peak * (1 - 1 / 25), warmup)
+        return optax.join_schedules([lambda step: peak - rise(step), after], [warmup])
     # The first step already moves: step s of the warmup has (s + 1) / (warmup + 1) of the peak.
     ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([ramp, after], [warmup])
+
+
+def peak_rate(config: RunConfig) -> float:
+    """`optim.lr`, scaled from `optim.lr_batch` to the batch size as `optim.scaling` says.
+
+    Examples:
+      >>> from train.config import OptimConfig
+      >>> peak_rate(RunConfig(batch_size=1024, optim=OptimConfig(lr=0.1)))
+      0.4
+      >>> peak_rate(RunConfig(batch_size=1024, optim=OptimConfig(lr=0.1, scaling="sqrt")))
+      0.2
+    """
+    optim = config.optim
+    if not optim.lr_batch:
+        return optim.lr
+    if optim.scaling == "sqrt":
+        return optim.lr * math.sqrt(config.batch_size / optim.lr_batch)
+    return optim.lr * config.batch_size / optim.lr_batch
+
+
+def _after_warmup(
+    optim: OptimConfig, peak: float, length: int, warmup: int, drops: dict[int, float]
+) -> optax.Schedule:
+    """The schedule of the `length` steps after the warmup."""
+    if optim.schedule in ("cosine", "one_cycle"):
+        return optax.cosine_decay_schedule(peak, length, optim.floor / peak)
+    if optim.schedule == "linear":
+        return optax.linear_schedule(peak, optim.floor, length)
+    if optim.schedule == "polynomial":
+        return optax.polynomial_schedule(peak, optim.floor, optim.power, length)
+    if optim.schedule == "inverse_sqrt":
+        start = max(warmup, 1)
+        return lambda step: jnp.maximum(peak * jnp.sqrt(start / (start + step)), optim.floor)
+    if optim.schedule == "step":
+        return optax.piecewise_constant_schedule(peak, drops)
+    return optax.constant_schedule(peak)
 
 
 def ema_decay_at(decay: float, step: int | jax.Array) -> jax.Array:

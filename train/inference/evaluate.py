@@ -1,0 +1,49 @@
+"""Evaluation of a run's checkpoint."""
+
+from pathlib import Path
+
+from train.checkpoint.manager import Checkpoints
+from train.checkpoint.run_weights import Weights
+from train.config import RunConfig
+from train.console import warn
+from train.distributed.mesh import make_mesh, replicated_sharding
+from train.learn.tasks import make_task
+from train.report.metrics_file import Row
+from train.run.data_changes import open_eval_data
+from train.run.evaluate import evaluate_checkpoint
+from train.run.parts import Run
+from train.runtime import use_compilation_cache
+
+
+def read_weights(config: RunConfig, workdir: Path, which: str) -> Weights:
+    """The weights of a run's checkpoint, on all devices.
+
+    Args:
+      which: "best", "last" or a step.
+
+    Raises:
+      ConfigError: there is no such checkpoint.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, make_task(config))
+    return checkpoints.restore_weights(which, replicated_sharding(make_mesh()))
+
+
+def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
+    """Evaluates a checkpoint of a run.
+
+    Args:
+      which: "best", "last" or a step.
+
+    Returns:
+      The metrics, as `train.run.evaluate.evaluate_checkpoint` returns them.
+
+    Raises:
+      ConfigError: there is no such checkpoint, the data cannot be read, or the classes of the data
+        differ from those of the run.
+    """
+    use_compilation_cache(config.compilation_cache)
+    splits, notes = open_eval_data(workdir, config)
+    run = Run(config, splits=splits)
+    for note in notes:
+        warn(note)
+    return evaluate_checkpoint(run, read_weights(config, workdir, which))
