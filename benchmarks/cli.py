@@ -1,4 +1,4 @@
-"""`resnet-jax bench`: the commands that measure."""
+"""`resnet-jax bench`: runs a benchmark."""
 
 import importlib
 import importlib.util
@@ -10,23 +10,23 @@ from train.config import ConfigError
 USAGE = """\
 usage: resnet-jax bench COMMAND ...
 
-  step [NAME[,BATCH[,PIXELS]] ...] [--peers ...]   training steps on random data, beside others
-  end_to_end [RECIPE] --data.dir DIR               training on real images, and what waiting costs
-  training [RECIPE] --seconds 120                  as many of its steps as fit, and how well it ends
-  input ...                                        the loader alone
-  resident RECIPE                                  images kept on the device, beside the loader
-  compile [NAMES]                                  tracing, compiling, the first step
-  startup                                          from process start to the first step
-  memory [NAME] [--topology h200]                  the largest batch that fits
-  profile [NAME[,BATCH[,PIXELS]]]                  the kernels that take the time
-  program [NAME[,BATCH]] --topology h200           the program of a chip that is not here
+  step [NAME[,BATCH[,PIXELS]] ...] [--peers ...]   training steps on random data, against peers
+  end_to_end [RECIPE] --data.dir DIR               training on real images, and the input's share
+  training [RECIPE] --seconds 120                  training within a time limit, and its accuracy
+  input ...                                        the data loader alone
+  resident RECIPE                                  images on the device, against the data loader
+  compile [NAMES]                                  time to trace and compile, and the first step
+  startup                                          time from process start to the first step
+  memory [NAME] [--topology h200]                  the largest batch that fits into memory
+  profile [NAME[,BATCH[,PIXELS]]]                  the kernels that take the most time
+  program [NAME[,BATCH]] --topology h200           a step compiled ahead of time, without the chip
   report [FILE ...] [--plot FILE]                  tables and a plot of results
 
 A result is one line of JSON, appended to the file of `--out`: device, versions, flags, load, n,
 median and range. `resnet-jax bench COMMAND --help` lists a command's options.
 """
 
-# The command's name -> its module; a true value: it is run as a script.
+# Name of the command: (module, whether it is run as a script).
 COMMANDS = {
     "step": ("benchmarks.step", False),
     "end_to_end": ("benchmarks.end_to_end", False),

@@ -1,14 +1,14 @@
-"""How long a training step takes to trace and to compile, with an empty and with a warm cache.
+"""Time to trace and compile a training step, with an empty and with a warm cache.
 
     resnet-jax bench compile [CASE ...] [--n 3] [--out benchmarks/results/compile.jsonl]
 
-A case is NAME[,scan|plain[,BATCH,SIZE]], such as resnet152,plain: the step of the recipe of its
-kind (imagenet-resnet50, cifar10-resnet110) with that network, in float32, on synthetic data. Each
-measurement is a process of its own. The cases take turns, n times over: first with an empty
-compilation cache, then with what that left. One JSON line a case: device, versions, n, seconds
-(median, min, max), and trace and compilation together as a multiple of the first case's (in each
-turn; in CPU time too). `total` is the parent's: from the start of the process to the end of its
-first step.
+A case is NAME[,scan|plain[,BATCH,SIZE]], such as resnet152,plain: that network with the recipe for
+its image size (imagenet-resnet50, cifar10-resnet110), in float32, on synthetic data. Each
+measurement runs in a separate process. All cases are measured in each of n rounds: first with an
+empty compilation cache, then with the cache of the first run. One JSON line per case: device,
+versions, n, seconds (median, min, max), and the time of trace and compilation divided by that of
+the first case in the same round, also in CPU time. `total` is measured by the parent process, from
+the start of the child to the end of its first step.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from benchmarks.record import Row, at_least_one, command, emit, environment, spr
 from resnet_jax.zoo import get_spec
 from train.runtime import set_xla_flags
 
-Turns = dict[str, list[dict[str, float]]]
+Samples = dict[str, list[dict[str, float]]]
 CASES = ("resnet50", "resnet152", "resnet152,plain", "resnet1202_cifar")
 
 
 class Case(NamedTuple):
-    """A network, and how it is trained."""
+    """A network and its training."""
 
     name: str
     scan: bool | None
@@ -39,7 +39,8 @@ class Case(NamedTuple):
 
 
 def parse(text: str) -> Case:
-    """
+    """Parses a case.
+
     >>> parse("resnet152,plain")
     Case(name='resnet152', scan=False, batch=4, size=224)
     """
@@ -76,12 +77,16 @@ def make_run(case: Case) -> Any:
 
 
 def first_step(case: Case, cache: str | None) -> dict[str, float]:
-    """Seconds of each part of a start, in this process; `cache`: as `--compilation_cache`.
+    """Measures each part of a start in this process, in seconds.
+
+    Args:
+      case: the workload.
+      cache: see `--compilation_cache`.
 
     Returns:
-      `imports`, `state` (the first variables), `batch`, `trace` (with the lowering), `compile` (or
-      reading it from the cache), `first_step`; and `second_step`. Of `trace` and `compile` also the
-      CPU time, which other processes disturb less: `trace_cpu`, `compile_cpu`.
+      `imports`, `state` (initialisation), `batch`, `trace` (with lowering), `compile` (or reading
+      from the cache), `first_step`, `second_step`; and CPU time, which other processes affect less:
+      `trace_cpu`, `compile_cpu`.
     """
     seconds: dict[str, float] = {}
     since, cpu = time.perf_counter(), time.process_time()
@@ -124,7 +129,7 @@ def first_step(case: Case, cache: str | None) -> dict[str, float]:
 
 
 def start(case: str, cache: str) -> dict[str, float]:
-    """`first_step` in a process of its own, and `total`."""
+    """`first_step` in a separate process, and `total`."""
     command = [sys.executable, "-m", "benchmarks.compile", case, "--worker", cache]
     since = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -135,7 +140,7 @@ def start(case: str, cache: str) -> dict[str, float]:
 
 def measure(cases: list[str], n: int) -> list[Row]:
     """A row for each case."""
-    found: dict[str, Turns] = {case: {"cold": [], "warm": []} for case in cases}
+    found: dict[str, Samples] = {case: {"cold": [], "warm": []} for case in cases}
     for _ in range(n):
         for case in cases:
             with tempfile.TemporaryDirectory() as cache:
@@ -145,7 +150,7 @@ def measure(cases: list[str], n: int) -> list[Row]:
     return [_row(case, kinds, cases[0], found[cases[0]]) for case, kinds in found.items()]
 
 
-def _row(case: str, kinds: Turns, first: str, of_first: Turns) -> Row:
+def _row(case: str, kinds: Samples, first: str, of_first: Samples) -> Row:
     def ratio(kind: str) -> dict[str, float]:
         parts = (f"trace{kind}", f"compile{kind}")
         pairs = zip(kinds["cold"], of_first["cold"], strict=True)
@@ -169,7 +174,7 @@ def _parts(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", default=list(CASES))
-    parser.add_argument("--n", type=at_least_one, default=3, help="of each, in turn")
+    parser.add_argument("--n", type=at_least_one, default=3, help="rounds")
     parser.add_argument("--out", type=Path, help="append the results to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()

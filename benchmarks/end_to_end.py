@@ -1,12 +1,12 @@
-"""Training on real images, from their files on: how fast, and how much of it is waiting.
+"""Speed of training on real image files, and its fraction of waiting for input.
 
 usage: resnet-jax bench end_to_end [RECIPE] --data.dir DIR [options of the recipe]
 
-Two measurements of one config: `resnet-jax train` as it is, in a process of its own, whose rows say
-images/s and the share of the time that it waited for its input (the first window, which compiles,
-is left out); and its step on random data that are on the device. Their ratio is what the input
-costs. The evaluation at the end of the run is not measured, but has to be waited for: a small
-`--data.eval_split` helps.
+Two measurements of one config. The first is `resnet-jax train` in a separate process: its rows have
+images/s and the fraction of time that it waited for input. The first window is skipped, because it
+includes compilation. The second is the step alone, on random data on the device. Their ratio is the
+cost of the input. The evaluation at the end of the run is not measured, but takes time: use a small
+`--data.eval_split`.
 """
 
 import json
@@ -34,9 +34,9 @@ class EndToEndArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     windows: int = 5
-    """Stretches that are timed, behind one that is not."""
+    """Timed windows, after one that is not timed."""
     steps: int = 20
-    """Of a stretch."""
+    """Steps per window."""
     out: Path | None = None
     """Append the result to this file, as one line of JSON."""
 
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def measure(args: EndToEndArgs) -> Row:
-    """The run, then its step alone.
+    """Measures the run, then the step alone.
 
     Raises:
       RunError: the run failed.
@@ -65,12 +65,12 @@ def measure(args: EndToEndArgs) -> Row:
     before = environment()
     rows, examples = train_rows(args)
     system = System("ours", args.config)
-    turns = [system.turn(3) for _ in range(args.windows)] if not system.absent else []
+    rounds = [system.measure(3) for _ in range(args.windows)] if not system.absent else []
     system.close()
     if system.absent:
         raise RunError(f"the step alone: {system.absent}")
     batch = args.config.batch_size
-    alone = [batch / sample.seconds for turn in turns for sample in turn or []]
+    alone = [batch / sample.seconds for samples in rounds for sample in samples or []]
     rates = [row["images_per_sec"] for row in rows]
     step_only = spread(alone)
     return {
@@ -91,7 +91,7 @@ def measure(args: EndToEndArgs) -> Row:
 
 
 def train_rows(args: EndToEndArgs) -> tuple[list[Row], int]:
-    """A run's rows of `metrics.jsonl` on its training, but for the first, and its examples.
+    """The training rows of a run's `metrics.jsonl` but the first, and its number of examples.
 
     Raises:
       RunError: the run failed.
@@ -115,10 +115,10 @@ def train_rows(args: EndToEndArgs) -> tuple[list[Row], int]:
 
 
 def train(config: RunConfig, workdir: Path) -> None:
-    """A run as `resnet-jax train` does it, in a process of its own.
+    """Trains like `resnet-jax train`, in a separate process.
 
     Raises:
-      RunError: it failed; it has said why.
+      RunError: the run failed; the process printed the reason.
     """
     child = multiprocessing.get_context("spawn").Process(target=_train, args=(config, workdir))
     child.start()

@@ -1,20 +1,20 @@
-"""The input alone: JPEGs a second, on the whole and by stage, side by side with Grain and tf.data.
+"""Speed of the data loader alone, in total and by stage, against Grain and tf.data.
 
     python -m benchmarks.input [--data DIR] [--peers "ours,tf.data,tf.data our crops"] [--cores 2]
         [--rounds 7] [--batches 4] [--peer_python PYTHON] [--out benchmarks/results/input.jsonl]
 
-Training batches from JPEG files: random resized crop to `--size` pixels, flip, uint8, two batches
-ahead (`benchmarks/loaders.py` has them). Each loader runs in a process of its own with as many
-decoding threads as `--cores`, and they take turns (A B A B ...). While one runs, the others are
-stopped (SIGSTOP): nothing is read ahead in another's time. A turn first takes `--drain` batches,
-uncounted, so that what was ready is gone, then measures `--batches`. All files were read once
-before, so they come from memory, if they fit there.
+Loaders of training batches from JPEG files: random resized crop to `--size` pixels, flip, uint8,
+prefetching two batches (`benchmarks/loaders.py`). Each loader runs in a separate process with
+`--cores` decoding threads. The loaders are measured in rounds (A B A B ...). While one runs, the
+others are stopped (SIGSTOP), so that they cannot prefetch. A measurement first takes `--drain`
+batches without counting, to remove prefetched ones, and then measures `--batches`. All files are
+read once before, so that they come from the page cache, if they fit.
 
-One JSON line: device, versions, cores, images/s and images/s for each core (median, min, max over
-turns), CPU time for an image (steadier where others use the machine too), ours / peer over rounds
-in both, ours by stage, from one thread's CPU time, and the cores that 1,000 images/s take. Without
-TensorFlow, tf.data is left out, and without DALI our way through it; `--peer_python` is another
-Python, which has TensorFlow. Without the folder, synthetic pictures are used.
+One JSON line: device, versions, cores, images/s and images/s per core (median, min, max over
+rounds), CPU time per image (more stable if others use the machine), ours / peer in both, ours by
+stage (CPU time of one thread), and the cores for 1,000 images/s. tf.data is skipped without
+TensorFlow, and ours with DALI without DALI. `--peer_python` is another Python with TensorFlow. If
+the folder does not exist, synthetic images are used.
 """
 
 import argparse
@@ -57,7 +57,7 @@ STAGES = 400  # images
 
 
 def work(args: argparse.Namespace, files: list[str]) -> None:
-    """A loader's process: warms up, then reads as many batches as each line of stdin says."""
+    """The child process of a loader: warms up, then reads a number of batches per line of stdin."""
     batches = LOADERS[args.worker](files, args.size, args.batch, args.cores, args.windows)
     for _ in range(args.drain):
         pixels = next(batches)
@@ -74,7 +74,7 @@ def work(args: argparse.Namespace, files: list[str]) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process, and of those that it started."""
+    """CPU time of this process and its child processes, in seconds."""
     ticks = 0
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
@@ -82,8 +82,8 @@ def cpu_seconds() -> float:
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-class Turns:
-    """The parent's end of a loader's process, which is stopped but for its turns."""
+class LoaderProcess:
+    """A loader in a child process, which is stopped except during measurements."""
 
     def __init__(self, peer: str, python: str, options: list[str]):
         self.process = subprocess.Popen(
@@ -91,7 +91,7 @@ class Turns:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # a group of its own, to be stopped with what it starts
+            start_new_session=True,  # a separate group, stopped with its child processes
         )
         self.ready = self._read()
         self._signal(signal.SIGSTOP)
@@ -107,8 +107,8 @@ class Turns:
                 return json.loads(line)
         return None
 
-    def take(self, batches: int) -> dict[str, float]:
-        """Seconds, and CPU seconds, of so many batches."""
+    def measure(self, batches: int) -> dict[str, float]:
+        """Seconds and CPU seconds for this number of batches."""
         assert self.process.stdin is not None
         self._signal(signal.SIGCONT)
         print(batches, file=self.process.stdin, flush=True)
@@ -122,29 +122,29 @@ class Turns:
 
 
 def measure(args: argparse.Namespace, files: list[str]) -> dict[str, Any]:
-    """All loaders in turn."""
+    """Measures all loaders in rounds."""
     options = [f"--{name}={getattr(args, name)}" for name in ("data", "size", "batch", "cores")]
     options += [f"--drain={args.drain}", f"--windows={args.windows}"]
     pythons = {peer: args.peer_python if "tf" in peer else sys.executable for peer in args.peers}
-    turns = {}
+    loaders = {}
     for peer in args.peers:
-        turns[peer] = Turns(peer, pythons[peer], options)
-        atexit.register(turns[peer].close)  # or one that is stopped would stay
-    absent = [peer for peer, it in turns.items() if it.ready is None]
+        loaders[peer] = LoaderProcess(peer, pythons[peer], options)
+        atexit.register(loaders[peer].close)  # a stopped process would never end
+    absent = [peer for peer, loader in loaders.items() if loader.ready is None]
     for peer in absent:
-        turns.pop(peer).close()
-        print(f"{peer}: does not run here, left out", file=sys.stderr)
+        loaders.pop(peer).close()
+        print(f"{peer}: is unavailable and skipped", file=sys.stderr)
     images = args.batches * args.batch
-    rates: dict[str, list[float]] = {peer: [] for peer in turns}
-    cpu: dict[str, list[float]] = {peer: [] for peer in turns}
+    rates: dict[str, list[float]] = {peer: [] for peer in loaders}
+    cpu: dict[str, list[float]] = {peer: [] for peer in loaders}
     for _ in range(args.rounds):
-        for peer, it in turns.items():
-            found = it.take(args.batches)
+        for peer, loader in loaders.items():
+            found = loader.measure(args.batches)
             rates[peer].append(images / found["seconds"])
             cpu[peer].append(1e6 * found["cpu_seconds"] / images)
-    for it in turns.values():
-        it.close()
-    others = [peer for peer in turns if peer != "ours"] if "ours" in turns else []
+    for loader in loaders.values():
+        loader.close()
+    others = [peer for peer in loaders if peer != "ours"] if "ours" in loaders else []
 
     def ratios(over: list[float], under: list[float]) -> dict[str, float]:
         return spread([a / b for a, b in zip(over, under, strict=True)])
@@ -158,16 +158,16 @@ def measure(args: argparse.Namespace, files: list[str]) -> dict[str, Any]:
         "cpu_us_per_image": {peer: spread(values) for peer, values in cpu.items()},
         "ours_over": {peer: ratios(rates["ours"], rates[peer]) for peer in others},
         "ours_over_by_cpu_time": {peer: ratios(cpu[peer], cpu["ours"]) for peer in others},
-        "processes": {peer: it.ready for peer, it in turns.items()},
+        "processes": {peer: loader.ready for peer, loader in loaders.items()},
         "not_here": absent,
     }
 
 
 def stages(files: list[str], size: int) -> dict[str, float]:
-    """CPU microseconds for an image that each stage of ours takes, in one thread, medians of 5.
+    """CPU time per image of each stage of ours, in microseconds: one thread, median of 5.
 
-    Batches are filled in place, so there is no stage for them: what the whole takes more than these
-    is the order, the threads and the wait for memory.
+    Batches are filled in place, so that batching is not a stage. The remaining time of the loader
+    is for the order, threads and waiting for memory.
     """
     import cv2
     import numpy as np
@@ -202,7 +202,7 @@ def stages(files: list[str], size: int) -> dict[str, float]:
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
-    """The result of one invocation."""
+    """The row of one invocation."""
     from train.plan.roofline import cores_for
 
     before = environment()
@@ -212,10 +212,10 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
             args.data = Path(scratch) / "synthetic"
             args.data.mkdir()
             write_synthetic(args.data)
-            what = f"synthetic, for there is no {what}"
+            what = f"synthetic, because {what} does not exist"
         files = find(args.data)
         args.windows = Path(scratch) / "windows.npy"
-        write_windows(files, args.windows)  # reads every file, so that all are in memory
+        write_windows(files, args.windows)  # reads all files into the page cache
         kilobytes = sum(os.path.getsize(file) for file in files) / len(files) / 1000
         measured = measure(args, files)
         cost = measured["cpu_us_per_image"]["ours"]["median"]
@@ -238,15 +238,15 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="a folder with JPEGs in it")
-    parser.add_argument("--peers", default=",".join(LOADERS), help="any of the default's")
+    parser.add_argument("--peers", default=",".join(LOADERS), help="any of the default")
     parser.add_argument("--peer_python", default=sys.executable, help="with TensorFlow")
     for name, value, text in (
         ("cores", os.cpu_count(), "threads of each loader"),
         ("size", 224, "pixels"),
         ("batch", 128, "images"),
-        ("rounds", 7, "turns of each loader"),
-        ("batches", 8, "measured in a turn"),
-        ("drain", PREFETCH + 2, "batches taken before, uncounted"),
+        ("rounds", 7, "measurements of each loader"),
+        ("batches", 8, "measured in a round"),
+        ("drain", PREFETCH + 2, "batches before each measurement, not counted"),
     ):
         parser.add_argument(f"--{name}", type=at_least_one, default=value, help=text)
     parser.add_argument("--out", type=Path, help="append the result to this file")
@@ -261,9 +261,9 @@ def main() -> None:
     if args.worker:
         try:
             return work(args, find(args.data))
-        except (ImportError, ValueError) as error:  # our own errors are values'
+        except (ImportError, ValueError) as error:  # our errors are ValueErrors
             raise SystemExit(f"{args.worker}: {error}") from None
-    # To end is to close what was started.
+    # Exit normally, so that child processes are closed.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     args.peers = args.peers.split(",")
     if "ours" not in args.peers or set(args.peers) - set(LOADERS):

@@ -1,4 +1,4 @@
-"""Systems that take turns: each in a process of its own, waiting while the others run."""
+"""Interleaved measurements: each system has a process, which waits while the others run."""
 
 import json
 import os
@@ -19,21 +19,21 @@ from train.runtime import set_malloc
 
 ENDED = "its process ended with exit code"
 LATE = "not ready in time (--seconds)"
-_MARK = "@bench "  # of a line that is ours; libraries print too
+_MARK = "@bench "  # marks a message of the child process; libraries print too
 
 
 @dataclass
 class Sample:
-    """Seconds of a step, as the mean over the steps of a timing sample."""
+    """A timing sample: seconds per step, as the mean over its steps, and the last loss."""
 
     seconds: float
     loss: float
 
 
 class System:
-    """The parent's end of a system's process, compiled and warm once it is built.
+    """A system in a child process, compiled and warmed up when the object is made.
 
-    `absent` says why it is not there; `facts` is what it says of itself.
+    `absent` is the reason if the system is unavailable, else None. `facts` are the child's reports.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class System:
         env: Mapping[str, str] | None = None,
         seconds: float | None = None,
     ) -> None:
-        """With `seconds`, a system that is not ready by then is absent."""
+        """With `seconds`, a system that is not ready after this time is absent."""
         self.name, self.facts, self._process = name, dict[str, Any](), None
         self.absent = missing(name)
         if self.absent:
             return
-        order = {"system": name, "config": to_json(config), "devices": devices}
+        request = {"system": name, "config": to_json(config), "devices": devices}
         root = str(Path(__file__).parents[1])
         paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
@@ -61,24 +61,24 @@ class System:
             text=True,
             env={**os.environ, "PYTHONPATH": paths, **(env or {})},
         )
-        late = threading.Timer(seconds or 0, self._end_late)
+        timer = threading.Timer(seconds or 0, self._time_out)
         if seconds is not None:
-            late.start()
-        said = self._ask({**order, "warm_seconds": warm_seconds})
-        late.cancel()
-        ended = said.pop("absent", None)
+            timer.start()
+        reply = self._ask({**request, "warm_seconds": warm_seconds})
+        timer.cancel()
+        ended = reply.pop("absent", None)
         self.absent = self.absent or ended
-        self.facts.update(said)
+        self.facts.update(reply)
 
-    def _end_late(self) -> None:
+    def _time_out(self) -> None:
         assert self._process
         self.absent = LATE
         self._process.kill()
 
-    def _ask(self, order: Any) -> dict[str, Any]:
+    def _ask(self, request: Any) -> dict[str, Any]:
         assert self._process and self._process.stdin and self._process.stdout
         try:
-            print(json.dumps(order), file=self._process.stdin, flush=True)
+            print(json.dumps(request), file=self._process.stdin, flush=True)
         except BrokenPipeError:
             return {"absent": f"{ENDED} {self._process.wait()}"}
         for line in self._process.stdout:
@@ -86,16 +86,16 @@ class System:
                 return json.loads(line.removeprefix(_MARK))
         return {"absent": f"{ENDED} {self._process.wait()}"}
 
-    def turn(self, samples: int) -> list[Sample] | None:
-        """So many timing samples; None where its process is no more, and `absent` says it."""
-        said = self._ask({"samples": samples})
-        if "absent" in said:
-            self.absent = said["absent"]
+    def measure(self, samples: int) -> list[Sample] | None:
+        """Takes timing samples; None if the process has ended (`absent` has the reason)."""
+        reply = self._ask({"samples": samples})
+        if "absent" in reply:
+            self.absent = reply["absent"]
             return None
-        return [Sample(*pair) for pair in said["samples"]]
+        return [Sample(*pair) for pair in reply["samples"]]
 
     def close(self) -> None:
-        """Ends the process, and adds what it said at its end to `facts`."""
+        """Ends the process and adds its last report to `facts`."""
         if self._process is None:
             return
         if self._process.poll() is None and not self.absent:
@@ -113,10 +113,10 @@ def start_all(
     warm_seconds: float = 1.0,
     end: float | None = None,
 ) -> dict[str, System]:
-    """Starts the systems one after the other; what is not ready at `end`, of `time.monotonic()`,
-    is absent.
+    """Starts the systems one after the other.
 
-    On a GPU each one of JAX's takes a part of the memory at its start: they share it.
+    A system that is not ready at the time `end`, in seconds of `time.monotonic()`, is absent. On a
+    GPU, each JAX process reserves memory when it starts; they get equal shares.
     """
     env = {}
     if len(names) > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
@@ -134,21 +134,21 @@ def start_all(
     return systems
 
 
-def _work() -> None:
-    """A system's process: one order a line on stdin."""
+def _serve() -> None:
+    """The child process: reads one request per line from stdin."""
 
-    def say(what: dict[str, Any]) -> None:
-        print(_MARK + json.dumps(what), flush=True)
+    def reply(content: dict[str, Any]) -> None:
+        print(_MARK + json.dumps(content), flush=True)
 
-    order = json.loads(sys.stdin.readline())
-    if order["system"].startswith("ours") or order["system"].endswith(WITH_FLAGS):
+    request = json.loads(sys.stdin.readline())
+    if request["system"].startswith("ours") or request["system"].endswith(WITH_FLAGS):
         set_malloc()  # as `resnet-jax train` does
     try:
-        stepper = make_stepper(order["system"], from_json(order["config"]), order["devices"])
+        stepper = make_stepper(request["system"], from_json(request["config"]), request["devices"])
     except (ConfigError, Unsupported) as error:
-        return say({"absent": str(error)})
-    done, each = warm_up(stepper, order["warm_seconds"])
-    say(
+        return reply({"absent": str(error)})
+    done, each = warm_up(stepper, request["warm_seconds"])
+    reply(
         {
             **stepper.facts,
             "warmup_steps": 1 + done,
@@ -157,17 +157,17 @@ def _work() -> None:
         }
     )
     for line in sys.stdin:
-        order = json.loads(line)
-        if order.get("end"):
-            return say(stepper.end())
+        request = json.loads(line)
+        if request.get("end"):
+            return reply(stepper.end())
         samples = []
-        for _ in range(order["samples"]):
+        for _ in range(request["samples"]):
             since = time.perf_counter()
             loss = stepper.advance(each)
             samples.append(((time.perf_counter() - since) / each, loss))
-        say({"samples": samples})
+        reply({"samples": samples})
     return None
 
 
 if __name__ == "__main__":
-    _work()
+    _serve()

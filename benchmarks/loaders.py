@@ -1,7 +1,7 @@
-"""Loaders of the same JPEGs: ours, Grain's, and tf.data as Flax's ImageNet example has it.
+"""Loaders of the same JPEGs: ours, Grain, and tf.data as in Flax's ImageNet example.
 
 A loader is an iterator over batches: uint8 [batch, size, size, 3], randomly cropped (area 8 to
-100 %, aspect 3/4 to 4/3) and resized, mirrored half of the time, reading two batches ahead.
+100 %, aspect 3/4 to 4/3), resized and randomly mirrored, prefetching two batches.
 """
 
 import os
@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 PREFETCH = 2
-NAMES = 2**16  # a shuffle has other costs for a handful of names than for a data set
+NAMES = 2**16  # with a few names, a shuffle would cost less than for a real data set
 Loader = Iterator[np.ndarray]
 
 
 def find(folder: Path) -> list[str]:
-    """The JPEGs of a folder and those below it, again and again, as often as makes `NAMES`."""
+    """The JPEGs in a folder and its subfolders, repeated to at least `NAMES` names."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
         raise SystemExit(f"{folder}: no JPEGs in it")
@@ -26,7 +26,7 @@ def find(folder: Path) -> list[str]:
 
 
 def write_synthetic(folder: Path, count: int = 100) -> None:
-    """Pictures of 500x375 with edges and grain, about as hard to decode as ImageNet's (110 kB)."""
+    """Writes images of 500x375 that take about as long to decode as ImageNet's (110 kB)."""
     import cv2
 
     rng = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def write_synthetic(folder: Path, count: int = 100) -> None:
 
 
 def write_windows(files: list[str], path: Path) -> None:
-    """The crops that we draw in an epoch, for whoever shall cut the same: int32 [N, 4]."""
+    """Writes our random crops of an epoch, for other loaders: int32 [N, 4]."""
     from train.config import AugmentConfig
     from train.data.images.crops import sample_crop
     from train.data.images.jpeg import read_header
@@ -60,7 +60,7 @@ def write_windows(files: list[str], path: Path) -> None:
 
 
 def source_of(files: list[str]) -> Any:
-    """Our source of a list of files, each labelled 0."""
+    """Our data source for a list of files, all with label 0."""
     from train.data.sources import FolderSource
 
     paths = [Path(file) for file in files]
@@ -77,10 +77,10 @@ def ours(
     workers: bool = False,
     decoder: Literal["cpu", "dali"] = "cpu",
 ) -> Loader:
-    """This project's training batches with the augmentation of its ImageNet recipes.
+    """Our training batches, with the augmentation of the ImageNet recipes.
 
     Args:
-      workers: a process for each core (`data.workers`) instead of a thread.
+      workers: uses a process for each core (`data.workers`) instead of a thread.
       decoder: `data.decoder`.
     """
     from train.config import AugmentConfig, DataConfig
@@ -100,7 +100,7 @@ def ours(
 
 
 def by_grain(files: list[str], size: int, batch: int, cores: int, windows: str) -> Loader:
-    """Our files and views in a pipeline of Grain's: its order, threads and batches."""
+    """Our decoding and crops in a Grain pipeline: its order, threads and batches."""
     import grain
 
     from train.config import AugmentConfig, DataConfig
@@ -126,12 +126,12 @@ def tf_data(
     same_crops: bool = False,
     antialias: bool = False,
 ) -> Loader:
-    """tf.data: decode_and_crop_jpeg, bilinear resize, flip, in `cores` threads of its own.
+    """tf.data: decode_and_crop_jpeg, bilinear resize, flip, in `cores` private threads.
 
     Args:
-      same_crops: cut `windows`, a file of `write_windows`; else TensorFlow draws them
-        (sample_distorted_bounding_box), with less area on average.
-      antialias: resize as Pillow and we do; TensorFlow's default skips pixels where it shrinks.
+      same_crops: uses the crops in `windows`, a file of `write_windows`. Otherwise TensorFlow
+        samples them (sample_distorted_bounding_box), with less area on average.
+      antialias: resizes with antialiasing, as Pillow and ours; TensorFlow's default has none.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf

@@ -1,11 +1,11 @@
-"""The largest batch whose training step fits, found by compiling, and by running where it can.
+"""The largest batch whose training step fits into memory, by compiling and by running.
 
 usage: resnet-jax bench memory [NAME[,BATCH[,PIXELS]] ...] [--topology h200 | --limit GIB]
 
-The compiler's own account of each step (arguments, temporaries, results, code) is held against
-what a program may take: of a chip that is not here (`--topology`), of `--limit`, of this GPU or
-TPU, or of this machine's memory. On a GPU or TPU that is here the answer is tried too, with real
-steps; what a library takes besides may make it smaller.
+The compiler reports the memory of each step (arguments, temporaries, results, code). It is compared
+with the memory of a chip that may be unavailable (`--topology`), with `--limit`, or with the memory
+of this machine's GPU or TPU, or of the machine. On a GPU or TPU of this machine, the result is also
+tested with real steps; memory of libraries may make it smaller.
 """
 
 import math
@@ -33,13 +33,13 @@ class MemoryArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     topology: str | None = None
-    """A chip that need not be here: h200, v5e:1x1 ...; None: this machine."""
+    """A chip, which may be unavailable: h200, v5e:1x1 ...; None: this machine."""
     limit: float | None = None
-    """GiB that a step may take; None: as many as the chip, or this machine, has."""
+    """Memory limit of a step in GiB; None: the memory of the chip or machine."""
     granule: int = 8
-    """The batch is a multiple of it."""
+    """The batch size is a multiple of this."""
     out: Path | None = None
-    """Append the results to this file, a line of JSON for each case."""
+    """Append the results to this file, one line of JSON per case."""
 
     def __post_init__(self) -> None:
         if self.granule < 1:
@@ -59,7 +59,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def measure(args: MemoryArgs) -> Row:
-    """One case.
+    """Searches for one case.
 
     Raises:
       ConfigError: no such topology, or not even the smallest batch fits.
@@ -69,7 +69,7 @@ def measure(args: MemoryArgs) -> Row:
         check_compiler(topology.chip)
         prepare_environment()
     else:
-        # What this process only compiles must not keep memory from those that run
+        # This process only compiles; it must not reserve the memory of processes that run steps
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
@@ -112,7 +112,7 @@ def _platform(device: Any) -> str:
 
 
 def _memory_of(device: Any) -> int:
-    """What a program may take of a device that is here; of a CPU, all of the machine's."""
+    """Memory of a device of this machine in bytes; for a CPU, of the machine."""
     stats = device.memory_stats()
     if stats:
         return stats["bytes_limit"]
@@ -120,7 +120,7 @@ def _memory_of(device: Any) -> int:
 
 
 def _peak(config: RunConfig, batch: int, where: Any, platform: str, limit: int) -> float:
-    """Bytes of a chip that a step of so many images takes; inf: more than the compiler allows."""
+    """Memory per chip of a step with this batch, in bytes; inf: more than the compiler allows."""
     from train.distributed.mesh import make_mesh
     from train.plan.compile import compile_step
     from train.run.parts import Run
@@ -134,8 +134,8 @@ def _peak(config: RunConfig, batch: int, where: Any, platform: str, limit: int) 
 def largest_fitting(peak: Callable[[int], float], limit: float, *, granule: int, start: int) -> int:
     """The largest multiple of `granule` whose peak is within the limit; 0: there is none.
 
-    Peaks grow with the batch, nearly linearly: each guess is where the line through the two nearest
-    known batches meets the limit, and one between them where that does not get nearer.
+    Peaks grow nearly linearly with the batch. Each guess is where the line through the two nearest
+    known batches reaches the limit; if that does not converge, the middle of the bracket.
 
     >>> largest_fitting(lambda batch: 100 + 10 * batch, 1000, granule=8, start=8)
     88
@@ -146,7 +146,7 @@ def largest_fitting(peak: Callable[[int], float], limit: float, *, granule: int,
         known.setdefault(batch, peak(batch) if batch not in known else 0.0)
         return known[batch] <= limit
 
-    good, bad = 0, 0  # the bracket, in images; bad 0: not known yet
+    good, bad = 0, 0  # the bracket, in images; bad 0: unknown
     guess = start
     while True:
         if fits(guess):
@@ -159,7 +159,7 @@ def largest_fitting(peak: Callable[[int], float], limit: float, *, granule: int,
 
 
 def _next(known: dict[int, float], limit: float, granule: int, good: int, bad: int) -> int:
-    """The batch to try: inside the bracket, or beyond what fits while nothing is too large."""
+    """The next batch to try: inside the bracket, or a larger one if all batches fit so far."""
     finite = sorted(batch for batch, value in known.items() if math.isfinite(value))
     if len(finite) < 2 or finite[-1] == finite[0]:
         step = 2 * good if good else bad // 2
@@ -172,14 +172,14 @@ def _next(known: dict[int, float], limit: float, granule: int, good: int, bad: i
     if not bad:
         return max(step, good + granule)
     inside = min(max(step, good + granule), bad - granule)
-    # A guess at the edge of a wide bracket may be one of many: halve it
+    # A guess at the edge of a wide bracket may be the first of many: halve the bracket instead
     edge = inside in (good + granule, bad - granule) and bad - good > 4 * granule
     middle = (good + bad) // 2 // granule * granule
     return middle if edge and len(known) > 6 else inside
 
 
 def largest_running(config: RunConfig, largest: int, granule: int) -> int:
-    """The largest batch of at most `largest` that three steps run with; each in its own process."""
+    """The largest batch, at most `largest`, with which three steps run; each in a process."""
     batch = largest
     while batch > 0:
         system = System("ours", replace(config, batch_size=batch), warm_seconds=0.0)

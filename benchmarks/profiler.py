@@ -1,10 +1,10 @@
-"""Where a step's time goes on the device: its kernels, by what they take.
+"""Profile of a step on the device: its kernels by time.
 
 usage: resnet-jax bench profile [NAME[,BATCH[,PIXELS]]] [--steps 5] [--trace DIR]
 
-A few steps under JAX's profiler, read from its own file. A share is of the time that the device
-was busy; on a GPU and a TPU `busy` is of the steps' wall time, what is left being gaps. On a CPU
-kernels of several threads overlap, and their times add up to more.
+Runs a few steps under JAX's profiler and reads its file. `share` is the fraction of the device's
+busy time. On a GPU or TPU, the wall time of a step minus `busy_ms` is idle time. On a CPU, kernels
+of several threads overlap, and the sum of their times is more than the wall time.
 """
 
 import re
@@ -32,11 +32,11 @@ class ProfileArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     system: str = "ours"
-    """Or one of JAX's peers."""
+    """Ours, or a peer in JAX."""
     steps: int = 5
-    """Steps that are traced."""
+    """Profiled steps."""
     top: int = 10
-    """Kernels that are listed."""
+    """Kernels in the table."""
     trace: Path | None = None
     """Keep the trace in this folder (for xprof, or Perfetto)."""
     out: Path | None = None
@@ -45,7 +45,7 @@ class ProfileArgs:
     def __post_init__(self) -> None:
         check_systems([self.system])
         if self.system.startswith("torch"):
-            raise ConfigError(f"system {self.system!r}: is not JAX's")
+            raise ConfigError(f"system {self.system!r}: must be a system in JAX")
         for name in ("steps", "top"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
@@ -61,10 +61,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def measure(args: ProfileArgs) -> Row:
-    """One case.
+    """Profiles one case.
 
     Raises:
-      RunError: the profiler saw no kernel.
+      RunError: the profiler recorded no kernel.
     """
     import jax
 
@@ -82,7 +82,7 @@ def measure(args: ProfileArgs) -> Row:
             raise RunError(f"the profiler wrote nothing to {where}")
         found = kernels(files[-1])
     if not found:
-        raise RunError("the profiler saw no kernel")
+        raise RunError("the profiler recorded no kernel")
     return {
         "benchmark": "profile",
         "system": args.system,
@@ -96,11 +96,11 @@ def measure(args: ProfileArgs) -> Row:
 
 
 def kernels(path: Path) -> list[tuple[str, float]]:
-    """(name, seconds) of everything that ran on the devices of a trace."""
+    """(name, seconds) of all kernels on the devices of a trace."""
     from jax.profiler import ProfileData
 
     with warnings.catch_warnings():
-        # Of how its types are made, on Python 3.12; as an error it would end the process
+        # JAX's types give one on Python 3.12; as an error it would end the process
         warnings.simplefilter("ignore", DeprecationWarning)
         planes = list(ProfileData.from_file(str(path)).planes)
         devices = [plane for plane in planes if re.match(r"/device:(GPU|TPU):\d+", plane.name)]
@@ -116,14 +116,14 @@ def kernels(path: Path) -> list[tuple[str, float]]:
 
 
 def _holds_kernels(plane: str, line: str) -> bool:
-    """Whether a line of a device has its kernels, and not the steps or modules around them."""
+    """Whether a line of a device's trace has kernels, not steps or modules."""
     if "TPU" in plane:
         return line == "XLA Ops"
     return line.startswith("Stream") or "GPU" not in plane
 
 
 def table(found: Sequence[tuple[str, float]], steps: int, top: int) -> Row:
-    """The kernels that take longest, one by one and by kind, in milliseconds of a step."""
+    """The kernels with the most time, individually and by kind, in milliseconds per step."""
     seconds: defaultdict[str, float] = defaultdict(float)
     kinds: defaultdict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()

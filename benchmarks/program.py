@@ -1,12 +1,12 @@
-"""The training step compiled for a chip that need not be here: kernels, library calls, memory.
+"""The training step compiled ahead of time for a chip: kernels, library calls, memory.
 
 usage: resnet-jax bench program [NAME[,BATCH[,PIXELS]] ...] --topology h200 [--systems ours flax]
 
-No step is run. What is counted is the program's own computation: `kernels` is all that it starts,
-`fusions` and `custom_calls` (a library's convolutions) among them; `small` are those that touch
-less than a megabyte, which cost their start and little else; `activation_copies` are copies and
-transposes of whole maps. `modelled_ms` is HBM traffic over the chip's bandwidth, and no
-measurement: a kernel chosen without the device may be a poor one.
+The chip may be unavailable; no step is run. `kernels` counts all kernels that the main program
+starts, including `fusions` and `custom_calls` (a library's convolutions). `small` counts those that
+access less than a megabyte, whose time is mostly the launch. `activation_copies` counts copies and
+transposes of whole maps. `modelled_ms` is HBM traffic divided by the chip's bandwidth, not a
+measurement: without the device, the compiler may choose slower kernels.
 """
 
 import re
@@ -39,16 +39,16 @@ class ProgramArgs:
     topology: str = "h200"
     """One chip: h200, h100, a100-80, v5e:1x1, v6e:1x1 ..."""
     systems: tuple[str, ...] = ("ours", "ours-plain-norm", "flax")
-    """Ours and JAX's peers."""
+    """Ours and peers in JAX."""
     hlo: Path | None = None
-    """Write the programs' texts to this folder."""
+    """Write the texts of the programs (HLO) to this folder."""
     out: Path | None = None
-    """Append the results to this file, a line of JSON for each case."""
+    """Append the results to this file, one line of JSON per case."""
 
     def __post_init__(self) -> None:
         check_systems(self.systems)
         if torch := [name for name in self.systems if name.startswith("torch")]:
-            raise ConfigError(f"systems {torch[0]!r}: is no XLA program")
+            raise ConfigError(f"systems {torch[0]!r}: must be a system in JAX")
 
 
 def main(args: Sequence[str]) -> None:
@@ -69,7 +69,9 @@ def measure(args: ProgramArgs) -> Row:
     """
     topology = parse_topology(args.topology)
     if topology.chips > 1 and args.systems != ("ours",):
-        raise ConfigError(f"topology {args.topology!r}: others than ours have one chip")
+        raise ConfigError(
+            f"topology {args.topology!r}: peers run on one chip; choose one chip or only ours"
+        )
     compiler = check_compiler(topology.chip)
     prepare_environment()
     from benchmarks.systems.jax_systems import BUILDERS
@@ -79,8 +81,8 @@ def measure(args: ProgramArgs) -> Row:
     absent: dict[str, str] = {}
     for name in args.systems:
         try:
-            if lack := missing(name):
-                raise Unsupported(lack)
+            if reason := missing(name):
+                raise Unsupported(reason)
             program = BUILDERS[name](args.config, chips)
         except Unsupported as error:
             absent[name] = str(error)
@@ -91,9 +93,12 @@ def measure(args: ProgramArgs) -> Row:
         if args.hlo:
             args.hlo.mkdir(parents=True, exist_ok=True)
             (args.hlo / f"{name}.txt").write_text(text)
-        said = {**compiler_stats(compiled), **count(text, args.config.batch_size // topology.chips)}
-        said["modelled_ms"] = round(1e3 * said["hbm_bytes"] / topology.chip.hbm_bandwidth, 2)
-        found[name] = said
+        stats = {
+            **compiler_stats(compiled),
+            **count(text, args.config.batch_size // topology.chips),
+        }
+        stats["modelled_ms"] = round(1e3 * stats["hbm_bytes"] / topology.chip.hbm_bandwidth, 2)
+        found[name] = stats
     return {
         "benchmark": "program",
         **describe(args.config),
@@ -106,7 +111,7 @@ def measure(args: ProgramArgs) -> Row:
 
 
 def count(text: str, batch: int) -> Row:
-    """What an optimised program starts, by kind; `batch` tells a map from other arrays."""
+    """Counts the kernels of an optimised program by kind; maps are recognised by `batch`."""
     kinds: Counter[str] = Counter()
     results: dict[str, int] = {}
     small = 0

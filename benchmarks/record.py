@@ -1,4 +1,4 @@
-"""What a benchmark writes down: one JSON object a line, with all that its figures depend on."""
+"""Rows of results: one JSON object per line, with hardware, versions and flags."""
 
 import argparse
 import importlib.metadata
@@ -24,8 +24,8 @@ FLAGS = (
 
 
 def environment() -> Row:
-    """Host, versions, flags and commit that a figure depends on; no device is touched."""
-    # loaders' processes have another Python, without it
+    """Host, versions, flags and commit of a measurement, without using a device."""
+    # processes of loaders may have another Python, without train
     from train.run.provenance import PROGRAM, code_version, package_version
 
     return {
@@ -40,7 +40,7 @@ def environment() -> Row:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Of those packages that are installed."""
+    """Versions of the packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -59,7 +59,7 @@ def _processor() -> str:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, min and max, to three digits, and of how many.
+    """Median, minimum and maximum to three digits, and the number of values.
 
     >>> spread([2.0, 1.0, 4.0])
     {'median': 2.0, 'min': 1.0, 'max': 4.0, 'n': 3}
@@ -69,32 +69,32 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def at_least_one(text: str) -> int:
-    """A number of times, from a command line (the `type` of an `argparse` option)."""
+    """A positive number from a command line (the `type` of an `argparse` option)."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, and is {value}")
     return value
 
 
-_PLACES = ("--out", "--workdir", "--hlo", "--trace", "--plot", "--peer_python")
+_PATHS = ("--out", "--workdir", "--hlo", "--trace", "--plot", "--peer_python")
 
 
 def command(name: str, args: Sequence[str]) -> str:
-    """The command line that a row came from, without places on this machine.
+    """The command line of a row, without paths of this machine.
 
     >>> command("step", ["resnet18,32,64", "--out", "x.jsonl", "--precision", "fp32"])
     'resnet-jax bench step resnet18,32,64 --precision fp32'
     """
-    words = [word for word in args if not word.startswith(tuple(f"{x}=" for x in _PLACES))]
-    for place in _PLACES:
-        while place in words:
-            at = words.index(place)
+    words = [word for word in args if not word.startswith(tuple(f"{x}=" for x in _PATHS))]
+    for option in _PATHS:
+        while option in words:
+            at = words.index(option)
             del words[at : at + 2]
     return shlex.join(["resnet-jax", "bench", name, *words])
 
 
 def emit(row: Row, out: Path | None) -> None:
-    """Prints a row, and appends it to a file."""
+    """Prints a row and appends it to the file `out`."""
     line = json.dumps(row)
     print(line, flush=True)
     if out:

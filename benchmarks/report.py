@@ -1,10 +1,10 @@
-"""Tables and a plot of what benchmarks wrote.
+"""Tables and a plot of benchmark results.
 
 usage: resnet-jax bench report [FILE.jsonl ...] [--only step memory ...] [--plot FILE.svg]
 
-Markdown, a table for each benchmark, from the results of this checkout or those that are named. A
-figure is a median with its range. Of rows with the same command on the same device, the last one
-counts. The plot shows ours / peer of every step, with its range.
+Prints a Markdown table for each benchmark, from the given files or all results of this checkout. A
+figure is a median with its range. Of rows with the same command and device, the last one is used.
+The plot shows ours / peer of each `step` result, with its range.
 """
 
 import json
@@ -24,7 +24,7 @@ _HIDDEN = {
 }
 
 
-# Of what is measured in parts, those that are shown; None: all.
+# The parts of these results that are shown; None: all.
 _PARTS: dict[str, tuple[str, ...] | None] = {
     "images_per_second_per_core": None,
     "ours_over": None,
@@ -38,13 +38,13 @@ class ReportArgs:
     """Options of `bench report`."""
 
     only: tuple[str, ...] = ()
-    """Benchmarks to show: step, memory, program ...; none: all."""
+    """Benchmarks to show: step, memory, program ...; default: all."""
     plot: Path | None = None
-    """Draw ours / peer of the steps to this file (.svg, .png)."""
+    """Write the plot of ours / peer to this file (.svg, .png)."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Prints the tables, and draws the plot."""
+    """Prints the tables and draws the plot."""
     cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     given = parse("bench report", __doc__ or "", ReportArgs, ReportArgs(), args[cut:])
     files = [Path(name) for name in args[:cut]] or sorted(RESULTS.glob("*.jsonl"))
@@ -59,10 +59,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def read(files: Iterable[Path]) -> list[Row]:
-    """The rows of these files: of those of one command and device, the last.
+    """The rows of these files; of rows with the same command and device, the last.
 
     Raises:
-      ConfigError: a file is not there, or a line of it is no result.
+      ConfigError: a file is missing, or a line is not a result.
     """
     kept: dict[tuple[Any, ...], Row] = {}
     for path in files:
@@ -75,7 +75,9 @@ def read(files: Iterable[Path]) -> list[Row]:
                 row = json.loads(line)
                 kind = row["benchmark"]
             except (ValueError, TypeError, KeyError):
-                raise ConfigError(f"{path}, line {number}: is no result of a benchmark") from None
+                raise ConfigError(
+                    f"{path}, line {number}: is not a result of a benchmark"
+                ) from None
             key = (kind, row.get("command"), row.get("case"), _device(row), row.get("system"))
             kept.pop(key, None)
             kept[key] = {**row, "file": path.name}
@@ -83,7 +85,7 @@ def read(files: Iterable[Path]) -> list[Row]:
 
 
 def _device(row: Row) -> str:
-    """Where a row was measured."""
+    """The device or host of a row."""
     ours = row.get("systems", {}).get("ours", {})
     name = row.get("device") or ours.get("device") or ""
     return str(row.get("host", name) if name in ("cpu", "") else name)
@@ -100,7 +102,7 @@ def tables(rows: Sequence[Row]) -> list[str]:
 
 
 def figure(value: Any) -> str:
-    """A cell: a spread as its median and range, a number to four digits.
+    """The text of a cell: median and range of a spread, or a number to four digits.
 
     >>> figure({"median": 168.0, "min": 156.0, "max": 172.0, "n": 5})
     '168 (156 to 172)'
@@ -130,7 +132,7 @@ def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str
 
 
 def _steps(rows: Sequence[Row]) -> list[str]:
-    """images/s of every system, and ours / theirs."""
+    """The table of `step`: images/s of all systems, and ours / peer."""
     peers = list(dict.fromkeys(name for row in rows for name in row["ours_over"]))
     lines = []
     for row in rows:
@@ -156,7 +158,7 @@ def _source(row: Row) -> str:
 
 
 def _plain(rows: Sequence[Row]) -> list[str]:
-    """Every figure of rows of one kind; a row with systems is as many lines."""
+    """The table of another benchmark; a row with several systems has a line for each."""
     flat = []
     for row in rows:
         shared = {name: value for name, value in row.items() if name not in _HIDDEN}
@@ -190,7 +192,7 @@ def _plain(rows: Sequence[Row]) -> list[str]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Ours / peer of every step, as bars with their range, on a logarithmic axis.
+    """Draws ours / peer of each `step` row as a bar with its range, on a logarithmic axis.
 
     Raises:
       ConfigError: matplotlib is not installed, or there is nothing to draw.
@@ -208,7 +210,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         for name, ratio in row["ours_over"].items()
     ]
     if not bars:
-        raise ConfigError("plot: there is no step beside a peer")
+        raise ConfigError("plot: there is no `step` result with a peer")
     figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.5 * len(bars)), layout="constrained")
     middle = [ratio["median"] for _, ratio in bars]
     low = [ratio["median"] - ratio["min"] for _, ratio in bars]

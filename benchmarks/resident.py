@@ -1,9 +1,9 @@
-"""Training fed by the host and from the devices, in turn, and how fast crops are drawn.
+"""Training with images from the host against images on the device; speed of sampling crops.
 
 usage: resnet-jax bench resident RECIPE [options of the recipe]
 
-Whole steps, images/s; evaluations, logs and checkpoints are left out. A small network
-(`--model.width 4`) shows what the input costs.
+Measures whole steps in images/s, without evaluations, logs and checkpoints, in alternation. With a
+small network (`--model.width 4`), the input takes most of the time.
 """
 
 import time
@@ -34,15 +34,15 @@ class ResidentArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     turns: int = 5
-    """Turns of each side."""
+    """Measurements of each of the two."""
     steps: int = 40
-    """Steps of a turn."""
+    """Steps per measurement."""
     out: Path | None = None
     """Append the result to this file, as one line of JSON."""
 
 
-class Side:
-    """One of the two: its training goes on from turn to turn."""
+class Training:
+    """One of the two trainings; it continues from measurement to measurement."""
 
     def __init__(self, config: RunConfig, resident: Any) -> None:
         self.run = Run(replace(config, data=replace(config.data, resident=resident)))
@@ -52,10 +52,10 @@ class Side:
         )
         self.opened = time.perf_counter() - since
         self.state = self.run.new_state()
-        self.turn(3)  # compilation, and what comes after it
+        self.measure(3)  # compilation and first steps
 
-    def turn(self, steps: int) -> float:
-        """images/s over so many steps."""
+    def measure(self, steps: int) -> float:
+        """Trains `steps` steps; returns images/s."""
         since, done = time.perf_counter(), 0
         while done < steps:
             work = self.dispatches.next(steps - done)
@@ -66,7 +66,7 @@ class Side:
 
 
 def plans_per_second(run: Run, steps: int = 400) -> float:
-    """Plans of examples per second of one core, the best of three."""
+    """Crops sampled per second of CPU time, the best of three."""
     config, found = run.config, []
     for turn in range(3):
         made = crop_params(
@@ -91,11 +91,11 @@ def main(args: Sequence[str]) -> None:
     set_xla_flags()
     use_compilation_cache(given.config.compilation_cache)
     enough = replace(given.config, duration=f"{(given.turns + 1) * given.steps}st")
-    sides = {choice: Side(enough, choice) for choice in ("off", "on")}
-    rates: dict[str, list[float]] = {choice: [] for choice in sides}
+    trainings = {choice: Training(enough, choice) for choice in ("off", "on")}
+    rates: dict[str, list[float]] = {choice: [] for choice in trainings}
     for _ in range(given.turns):
-        for choice, side in sides.items():
-            rates[choice].append(side.turn(given.steps))
+        for choice, training in trainings.items():
+            rates[choice].append(training.measure(given.steps))
     pairs = [on / off for off, on in zip(rates["off"], rates["on"], strict=True)]
     row = {
         **environment(),
@@ -108,9 +108,9 @@ def main(args: Sequence[str]) -> None:
         "host_images_per_second": spread(rates["off"]),
         "resident_images_per_second": spread(rates["on"]),
         "resident_over_host": spread(pairs),
-        "upload_seconds": round(sides["on"].opened, 2),
-        "plans_per_second": round(plans_per_second(sides["on"].run)),
+        "upload_seconds": round(trainings["on"].opened, 2),
+        "plans_per_second": round(plans_per_second(trainings["on"].run)),
     }
     emit(row, given.out)
-    for side in sides.values():
-        side.dispatches.close()
+    for training in trainings.values():
+        training.dispatches.close()

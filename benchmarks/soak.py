@@ -1,13 +1,12 @@
-"""Resident memory, open files and threads of a long training, from its outside.
+"""Resident memory, open files and threads of a long training, observed from outside.
 
     python -m benchmarks.soak [--steps 20000] [--out benchmarks/results/soak.jsonl]
 
-A tiny network is trained on the digits by the whole `fit` in a process of its own: reading threads,
-a log row every 100 steps, an evaluation and a checkpoint every 500. The parent follows
-metrics.jsonl and reads /proc when the child logs the steps it waits for. Each figure is the median
-of the samples at 10 rows up to that step: a single one may fall into a checkpoint's copy. Prints a
-table and one JSON line. Exits with 1 if resident memory has grown by more than 2 % between a tenth
-of the steps and the end.
+A child process trains a tiny network on the digits with `fit`: reading threads, a log row every 100
+steps, an evaluation and a checkpoint every 500. The parent follows metrics.jsonl and reads /proc at
+each log row. Each figure is the median of the samples at the last 10 rows, because one sample may
+include the copy of a checkpoint. Prints a table and one JSON line. Exits with 1 if resident memory
+grows by more than 2 % between a tenth of the steps and the end.
 """
 
 import argparse
@@ -27,12 +26,13 @@ from train.run.provenance import versions
 
 LOG_EVERY = 100
 NEAR = 10
-"""Rows whose samples make a figure."""
+"""Number of rows in a figure."""
 ALLOWED = 0.02
+"""Allowed growth of resident memory."""
 
 
 def work(steps: int, workdir: Path) -> None:
-    """The child: the run that is watched, in a process set up as the command line's."""
+    """The child process: trains, with the malloc settings of the command line."""
     from train.runtime import set_malloc
 
     set_malloc()
@@ -64,17 +64,17 @@ def work(steps: int, workdir: Path) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the system says of a process."""
+    """Resources of a process."""
 
     step: int
     resident: int
-    """Bytes."""
+    """Resident memory in bytes."""
     files: int
     threads: int
 
 
 def sample(process: int, step: int) -> Sample:
-    """Reads /proc; raises `OSError` once the process has ended."""
+    """Reads /proc; raises `OSError` if the process has ended."""
     folder = Path(f"/proc/{process}")
     status = dict(
         line.split(":\t", 1)
@@ -88,7 +88,7 @@ def sample(process: int, step: int) -> Sample:
 
 
 def watch(steps: int, workdir: Path) -> tuple[list[Sample], float]:
-    """One sample at every row that the child logs, and its seconds."""
+    """Samples at each row that the child logs, and the total seconds."""
     command = [sys.executable, "-m", "benchmarks.soak", "--worker", str(workdir)]
     samples: list[Sample] = []
     since = time.perf_counter()
@@ -107,7 +107,7 @@ def watch(steps: int, workdir: Path) -> tuple[list[Sample], float]:
 
 
 def last_step(metrics: Path) -> int:
-    """The step of the last whole training row."""
+    """The step of the last complete training row."""
     try:
         with metrics.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
@@ -119,7 +119,7 @@ def last_step(metrics: Path) -> int:
 
 
 def figures(samples: list[Sample], step: int) -> dict[str, Any]:
-    """At a step: medians over the rows before it."""
+    """The figures at a step: medians over the last rows."""
     near = [s for s in samples if step - NEAR * LOG_EVERY < s.step <= step]
     if not near:
         raise SystemExit(f"no sample near step {step}: the steps are too fast to follow")
@@ -134,7 +134,7 @@ def figures(samples: list[Sample], step: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20_000, help="ten thousands or so")
+    parser.add_argument("--steps", type=int, default=20_000, help="10,000 or more")
     parser.add_argument("--out", type=Path, help="append the result to this file")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

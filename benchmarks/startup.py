@@ -2,10 +2,10 @@
 
     resnet-jax bench startup [--n 5] [--recipe digits] [--out benchmarks/results/startup.jsonl]
 
-Cold (an empty compilation cache) and warm (the same command again) alternate, each in a process of
-its own with nothing but the recipe's defaults; the clock is the parent's, stopped when the child
-says that its first step is done. Prints one JSON object: machine, versions, commit, median and
-spread of both, and of the pairs' ratios.
+Cold starts (an empty compilation cache) and warm starts (the same command again) alternate, each in
+a separate process with the recipe's defaults. The parent measures the time until the child reports
+its first step. Prints one JSON object: machine, versions, commit, median and range of both, and of
+the ratios within pairs.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks.record import at_least_one, command, emit, environment, spread
 
 
 def first_step(recipe: str, cache: Path) -> float:
-    """Seconds until a fresh run has done its first step."""
+    """Seconds from the start of a new run to the end of its first step."""
     with tempfile.TemporaryDirectory() as workdir:
         words = [sys.executable, "-m", "train", "train", recipe, "--workdir", f"{workdir}/run"]
         words += ["--duration", "1st", "--compilation_cache", str(cache)]
@@ -33,7 +33,7 @@ def first_step(recipe: str, cache: Path) -> float:
                     seconds = time.perf_counter() - since
                     break
             else:
-                raise SystemExit(f"{recipe}: did no step")
+                raise SystemExit(f"{recipe}: the run ended before its first step")
             child.stdout.read()
     return seconds
 

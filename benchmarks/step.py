@@ -1,15 +1,15 @@
-"""Whole training steps on random data that are on the device: how fast, and beside others.
+"""Speed of complete training steps on random data on the device, against other systems.
 
 usage: resnet-jax bench step [NAME[,BATCH[,PIXELS]] ...] [--peers flax torchvision ...] [options]
 
-NAME is a recipe, or a network that trains as the recipe of its kind of data. Each system runs in
-a process of its own, compiled and warm before anything is measured; then they take turns
-(A B C A B C ...), a few timing samples a turn, while the others wait. Every sample waits for all
-that its steps compute. The result is ours / peer, by the round, with its spread.
+NAME is a recipe, or a network that trains like the recipe for its image size. Each system runs in
+a separate process, compiled and warmed up before the measurement. The systems are measured in
+rounds (A B C A B C ...), with a few timing samples each, while the others wait. A sample ends when
+all results of its steps are computed. The result is ours / peer in each round, with its spread.
 
-Peers: flax (linen as its example has it), haiku, jax-resnet, keras, torchvision,
-torchvision-compile, and ours-plain-norm (`create_model(fuse_norm=False)`); flax+flags has the
-XLA_FLAGS and the heaps of malloc that ours sets.
+Peers: flax (linen, as in its example), haiku, jax-resnet, keras, torchvision, torchvision-compile,
+and ours-plain-norm (`create_model(fuse_norm=False)`). flax+flags has the XLA_FLAGS and malloc
+settings of ours.
 """
 
 import statistics
@@ -32,7 +32,7 @@ from train.config import ConfigError, RunConfig, RunError
 from train.plan.chips import chip_of
 
 BROKEN = (ENDED, LATE)
-"""How the reasons begin of a system that is missing from a row and should not be."""
+"""Prefixes of the reasons for which an absent system is an error."""
 CASES = ("resnet50,16,224", "resnet18,32,64", "resnet20_cifar,128,32")
 
 
@@ -42,20 +42,20 @@ class StepArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     peers: tuple[str, ...] = ()
-    """Systems beside ours: flax, haiku, jax-resnet, keras, torchvision, torchvision-compile."""
+    """Other systems: flax, haiku, jax-resnet, keras, torchvision, torchvision-compile."""
     rounds: int = 7
-    """Turns of each system."""
+    """Measurements of each system."""
     samples: int = 3
-    """Timing samples a turn; its rate is that of their median."""
+    """Timing samples per round; the rate of a round is that of their median."""
     warm_seconds: float = 1.0
-    """Steps that nobody times, for so long and at least two, behind the first."""
+    """Seconds of untimed steps after the first step; at least two steps."""
     devices: int = 1
-    """Of those here, for ours; a peer has one."""
+    """Devices of ours; a peer has one."""
     seconds: float | None = None
-    """For each case: a system that is not ready by then is left out, and the turns end, after one
-    round at least. None: no limit."""
+    """Time limit per case: a system that is not ready by then is skipped, and rounds end after it;
+    at least one round is measured. None: no limit."""
     out: Path | None = None
-    """Append the results to this file, a line of JSON for each case."""
+    """Append the results to this file, one line of JSON per case."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "samples", "devices"):
@@ -65,15 +65,15 @@ class StepArgs:
             raise ConfigError(f"seconds {self.seconds}: must be positive")
         check_systems(self.peers)
         if self.peers and self.devices > 1:
-            raise ConfigError(f"devices {self.devices}: a comparison has one")
+            raise ConfigError(f"devices {self.devices}: with peers, must be 1")
 
 
 def main(args: Sequence[str]) -> None:
     """Measures every case, and prints a line of JSON for each.
 
     Raises:
-      RunError: a system failed or was late. One that is not installed, or has no such network, is
-        left out, and the row says so.
+      RunError: a system failed or was not ready in time. A system that is not installed or does
+        not have the network is skipped, with the reason in the row.
     """
     cut = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     names, options = args[:cut] or CASES, args[cut:]
@@ -91,10 +91,10 @@ def main(args: Sequence[str]) -> None:
 
 
 def measure(args: StepArgs) -> Row:
-    """One case, every system in turn.
+    """Measures one case with all systems.
 
     Raises:
-      RunError: ours did not get through.
+      RunError: ours failed.
     """
     before = environment()
     names = ["ours", *(peer for peer in args.peers if peer != "ours")]
@@ -103,40 +103,40 @@ def measure(args: StepArgs) -> Row:
         names, args.config, devices=args.devices, warm_seconds=args.warm_seconds, end=end
     )
     try:
-        here = [system for system in systems.values() if not system.absent]
-        turns: dict[str, list[list[Sample]]] = {system.name: [] for system in here}
+        present = [system for system in systems.values() if not system.absent]
+        rounds: dict[str, list[list[Sample]]] = {system.name: [] for system in present}
         for done in range(args.rounds):
             if done and end is not None and time.monotonic() > end:
                 break
-            for system in here:
-                taken = None if system.absent else system.turn(args.samples)
+            for system in present:
+                taken = None if system.absent else system.measure(args.samples)
                 if taken:
-                    turns[system.name].append(taken)
+                    rounds[system.name].append(taken)
     finally:
         for system in systems.values():
             system.close()
     absent = {name: system.absent for name, system in systems.items() if system.absent}
     if "ours" in absent:
         raise RunError(f"ours: {absent['ours']}")
-    whole = {name: found for name, found in turns.items() if name not in absent}
+    complete = {name: found for name, found in rounds.items() if name not in absent}
     return {
         "benchmark": "step",
         **describe(args.config),
         **before,
         "devices": args.devices,
-        **results(whole, args.config.batch_size),
+        **results(complete, args.config.batch_size),
         "systems": {
-            name: _system_facts(systems[name], found, args) for name, found in whole.items()
+            name: _system_facts(systems[name], found, args) for name, found in complete.items()
         },
         "not_here": absent,
     }
 
 
-def results(turns: dict[str, list[list[Sample]]], batch_size: int) -> Row:
+def results(rounds: dict[str, list[list[Sample]]], batch_size: int) -> Row:
     """images/s of each system, and ours / peer in the same round."""
     rates = {
-        name: [batch_size / statistics.median(s.seconds for s in turn) for turn in found]
-        for name, found in turns.items()
+        name: [batch_size / statistics.median(s.seconds for s in samples) for samples in found]
+        for name, found in rounds.items()
     }
     return {
         "images_per_second": {name: spread(values) for name, values in rates.items()},
@@ -148,24 +148,24 @@ def results(turns: dict[str, list[list[Sample]]], batch_size: int) -> Row:
     }
 
 
-def _system_facts(system: System, turns: list[list[Sample]], args: StepArgs) -> Row:
-    said = dict(system.facts)
-    seconds = [sample.seconds for turn in turns for sample in turn]
+def _system_facts(system: System, rounds: list[list[Sample]], args: StepArgs) -> Row:
+    found = dict(system.facts)
+    seconds = [sample.seconds for samples in rounds for sample in samples]
     step = statistics.median(seconds)
-    said["step_seconds"] = spread(seconds)
-    said["loss"] = turns[-1][-1].loss
-    chip = chip_of(said.get("device", ""))
-    said["mfu"] = said["share_of_roofline"] = None
+    found["step_seconds"] = spread(seconds)
+    found["loss"] = rounds[-1][-1].loss
+    chip = chip_of(found.get("device", ""))
+    found["mfu"] = found["share_of_roofline"] = None
     if chip:
         peak = chip.bf16_flops if args.config.precision == "bf16" else chip.fp32_flops
-        said["mfu"] = model_flops(args.config) / step / (peak * args.devices)
-        if "hbm_bytes" in said:
-            # On a GPU a library's convolutions are not in the compiler's count
-            flops = max(said["flops"] or 0.0, model_flops(args.config) / args.devices)
-            said["share_of_roofline"] = (
-                max(flops / peak, said["hbm_bytes"] / chip.hbm_bandwidth) / step
+        found["mfu"] = model_flops(args.config) / step / (peak * args.devices)
+        if "hbm_bytes" in found:
+            # On a GPU the compiler does not count the FLOPs of library calls
+            flops = max(found["flops"] or 0.0, model_flops(args.config) / args.devices)
+            found["share_of_roofline"] = (
+                max(flops / peak, found["hbm_bytes"] / chip.hbm_bandwidth) / step
             )
-    return {name: _short(value) for name, value in said.items()}
+    return {name: _short(value) for name, value in found.items()}
 
 
 def _short(value: Any) -> Any:
@@ -173,9 +173,9 @@ def _short(value: Any) -> Any:
 
 
 def model_flops(config: RunConfig) -> float:
-    """FLOPs of a training step: 2 for a multiply-add, and 3 of the forward pass of the network.
+    """FLOPs of a training step: 2 per multiply-add, times 3 for forward and backward pass.
 
-    Of the network as published, whatever a program computes (MFU: Chowdhery 2022, appendix B).
+    Counted from the network, not from the program (for MFU; Chowdhery 2022, appendix B).
     """
     spec = get_spec(config.model.name, **config.model.changes)
     classes = len(facts(config).train.class_names)

@@ -1,10 +1,10 @@
-"""A recipe's training, shortened to what a number of seconds is enough for, and how well it ends.
+"""Training a recipe within a time limit, and the accuracy that it reaches.
 
 usage: resnet-jax bench training [RECIPE] --seconds 120 [options of the recipe]
 
-A short run says how many images/s it trains on, and what its start and end take; a second one then
-has as many steps as fit, at most the recipe's own, its schedule scaled to them, and ten
-evaluations. A row is written after each of the two; `--workdir DIR` keeps the second run.
+A short run measures images/s, and the time of start and end. A second run then has as many steps as
+fit, at most those of the recipe, with the schedule scaled to them and ten evaluations. A row is
+written after each run; `--workdir DIR` keeps the second run.
 """
 
 import json
@@ -24,7 +24,7 @@ from train.cli.arguments import parse
 from train.config import ConfigError, RunConfig, to_steps
 
 MARGIN = 0.85
-"""Share of the remaining seconds that the second run is planned for: rates vary."""
+"""Fraction of the remaining time that is planned for the second run, because rates vary."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class TrainingArgs:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     seconds: float = 120.0
-    """Of both runs together."""
+    """Time limit of both runs together, in seconds."""
     windows: int = 4
-    """Stretches of the short run that are timed, behind one that is not."""
+    """Timed windows of the short run, after one that is not timed."""
     steps: int = 390
-    """Of a stretch."""
+    """Steps per window."""
     workdir: Path | None = None
     """Keep the second run here."""
     out: Path | None = None
@@ -56,22 +56,22 @@ def main(args: Sequence[str]) -> None:
         raise ConfigError(f"bench training takes one recipe, not {cut}")
     start = TrainingArgs(read_case(args[0] if cut else "digits"))
     given = parse("bench training", __doc__ or "", TrainingArgs, start, args[cut:])
-    said = {**environment(), "command": command("training", args)}
+    common = {**environment(), "command": command("training", args)}
     since = time.monotonic()
     first, rest = pilot(given)
-    emit({**first, **said}, given.out)
+    emit({**first, **common}, given.out)
     left = given.seconds - (time.monotonic() - since)
     images_per_second = first["images_per_second"]["median"]
     examples = first["examples"]
     steps = steps_that_fit(given.config, examples, images_per_second, left - rest)
     with tempfile.TemporaryDirectory() as folder:
-        emit({**measure(given, steps, given.workdir or Path(folder) / "run"), **said}, given.out)
+        emit({**measure(given, steps, given.workdir or Path(folder) / "run"), **common}, given.out)
 
 
 def steps_that_fit(
     config: RunConfig, examples: int, images_per_second: float, seconds: float
 ) -> int:
-    """At least 10, at most the recipe's own.
+    """The steps that fit: at least 10, at most those of the recipe.
 
     >>> from train.recipes import get_recipe
     >>> steps_that_fit(get_recipe("cifar10-resnet20"), 50_000, 128_000.0, 40.0)
@@ -79,12 +79,12 @@ def steps_that_fit(
     >>> steps_that_fit(get_recipe("cifar10-resnet20"), 50_000, 128_000.0, 100.0)
     64000
     """
-    whole = to_steps(config.duration, examples=examples, batch_size=config.batch_size)
-    return min(whole, max(10, round(MARGIN * seconds * images_per_second / config.batch_size)))
+    full = to_steps(config.duration, examples=examples, batch_size=config.batch_size)
+    return min(full, max(10, round(MARGIN * seconds * images_per_second / config.batch_size)))
 
 
 def pilot(args: TrainingArgs) -> tuple[Row, float]:
-    """The row of the short run, and the seconds that it took besides its steps.
+    """The row of the short run, and its time without steps, in seconds.
 
     Raises:
       RunError: the run failed.
@@ -108,7 +108,7 @@ def pilot(args: TrainingArgs) -> tuple[Row, float]:
 
 
 def measure(args: TrainingArgs, steps: int, workdir: Path) -> Row:
-    """A run of this many steps, from its start to its report.
+    """Measures a complete run with this number of steps.
 
     Raises:
       RunError: the run failed.

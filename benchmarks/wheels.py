@@ -1,11 +1,11 @@
-"""Collects what `python -m benchmarks.h200` needs on a machine with a GPU and without a network.
+"""Collects wheels for `python -m benchmarks.h200` on a GPU machine without network access.
 
     python3.12 -m benchmarks.wheels FOLDER [--there NAME ... | --there FILE]
 
-FOLDER gets a wheel of each package that the program needs and that machine lacks. Run it with the
-machine's version of Python, on its kind of processor. `--there` says what the machine has: names,
-with versions where they matter, or the file that `pip freeze` wrote there. docs/measure-gpu.md has
-the commands.
+FOLDER receives a wheel of each required package that is missing on that machine. Run this with the
+machine's Python version and processor architecture. `--there` lists the packages on the machine:
+names, with versions if they matter, or the output file of `pip freeze`. docs/measure-gpu.md has the
+commands.
 """
 
 import argparse
@@ -24,13 +24,13 @@ THERE = (
     *("opencv-python-headless", "pillow"),
 )
 EXTRA = ("pytest",)  # runs the first part
-UNUSED = ("pyarrow",)  # 52 MiB: tensorflow-datasets wants it for formats that are not read here
+UNUSED = ("pyarrow",)  # 52 MiB: tensorflow-datasets requires it for formats that we do not read
 LIMIT = 60
-"""MiB that the folder may have."""
+"""Maximum size of the folder in MiB."""
 
 
 def normalised(name: str) -> str:
-    """A package's name as indexes compare it (PEP 503).
+    """A package's normalised name (PEP 503).
 
     >>> normalised("orbax_Checkpoint")
     'orbax-checkpoint'
@@ -39,16 +39,16 @@ def normalised(name: str) -> str:
 
 
 def requirements() -> list[str]:
-    """The program's own, from pyproject.toml."""
+    """The requirements of the program, from pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [*project["dependencies"], *EXTRA]
 
 
 def pip(*args: str) -> None:
-    """Runs pip, of this Python.
+    """Runs pip of this Python.
 
     Raises:
-      SystemExit: it failed; it has said why.
+      SystemExit: pip failed; it printed the reason.
     """
     done = subprocess.run([sys.executable, "-m", "pip", *args, "--quiet"], check=False)
     if done.returncode:
@@ -56,7 +56,7 @@ def pip(*args: str) -> None:
 
 
 def resolved(wanted: Sequence[str]) -> dict[str, str]:
-    """Name -> version of all that these requirements install."""
+    """{name: version} of all packages that these requirements install."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         pip("install", "--dry-run", "--ignore-installed", "--report", str(report), *wanted)
@@ -65,7 +65,7 @@ def resolved(wanted: Sequence[str]) -> dict[str, str]:
 
 
 def missing(wanted: dict[str, str], there: Sequence[str]) -> list[str]:
-    """NAME==VERSION of what is wanted and neither there nor unused.
+    """NAME==VERSION of the wanted packages that are neither installed nor unused.
 
     >>> missing({"grain": "0.2.18", "numpy": "2.5.2", "pyarrow": "26"}, ["NumPy"])
     ['grain==0.2.18']
@@ -75,9 +75,9 @@ def missing(wanted: dict[str, str], there: Sequence[str]) -> list[str]:
 
 
 def names_there(there: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(Requirements that the machine fulfils, names of all packages there).
+    """(requirements of installed packages, names of installed packages) of the machine.
 
-    Of a file, both are its lines; of names, what they need is there too.
+    For a file, both are its lines. For names, their dependencies count as installed.
     """
     if len(there) == 1 and Path(there[0]).is_file():
         lines = [line.strip() for line in Path(there[0]).read_text().splitlines()]
@@ -94,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--there", nargs="+", default=THERE, metavar="NAME")
     given = parser.parse_args(args)
     have, names = names_there(given.there)
-    # The versions there decide which versions of the others fit beside them
+    # The installed versions restrict the versions of the others
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join(x for x in have if "==" in x))
@@ -107,7 +107,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"{path.stat().st_size / 2**20:6.1f} MiB  {path.name}")
     print(f"{size:6.1f} MiB  in {len(wheels)} wheels in {given.folder}")
     if size > LIMIT:
-        raise SystemExit(f"error: {size:.1f} MiB are more than {LIMIT}: see --there")
+        raise SystemExit(f"error: {size:.1f} MiB are more than {LIMIT} MiB: see --there")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured: a recipe, or a network of the zoo in the recipe of its kind of data."""
+"""Workloads: a recipe, or a network with the recipe for its image size."""
 
 import difflib
 from dataclasses import replace
@@ -15,21 +15,23 @@ FORM = "NAME[,BATCH[,PIXELS]]"
 
 
 class Unsupported(Exception):
-    """A system has no such network."""
+    """A system does not have the network."""
 
 
 def read_case(text: str) -> RunConfig:
-    """The config of "digits", "imagenet-resnet50,256", "resnet50,16,224" ...
+    """The config of a workload such as "digits", "imagenet-resnet50,256", "resnet50,16,224".
 
-    A network trains as `cifar10-resnet20` does if its images are as small as CIFAR's, else as
+    A network for images of CIFAR's size trains like `cifar10-resnet20`, others like
     `imagenet-resnet50`.
 
     Raises:
-      ConfigError: no such recipe or network, or not numbers.
+      ConfigError: no such recipe or network; a size is not a positive number.
     """
     name, *sizes = text.split(",")
     if len(sizes) > 2 or not all(size.isdigit() and int(size) for size in sizes):
-        raise ConfigError(f"case {text!r}: write {FORM}, of 1 and more, such as resnet50,16,224")
+        raise ConfigError(
+            f"case {text!r}: write {FORM} with positive numbers, such as resnet50,16,224"
+        )
     config = _config(name)
     if sizes:
         config = replace(config, batch_size=int(sizes[0]))
@@ -55,15 +57,15 @@ def _config(name: str) -> RunConfig:
 
 
 def facts(config: RunConfig) -> Splits:
-    """The config's data, or what stands in for their number and classes: no example is read."""
+    """The size and classes of the config's data, or synthetic ones; reads no example."""
     try:
         return data_facts(config.data)
-    except ConfigError:  # a folder that is not named, for one
+    except ConfigError:  # for example, data.dir is not set
         return synthetic_splits(config.data, config.data.examples, config.data.examples, 1000)
 
 
 def describe(config: RunConfig) -> dict[str, object]:
-    """The columns of a row that say what was measured."""
+    """The columns of a row that describe the workload."""
     return {
         "case": f"{config.recipe},{config.batch_size},{config.data.image_size}",
         "network": config.model.name,
@@ -74,7 +76,7 @@ def describe(config: RunConfig) -> dict[str, object]:
 
 
 def random_batch(config: RunConfig, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images [B, S, S, 3] and int32 labels [B]; random, so that nothing can be skipped."""
+    """Random uint8 images [B, S, S, 3] and int32 labels [B]."""
     rng = np.random.default_rng(0)
     size = config.data.image_size
     images = rng.integers(0, 256, (config.batch_size, size, size, 3), np.uint8)

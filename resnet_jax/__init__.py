@@ -1,4 +1,4 @@
-"""Residual networks in Flax linen: `create_model`, `list_models` and the modules behind them.
+"""Residual networks in Flax linen: `create_model`, `list_models`, and their modules.
 
 Names resolve on first use, so that a program that only validates a configuration
 (`resnet_jax.spec`, `resnet_jax.zoo`) does not import JAX.

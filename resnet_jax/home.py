@@ -1,17 +1,19 @@
-"""`~` in a path that a person wrote."""
+"""Expansion of `~` in paths from users."""
 
 import os
 from pathlib import Path
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """The path with a leading `~` or `~user` replaced by the home directory.
+    """Replaces a leading `~` or `~user` of a path by the home directory.
 
-    A name that only begins with `~`, such as "~1.jpg", stays as it is.
+    A name that only begins with `~`, such as "~1.jpg", does not change.
+
+    Args:
+      path: a path as a user wrote it.
 
     Raises:
-      ValueError: `~` or `~user` stands for a folder, and the home directory is not known: HOME is
-        not set, or the list of users has no such entry.
+      ValueError: the home directory is unknown: HOME is not set, or there is no such user.
     """
     text = os.fspath(path)
     expanded = os.path.expanduser(text) if text.startswith("~") else text

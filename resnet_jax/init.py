@@ -1,9 +1,9 @@
-"""Initialisers, by the field's names.
+"""Initialisers of kernels.
 
-The numbers are drawn on the host by NumPy's Philox, keyed by the JAX key: one key gives the same
-weights on every platform, whether or not `init` is jitted, and nothing has to be compiled for it.
-(XLA takes about half a second to compile a normal draw for each distinct shape on a CPU, which was
-most of the wait for a first step.)
+NumPy's Philox generator samples the values on the host, seeded by the JAX key. One key gives the
+same weights on every platform, with and without `jit`, and nothing has to be compiled. XLA needs
+about half a second on a CPU to compile a normal sample of each distinct shape; that was most of the
+time before the first step.
 """
 
 import math
@@ -31,18 +31,18 @@ def _host_draw(sample: Callable[[np.random.Generator, Sequence[int]], np.ndarray
 
 
 def _fans(shape: Sequence[int]) -> tuple[int, int]:
-    """Inputs and outputs of a kernel [..., in, out], counting its receptive field."""
+    """(fan_in, fan_out) of a kernel [..., in, out], including its receptive field."""
     field = math.prod(shape[:-2])
     return shape[-2] * field, shape[-1] * field
 
 
 def kaiming_normal() -> Initializer:
-    """Normal of variance 2 / fan_out (He 2015, arXiv:1502.01852, 2.2), as in torchvision."""
+    """Normal with variance 2 / fan_out (He 2015, arXiv:1502.01852, 2.2), as in torchvision."""
     return _host_draw(lambda rng, shape: rng.normal(0, math.sqrt(2 / _fans(shape)[1]), shape))
 
 
 def xavier_uniform() -> Initializer:
-    """Uniform of variance 2 / (fan_in + fan_out) (Glorot 2010, equation 16)."""
+    """Uniform with variance 2 / (fan_in + fan_out) (Glorot 2010, equation 16)."""
 
     def sample(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         bound = math.sqrt(6 / sum(_fans(shape)))
@@ -54,8 +54,8 @@ def xavier_uniform() -> Initializer:
 def dense_uniform() -> Initializer:
     """Uniform in +-1/sqrt(fan_in), torch's default for a dense layer.
 
-    For ResNet-50's 2,048 features its deviation is the 0.01 of Goyal 2017; unlike a fixed 0.01, it
-    does not hold back a CIFAR network with 64.
+    With the 2,048 features of ResNet-50, the standard deviation is 0.01, as in Goyal 2017. With the
+    64 features of a CIFAR network it is larger; there, a fixed 0.01 would slow down training.
     """
 
     def sample(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
@@ -66,7 +66,7 @@ def dense_uniform() -> Initializer:
 
 
 def small_normal(stddev: float = 0.01) -> Initializer:
-    """Normal of a fixed standard deviation (Goyal 2017, section 5.1)."""
+    """Normal with a fixed standard deviation (Goyal 2017, section 5.1)."""
     return _host_draw(lambda rng, shape: rng.normal(0, stddev, shape))
 
 

@@ -1,4 +1,4 @@
-"""Small layers: attention over channels, regularisers, the classifier's dense layer."""
+"""Channel attention, regularisation layers, fractional pooling, the classifier's dense layer."""
 
 import math
 from collections.abc import Callable
@@ -26,9 +26,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate that sees all of them (Hu 2018, arXiv:1709.01507).
+    """Squeeze-and-excitation: scales each channel by a learned gate (Hu 2018, arXiv:1709.01507).
 
-    The bottleneck has `ratio * C` channels, rounded to a multiple of 8 as in timm.
+    The gates are computed from the means of all channels. The bottleneck has `ratio * C` channels,
+    rounded to a multiple of 8 as in timm.
+
     Parameters: `fc1/{kernel, bias}`, `fc2/{kernel, bias}`.
     """
 
@@ -46,7 +48,7 @@ class SqueezeExcite(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """Gates each channel by a convolution over its neighbours (Wang 2020, arXiv:1910.03151, 3.2).
+    """Gates each channel by a 1-D convolution over channels (Wang 2020, arXiv:1910.03151, 3.2).
 
     Parameters: `kernel` float32 [k, 1, 1], with k = |(log2(C) + 1) / 2| made odd, at least 3.
     """
@@ -69,11 +71,13 @@ class EfficientChannelAttention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: zeroes a residual branch for a random share of examples.
+    """Stochastic depth: drops a residual branch for randomly chosen examples of a batch.
 
-    A kept branch is divided by its chance to survive, so that evaluation needs no rescaling
-    (Huang 2016, arXiv:1603.09382, section 3, in its inverted form). Draws from the `dropout`
-    stream.
+    A kept branch is divided by its survival probability, so that evaluation needs no rescaling
+    (Huang 2016, arXiv:1603.09382, section 3, in inverted form). Uses the `dropout` random stream.
+
+    Args:
+      rate: probability of dropping the branch of an example.
     """
 
     rate: float | jax.Array
@@ -86,22 +90,25 @@ class DropPath(nn.Module):
         keep_rate = 1 - self.rate
         shape = (x.shape[0], *(1,) * (x.ndim - 1))
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)
-        # Divided in float32: rounded to bfloat16, the chance would be up to 0.2 % off.
+        # Divided in float32: rounded to bfloat16, the probability would be up to 0.2 % wrong.
         wide = x.astype(at_least_float32(x.dtype))
         return jnp.where(kept, wide / keep_rate, 0).astype(x.dtype)
 
 
 class DropBlock(nn.Module):
-    """Zeroes squares of a map, in all channels, and scales up what is left of the batch.
+    """DropBlock: zeroes squares of a map, in all channels, and scales up the remaining values.
 
-    Ghiasi 2018, arXiv:1810.12890, algorithm 1: centres are drawn where a whole square fits, as
-    often as drops a share `rate` of the map. `size` is cut to the map. Draws from the `dropout`
-    stream.
+    Ghiasi 2018, arXiv:1810.12890, algorithm 1. Centres are sampled where a whole square fits, with
+    the probability that drops a fraction `rate` of the map. Uses the `dropout` random stream.
 
     The scale is count(mask) / count_ones(mask) over the whole batch (lines 6 and 7; under `jit`
-    over a mesh, the global one), so that the mean of the mask is 1. Counted for each example
-    instead, it could not make up for an example that is dropped as a whole. A batch that is dropped
-    as a whole becomes 0.
+    over a mesh, the global batch), so that the mean of the mask is 1. A scale for each example
+    could not compensate for an example that is dropped completely. If the whole batch is dropped,
+    the result is 0.
+
+    Args:
+      rate: fraction of the map that is dropped.
+      size: side of the squares in pixels; at most the map's side.
     """
 
     rate: float
@@ -127,16 +134,21 @@ class DropBlock(nn.Module):
 class FractionalMaxPool(nn.Module):
     """3x3 max pooling at pseudorandom positions, sqrt(2) apart on average (Graham 2014, section 2).
 
-    Overlapping windows (arXiv:1412.6071); each example draws its own offsets from the `dropout`
-    stream in training, and evaluation uses the middle one. The positions are those of torch's
+    The windows overlap (arXiv:1412.6071). In training, each example has random offsets, from the
+    `dropout` random stream; evaluation uses the middle one. The positions are those of torch's
     FractionalMaxPool2d.
+
+    Raises:
+      ValueError: the map has less than 4x4 pixels.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, floor(H / sqrt 2), floor(W / sqrt 2), C]."""
         if min(x.shape[1:3]) < 4:
-            raise ValueError(f"fractional max pooling needs 4x4 pixels, and the map is {x.shape}")
+            raise ValueError(
+                f"fractional max pooling needs maps of 4x4 or more, not {x.shape[1:3]}"
+            )
         shape = (x.shape[0], 2)
         middle = jnp.full(shape, 0.5)
         offsets = jax.random.uniform(self.make_rng("dropout"), shape) if train else middle
@@ -161,11 +173,11 @@ def _fractional_max(x: jax.Array, offsets: jax.Array) -> jax.Array:
 class Dense(nn.Module):
     """The classifier's dense layer, in float32.
 
-    With `drop_connect`, each weight is dropped from a training step with that chance and the others
-    are scaled up (Wan 2013, "Regularization of Neural Networks using DropConnect"). The examples of
-    a batch share one mask. The paper draws one for each example (section 3), which takes B times
-    the memory of the kernel: 2 GB for 2048 features, 1000 classes and 256 examples. The mean and
-    the variance of each output are the same; the noise of the examples in a batch is correlated.
+    `drop_connect` is the probability of dropping each weight in a training step; the others are
+    scaled up (Wan 2013, "Regularization of Neural Networks using DropConnect"). All examples of a
+    batch share one mask. The paper has a mask for each example (section 3), which takes B times the
+    memory of the kernel: 2 GB for 2048 features, 1000 classes and 256 examples. The mean and
+    variance of each output are the same, but the noise of examples in a batch is correlated.
 
     Parameters: `kernel` float32 [features_in, features], `bias`.
     """
@@ -188,7 +200,10 @@ class Dense(nn.Module):
 
 
 def pad_shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
-    """Shortcut A (He 2016a, 3.3): every `stride`-th pixel, zero channels added on both sides."""
+    """Shortcut A (He 2016a, 3.3): [B, H, W, C] -> [B, ceil(H / stride), ., features].
+
+    Takes every `stride`-th pixel and adds channels of zeros on both sides.
+    """
     extra = features - x.shape[-1]
     return jnp.pad(
         x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2))

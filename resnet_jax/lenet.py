@@ -1,4 +1,4 @@
-"""LeNet-5, the baseline that a residual network is measured against."""
+"""LeNet-5, a baseline for residual networks."""
 
 import flax.linen as nn
 import jax
@@ -12,9 +12,12 @@ from resnet_jax.spec import LeNetSpec
 class LeNet(nn.Module):
     """The layers C1 to F6 of LeNet-5 (LeCun 1998, "Gradient-Based Learning", section II.B).
 
-    As it is usually built today: C3 sees every map of S2, subsampling has no weights of its own,
-    and the classifier is a dense layer. Images of 32x32 leave one pixel; a larger image gives a
-    map, as the paper's section VII runs it over a line of digits.
+    In the form that is usual today: C3 is connected to all maps of S2, subsampling has no weights,
+    and the classifier is a dense layer. An image of 32x32 gives a last map of one pixel. Larger
+    images give larger maps, as in the paper's section VII, on a line of digits.
+
+    Raises:
+      ValueError: images smaller than 32x32.
     """
 
     spec: LeNetSpec

@@ -1,4 +1,4 @@
-"""BatchNorm with explicit, mutable running statistics, and GroupNorm without any."""
+"""BatchNorm, with explicit running statistics, and GroupNorm."""
 
 import math
 from typing import Any
@@ -14,33 +14,38 @@ from resnet_jax.remat import save_for_backward
 
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    """What sums over a map are taken in: float32, or float64 for those who compute in it."""
+    """The type for sums over a map: float32, or float64 if `dtype` is float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def values_per_channel(shape: tuple[int, ...], group_size: int | None) -> int:
-    """How many values of a map [B, ..., C] the statistics of a channel in a group come from."""
+    """Number of values of a map [B, ..., C] in the statistics of one channel and group."""
     return (shape[0] if group_size is None else group_size) * math.prod(shape[1:-1])
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
-    Parameters `scale`, `bias` and variables `batch_stats/{mean, var}` are float32 [C]; statistics
-    are computed in float32, or in `dtype` if that is wider, and the result is returned in `dtype`.
-
-    Training normalises by the batch's mean and biased variance, and moves the running averages:
+    Training normalises by the batch's mean and biased variance. It updates the running averages:
     `running = momentum * running + (1 - momentum) * batch`, with the *unbiased* variance of the
-    batch (factor n / (n - 1)), as torch keeps it. `momentum` is Flax's: 0.9 keeps 0.9 (torch
-    writes 0.1 for the same). Evaluation and a `frozen` layer read the running averages and never
-    touch them.
+    batch (factor n / (n - 1)), as in torch. Evaluation, and a `frozen` layer, normalise by the
+    running averages and do not change them.
 
-    `group_size` computes the statistics over consecutive groups of that many examples ("ghost"
-    batches; per-device statistics when it is the batch of a device); the running averages then
-    take the mean over groups. None is the whole batch: under `jit` over a mesh, the global one.
+    Statistics are computed in float32, or in `dtype` if that is wider.
 
-    `fuse` lets a network compute a 1x1 convolution and the BatchNorm behind it as one layer (see
-    `kernel` in `__call__`). Without it, the convolution is rounded to `dtype` and then normalised.
+    Parameters: `scale`, `bias` float32 [C]. Variables: `batch_stats/{mean, var}` float32 [C].
+
+    Args:
+      momentum: share of the running averages that a step keeps (torch's momentum is 1 minus this).
+      epsilon: added to the variance under the square root.
+      group_size: examples per group with separate statistics ("ghost" batches; per-device
+        statistics if it is the batch of a device). The running averages use the mean over groups.
+        None: the whole batch; under `jit` over a mesh, the global batch.
+      frozen: uses the running averages in training too.
+      fuse: a network may compute a 1x1 convolution and the BatchNorm after it as one layer (see
+        `kernel` in `__call__`). Otherwise the convolution is rounded to `dtype` before the norm.
+      scale_init: initialiser of `scale`.
+      dtype: of the output.
 
     Raises:
       ValueError: the batch is not a multiple of `group_size`; or in training, a group has only one
@@ -59,11 +64,16 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, kernel: jax.Array | None = None) -> jax.Array:
         """[B, ..., C] -> [B, ..., C] in `dtype`.
 
-        With a `kernel` [C_in, C], x is [B, H, W, C_in] and its 1x1 convolution is normalised: the
-        same numbers, and where C_in < C from less memory traffic. For y = x K, mean(y) = mean(x) K
-        and var(y) = diag(K' cov(x) K) are known before y is, so that the normalisation becomes part
+        With a `kernel` K [C_in, C], x is [B, H, W, C_in], and its 1x1 convolution y = x K is
+        normalised. The result is the same. If C_in < C, it takes less memory traffic: mean(y) =
+        mean(x) K and var(y) = diag(K' cov(x) K) are known before y. The normalisation becomes part
         of the kernel, and no pass, forward or backward, reads y again. A float32 map is convolved
         first and then normalised: see `_gram_is_exact`.
+
+        Args:
+          x: the input.
+          train: whether to normalise by the batch and update the running averages.
+          kernel: the kernel of a 1x1 convolution before the norm.
         """
         x = jnp.asarray(x)
         features = x.shape[-1:] if kernel is None else kernel.shape[-1:]
@@ -87,14 +97,14 @@ class BatchNorm(nn.Module):
                 save_for_backward, _moments_of_product(grouped, kernel)
             )
             factor = scale * lax.rsqrt(batch_var + self.epsilon)
-            # Centred before the product, or the gradient of the factor would be the small
-            # difference of two sums rounded to `dtype`; and by what `dtype` can hold, or zeros
-            # would all be rounded the same way.
+            # x is centred before the product. Otherwise the gradient of the factor would be the
+            # small difference of two sums that were rounded to `dtype`. The shift is a value of
+            # `dtype`; otherwise all zeros would be rounded in the same direction.
             shift = lax.stop_gradient(mean_in.astype(x.dtype))
             by = kernel * factor
             offset = bias - (mean_in - shift) @ by
             y = (save_for_backward(_product(grouped - shift, by)) + offset).astype(self.dtype)
-        # Two sums and the gradient of x begin with it, and behind it is a part of the network.
+        # Two sums and the gradient of x read the gradient of y, which the next layers compute.
         y = materialised_gradient(y, scale)
         if not self.is_initializing():
             count = values_per_channel(x.shape, self.group_size)
@@ -129,17 +139,17 @@ class BatchNorm(nn.Module):
 
 
 def _moments(x: jax.Array, running_mean: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of [G, B, ..., C] over all but the first and the last axis.
+    """Mean and biased variance of [G, B, ..., C] over all axes but the first and the last.
 
-    One pass, of x - shift: E[x^2] - E[x]^2 loses the variance where the mean is many times the
-    standard deviation. The shift is the mean of the first example of each group. Its distance from
-    the mean is at most sqrt(B) standard deviations, so the relative error of the variance is at
-    most about B * 2^-24, from the first step on.
+    One pass over x - shift. Without the shift, E[x^2] - E[x]^2 would lose the variance if the mean
+    is many standard deviations. The shift is the mean of the first example of each group. Its
+    distance from the mean is at most sqrt(B) standard deviations, so the relative error of the
+    variance is at most about B * 2^-24, from the first step on.
 
-    A map narrower than float32 is shifted by the running mean, which is known before the map is:
-    on a TPU the sums are then part of the convolution before them, and the map is not read again.
-    Eight bits cannot hold a mean that is more than a few hundred standard deviations, so this costs
-    one or two per cent of the variance at worst, until the running mean has arrived.
+    A map narrower than float32 is shifted by the running mean, which is known before the map. On a
+    TPU the sums then become part of the previous convolution, and the map is not read again. Eight
+    bits cannot represent a mean of more than a few hundred standard deviations. So the error of the
+    variance is at most one or two per cent, until the running mean has converged.
     """
     axes = tuple(range(1, x.ndim - 1))
     wide = x.astype(at_least_float32(x.dtype))
@@ -153,19 +163,24 @@ def _moments(x: jax.Array, running_mean: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _gram_is_exact(dtype: jnp.dtype) -> bool:
-    """Whether the Gram matrix of a map of this type keeps the digits that two layers would.
+    """Whether variances from the Gram matrix of a map of this type are exact enough.
 
-    Where channels share a part that is r times what tells them apart, a variance is r^2 times
-    smaller than the terms that it is the difference of. Sums in float32 of numbers of eight bits
-    have the digits for that, and float64 does; sums in float32 of float32 do not.
+    If the part that channels share is r times the part in which they differ, a variance is the
+    difference of terms that are r^2 times larger. float32 sums of 8-bit numbers have enough digits
+    for that, and so does float64. float32 sums of float32 numbers do not.
     """
     return bool(jnp.finfo(dtype).bits != 32)
 
 
 def _moments_of_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Means of x, [G, B, H, W, C_in], and means and biased variances of x @ kernel, in each group.
+    """Means of x and moments of x @ kernel in each group, from the Gram matrix of x.
 
-    [G, 1, 1, 1, C_in] and twice [G, 1, 1, 1, C]; from the Gram matrix of x.
+    Args:
+      x: [G, B, H, W, C_in].
+      kernel: [C_in, C].
+
+    Returns:
+      Means of x [G, 1, 1, 1, C_in]; means and biased variances of x @ kernel, both [G, 1, 1, 1, C].
     """
     count = x.size // (x.shape[0] * x.shape[-1])
     mean_in = x.astype(at_least_float32(x.dtype)).mean((1, 2, 3))
@@ -185,8 +200,8 @@ def _gram(x: jax.Array) -> jax.Array:
 
 @_gram.defjvp
 def _gram_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # The tangent is rounded to the map's own type, so that the gradient, its transpose, is a
-    # product in that type and not in float32.
+    # The tangent is rounded to the type of the map. So its transpose, the gradient, is a product in
+    # that type and not in float32.
     (x,), (t,) = primals, tangents
     half = _outer(x, t, x.dtype)
     gram = _gram(x)
@@ -210,10 +225,10 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _rounded_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """By the kernel rounded to the type of x; but its gradient is not rounded.
+    """Product with the kernel rounded to the type of x; the kernel's gradient is not rounded.
 
-    That of the factor in the kernel is a sum over it; and over a mesh, sums of one type travel
-    together: those of the kernel and of the bias are one all-reduce.
+    The gradient of the kernel's factor is a sum over it. And over a mesh, sums of one type share
+    one all-reduce: those of the kernel and of the bias.
     """
     return _product(x, kernel.astype(x.dtype))
 
@@ -234,8 +249,16 @@ _rounded_product.defvjp(_rounded_forward, _rounded_backward)
 class GroupNorm(nn.Module):
     """Normalises each example over space and groups of channels (Wu 2018, arXiv:1803.08494).
 
-    Parameters `scale`, `bias` float32 [C]; statistics are as wide as BatchNorm's. `train` changes
-    nothing: it is here so that either norm fits where the other does.
+    Statistics are computed in float32, or in `dtype` if that is wider. The argument `train` has no
+    effect; GroupNorm accepts it so that it can replace BatchNorm.
+
+    Parameters: `scale`, `bias` float32 [C].
+
+    Args:
+      groups: groups of channels.
+      epsilon: added to the variance under the square root.
+      scale_init: initialiser of `scale`.
+      dtype: of the output.
 
     Raises:
       ValueError: the channels are not a multiple of `groups`.

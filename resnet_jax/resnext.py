@@ -1,8 +1,8 @@
-"""ResNeXt's residual branch in its three equivalent forms, and the weights carried between them.
+"""ResNeXt's residual branch in its three equivalent forms, and conversion of weights between them.
 
-Xie 2017, "Aggregated Residual Transformations" (arXiv:1611.05431), section 3.3 and figure 3: the
-sum of `groups` (cardinality, C) narrow bottlenecks (a), their concatenation before one last 1x1
-(b), a bottleneck whose 3x3 is grouped (c, as in `resnet.Block`). No shortcut, no relu at the end.
+Xie 2017, "Aggregated Residual Transformations" (arXiv:1611.05431), section 3.3 and figure 3:
+(a) the sum of `groups` (cardinality, C) narrow bottlenecks; (b) their concatenation before one last
+1x1; (c) a bottleneck with a grouped 3x3, as in `resnet.Block`. Without shortcut and final relu.
 """
 
 import operator
@@ -19,12 +19,12 @@ from resnet_jax.norm import BatchNorm
 
 Variables = Mapping[str, Any]
 LAYERS = ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3")
-# The last 1x1 is cut by the channels that it reads, all else by those that it writes.
+# The last 1x1 is split along its input channels, all other layers along their output channels.
 AXIS = {layer: -2 if layer == "conv3" else -1 for layer in LAYERS}
 
 
 def _transform(x: jax.Array, width: int, stride: int, groups: int, train: bool) -> jax.Array:
-    """1x1 and 3x3, each with its norm and relu, in the module that calls: channels C -> `width`."""
+    """1x1 and 3x3, each with norm and relu, as layers of the calling module: C -> `width`."""
     x = nn.relu(BatchNorm(name="norm1")(Conv(width, 1, name="conv1")(x), train=train))
     x = Conv(width, 3, stride, groups, name="conv2")(x)
     return nn.relu(BatchNorm(name="norm2")(x, train=train))
@@ -63,7 +63,9 @@ class _Branch(nn.Module):
 class SummedBranches(_Branch):
     """Figure 3(a): `groups` paths of 1x1, 3x3, 1x1, summed and then normalised.
 
-    The last norm follows the sum (section 4); the forms would not be equivalent with one a path.
+    The last norm follows the sum (section 4). With one norm per path, the forms would not be
+    equivalent.
+
     Variables: `path{1..groups}/{conv1, norm1, conv2, norm2, conv3}` with kernels [1, 1, C_in, d],
     [3, 3, d, d], [1, 1, d, features], where d = `group_width`; `norm3` [features].
     """
@@ -97,48 +99,53 @@ class GroupedBranch(_Branch):
 
 
 def to_summed(variables: Variables, groups: int) -> dict[str, Any]:
-    """`GroupedBranch`'s {"params", "batch_stats"} as `SummedBranches`'.
+    """Converts `GroupedBranch` variables to `SummedBranches` variables.
 
-    Path i takes the i-th run of `group_width` output channels of every layer, and of `conv3` the
-    rows that read them: (c)'s last 1x1 is a sum over its inputs, cut into (a)'s sum over paths.
-    The map only slices, so a round trip is bit-identical. It is linear and moves each entry to one
-    place, so it carries gradients too: {"params": gradients of (c)} gives those of (a).
+    Path i takes the i-th slice of `group_width` output channels of every layer, and of `conv3` the
+    rows that read them. The last 1x1 of (c) is a sum over its inputs; (a) splits it into paths.
+    Conversion only slices, so a round trip is bit-identical, and gradients are converted likewise:
+    {"params": gradients of (c)} gives the gradients of (a).
+
+    Args:
+      variables: {"params", "batch_stats"} of a `GroupedBranch`.
+      groups: its number of groups.
 
     Raises:
       ValueError: `groups` does not divide a layer's channels, or `conv2` has another number.
     """
-    return {name: _cut(tree, groups, LAYERS[:5]) for name, tree in variables.items()}
+    return {name: _split(tree, groups, LAYERS[:5]) for name, tree in variables.items()}
 
 
 def to_concatenated(variables: Variables, groups: int) -> dict[str, Any]:
-    """`GroupedBranch`'s {"params", "batch_stats"} as `ConcatenatedBranches`'; see `to_summed`."""
-    return {name: _cut(tree, groups, LAYERS[:4]) for name, tree in variables.items()}
+    """Converts `GroupedBranch` to `ConcatenatedBranches` variables; see `to_summed`."""
+    return {name: _split(tree, groups, LAYERS[:4]) for name, tree in variables.items()}
 
 
 def to_grouped(variables: Variables) -> dict[str, Any]:
-    """The inverse of `to_summed` and of `to_concatenated`, exact and fit for gradients as they."""
+    """The inverse of `to_summed` and of `to_concatenated`, also bit-identical."""
     return {name: _join(tree) for name, tree in variables.items()}
 
 
 def branch_of(variables: Variables, *path: str) -> dict[str, Any]:
     """The `GroupedBranch` variables of a network's v1 bottleneck block, without its shortcut.
 
-    `branch_of(variables, "backbone", "stage1", "block1")`; back: `{**block, **branch}`.
+    For example `branch_of(variables, "backbone", "stage1", "block1")`. To put a branch back into a
+    block: `{**block, **branch}`.
     """
     blocks = {name: reduce(operator.getitem, path, tree) for name, tree in variables.items()}
     return {c: {n: block[n] for n in LAYERS if n in block} for c, block in blocks.items()}
 
 
-def _cut(tree: Variables, groups: int, own: tuple[str, ...]) -> dict[str, Any]:
-    """One collection with the layers that each path has of its `own` cut into paths."""
-    cut: dict[str, Any] = {name: layer for name, layer in tree.items() if name not in own}
+def _split(tree: Variables, groups: int, own: tuple[str, ...]) -> dict[str, Any]:
+    """Splits the layers `own` of one collection into paths."""
+    split: dict[str, Any] = {name: layer for name, layer in tree.items() if name not in own}
     for layer, leaf, x in ((n, leaf, x) for n in own for leaf, x in tree.get(n, {}).items()):
         other = layer == "conv2" and x.shape[-2] * groups != x.shape[-1]
         if groups < 1 or x.shape[AXIS[layer]] % groups or other:
             raise ValueError(f"groups {groups}: does not divide {layer}/{leaf} {x.shape}")
         for i, piece in enumerate(jnp.split(x, groups, AXIS[layer]), start=1):
-            cut.setdefault(f"path{i}", {}).setdefault(layer, {})[leaf] = piece
-    return cut
+            split.setdefault(f"path{i}", {}).setdefault(layer, {})[leaf] = piece
+    return split
 
 
 def _join(tree: Variables) -> dict[str, Any]:

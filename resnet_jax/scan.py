@@ -1,9 +1,9 @@
-"""Blocks of a stage that are all alike, as one: their variables stacked along a first axis.
+"""The stacked layout: identical blocks of a stage share variables with one more axis.
 
-In the plain layout a stage holds block1, block2, ... blockN; in the stacked one block1, which may
-stride and project, and `blocks`, whose leaves [N - 1, ...] are those of block2 to blockN. Stages of
-less than four blocks stay plain: XLA compiles so few about as fast. A network with `scan` has the
-stacked layout, and is otherwise the same.
+In the plain layout a stage has block1, block2, ... blockN. In the stacked layout it has block1,
+which may have a stride and a projection, and `blocks`, whose leaves [N - 1, ...] are those of
+block2 to blockN, stacked along a first axis. Stages of less than four blocks stay plain: a loop
+would not compile faster. A network with `scan` has the stacked layout and computes the same.
 """
 
 import hashlib
@@ -17,17 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core.scope import LazyRng
 
-NAME = "blocks"
+STACKED = "blocks"
+"""Name of the stacked blocks of a stage."""
 MIN_SCAN_BLOCKS = 4
-"""Blocks of a stage that is stacked."""
+"""Blocks in the smallest stage that is stacked."""
 
 
 def stack_blocks(tree: Any) -> Any:
-    """A tree in the plain layout -> in the stacked one, bit for bit.
+    """Converts a tree from the plain to the stacked layout, bit-identical.
 
     Args:
-      tree: variables, gradients, averages, an optimiser's state: whatever holds stages, of arrays
-        (NumPy's stay so) or of `jax.ShapeDtypeStruct`. What is stacked already stays as it is.
+      tree: variables, gradients, averages, an optimiser's state: any tree with stages, of arrays or
+        of `jax.ShapeDtypeStruct`. NumPy arrays stay NumPy arrays. A stacked tree does not change.
 
     Examples:
       >>> stage = {f"block{i}": {"bias": np.full(8, i)} for i in (1, 2, 3, 4)}
@@ -38,8 +39,8 @@ def stack_blocks(tree: Any) -> Any:
 
 
 def unstack_blocks(tree: Any) -> Any:
-    """The inverse of `stack_blocks`; a plain tree stays as it is."""
-    return _map_stages(_unstack_stage, NAME, tree)
+    """The inverse of `stack_blocks`; a plain tree does not change."""
+    return _map_stages(_unstack_stage, STACKED, tree)
 
 
 def _map_stages(change: Callable[[Any], Any], mark: str, tree: Any) -> Any:
@@ -50,15 +51,17 @@ def _map_stages(change: Callable[[Any], Any], mark: str, tree: Any) -> Any:
 
 
 def _stack_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
-    alike = [stage[f"block{i}"] for i in range(2, len(stage) + 1)]
-    return {"block1": stage["block1"], NAME: jax.tree.map(_stack, *alike)}
+    identical = [stage[f"block{i}"] for i in range(2, len(stage) + 1)]
+    return {"block1": stage["block1"], STACKED: jax.tree.map(_stack, *identical)}
 
 
 def _unstack_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
-    leaves, treedef = jax.tree.flatten(stage[NAME])
+    leaves, treedef = jax.tree.flatten(stage[STACKED])
     each = zip(*map(_unstack, leaves), strict=True)
-    alike = {f"block{i}": jax.tree.unflatten(treedef, part) for i, part in enumerate(each, start=2)}
-    return {"block1": stage["block1"], **alike}
+    identical = {
+        f"block{i}": jax.tree.unflatten(treedef, part) for i, part in enumerate(each, start=2)
+    }
+    return {"block1": stage["block1"], **identical}
 
 
 def _stack(*leaves: Any) -> Any:
@@ -74,39 +77,40 @@ def _unstack(leaf: Any) -> list[Any]:
     return list(leaf)
 
 
-def initial(block: nn.Module, rng: LazyRng, names: Sequence[str], *args: Any, **kwargs: Any) -> Any:
-    """The first variables of equal blocks, stacked: each has those that it would have by itself.
+def init_stacked(
+    block: nn.Module, rng: LazyRng, names: Sequence[str], *args: Any, **kwargs: Any
+) -> Any:
+    """Initialises identical blocks; returns their variables, stacked.
 
-    Traced once, however many they are: only the keys of the draws differ, which follow from names.
+    Each block gets the values that it has in the plain layout. The block is traced once: only the
+    keys of the random kernels differ, and they follow from the names.
 
     Args:
-      block: not bound; called with the other arguments.
-      rng: the `params` stream of the module that would hold the blocks.
-      names: that they would have there.
+      block: an unbound module, called with the other arguments.
+      rng: the `params` stream of the stage.
+      names: the blocks' names in the plain layout.
     """
-    draws: dict[tuple[str, ...], Any] = {}
+    initializers: dict[tuple[str, ...], Any] = {}
 
-    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        draws[context.module.path] = getattr(context.module, "kernel_init", None)
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        initializers[context.module.path] = getattr(context.module, "kernel_init", None)
         return call(*args, **kwargs)
 
     def stack(path: Any, leaf: jax.Array) -> jax.Array:
         _, *modules, last = (key.key for key in path)
-        if last != "kernel":  # nothing else is random
+        if last != "kernel":  # only kernels are random
             return jnp.broadcast_to(leaf, (len(names), *leaf.shape))
-        words = [_word(*rng.suffix, name, *modules, 1) for name in names]
-        keys = jax.vmap(lambda word: jax.random.fold_in(rng.rng, word))(
-            jnp.asarray(words, jnp.uint32)
-        )
-        return jax.vmap(lambda key: draws[tuple(modules)](key, leaf.shape, leaf.dtype))(keys)
+        data = [_fold_in_data(*rng.suffix, name, *modules, 1) for name in names]
+        keys = jax.vmap(lambda x: jax.random.fold_in(rng.rng, x))(jnp.asarray(data, jnp.uint32))
+        return jax.vmap(lambda key: initializers[tuple(modules)](key, leaf.shape, leaf.dtype))(keys)
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         variables = block.init(rng.as_jax_rng(), *args, **kwargs)
     return jax.tree.map_with_path(stack, variables)
 
 
-def _word(*suffix: str | int) -> int:
-    """What Flax folds into the root's key for the first draw of the module at this path."""
+def _fold_in_data(*suffix: str | int) -> int:
+    """The number that Flax folds into the root key for the first key of the module at this path."""
     text = hashlib.sha1()
     for part in suffix:
         if flax.config.flax_fix_rng_separator:

@@ -1,7 +1,4 @@
-"""What a residual network is made of, as data, for the modules that build it.
-
-Nothing here imports JAX.
-"""
+"""The architecture of a network as data: `ResNetSpec` and `LeNetSpec`. Imports no JAX."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,17 +22,17 @@ class ConvPlan(NamedTuple):
     groups: int = 1
     dilation: int = 1
     blur: int = 0
-    """Stride of the anti-aliasing behind it, in place of its own; 0: none."""
+    """Stride of the anti-aliasing filter after the convolution; 0: no filter."""
 
 
 class BlockPlan(NamedTuple):
-    """One residual block: where it stands, its residual branch and the way around it."""
+    """One residual block: its stage, residual branch and shortcut."""
 
     stage: int
     width: int
     stride: int
     dilation: int
-    """Of the stage's 3x3 convolutions; the stage's first one keeps that of the stage before."""
+    """Of the 3x3 convolutions. The first one of a stage has the dilation of the previous stage."""
     convs: tuple[ConvPlan, ...]
     shortcut: Literal["identity", "pad", "conv", "none"]
     projection: ConvPlan
@@ -50,13 +47,14 @@ class BlockPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class ResNetSpec:
-    """Every architecture option of the family, validated once.
+    """All architecture options of a residual network, checked when the spec is made.
 
     Sources: He 2016a, "Deep Residual Learning" (arXiv:1512.03385); He 2016b, "Identity Mappings"
     (arXiv:1603.05027); Goyal 2017 (arXiv:1706.02677) for `zero_gamma`; He 2019, "Bag of Tricks"
-    (arXiv:1812.01187) section 4 for the B, C and D variants; each option names its own.
+    (arXiv:1812.01187) section 4 for the B, C and D variants. Other options cite their sources.
 
-    Raises `ValueError` for a value that is not one of a field's choices, or that cannot be built.
+    Raises:
+      ValueError: a value is not one of the field's choices, or the network cannot be built.
     """
 
     depths: tuple[int, ...]
@@ -149,15 +147,15 @@ class ResNetSpec:
         return self.width if self.stem_width is None else self.stem_width
 
     def stage_width(self, stage: int) -> int:
-        """Width of a stage, counted from 0."""
+        """Width of a stage; stages are counted from 0."""
         return self.stage_widths[stage] if self.stage_widths else self.width * 2**stage
 
     def stage_block(self, stage: int) -> Block:
-        """Kind of a stage's blocks; stages count from 0."""
+        """Kind of a stage's blocks; stages are counted from 0."""
         return self.stage_blocks[stage] if self.stage_blocks else self.block
 
     def stem_convs(self) -> tuple[ConvPlan, ...]:
-        """The stem's convolutions; those of several are narrower until the last."""
+        """The convolutions of the stem, in order."""
         width = self.stem_features
         first = {"deep": width // 2, "tiered": 3 * width // 8}.get(self.stem, width)
         if self.stem in ("deep", "tiered"):
@@ -166,7 +164,7 @@ class ResNetSpec:
 
     @property
     def pool(self) -> Literal["max", "zero_max", "conv", "fractional", "none"]:
-        """What follows the stem: `stem_pool` with "auto" decided."""
+        """The pooling after the stem: `stem_pool`, with "auto" resolved."""
         if self.stem_pool == "auto":
             return "none" if self.stem == "3x3" else "max"
         return self.stem_pool
@@ -175,9 +173,9 @@ class ResNetSpec:
         """The convolutions on the residual path of a block.
 
         Args:
-          stage: counts from 0.
+          stage: counted from 0.
           stride: of the block.
-          dilations: of the block's first and of its later 3x3 convolutions.
+          dilations: of the first and of the later 3x3 convolutions.
         """
         width, (first, rest) = self.stage_width(stage), dilations
         blurs = self.anti_alias != "none" and (stride == 2 or first != rest)
@@ -190,13 +188,13 @@ class ResNetSpec:
         s1_dilates = self.stride_at == "1x1" and not blurs
         return (
             ConvPlan(1, inner // self.reduce_first, s1),
-            # A stride in front of the 3x3 that became a dilation is in front of it still.
+            # With the stride at the 1x1, the dilation that replaces it starts at this 3x3.
             ConvPlan(3, inner, s3, self.groups, rest if s1_dilates else first, blur),
             ConvPlan(1, 4 * width),
         )
 
     def blocks(self) -> Iterator[BlockPlan]:
-        """Every residual block in order; `stage` counts from 1."""
+        """The plans of all residual blocks in order; `stage` is counted from 1."""
         features = self.stem_features
         reached = (1 if self.stem == "3x3" else 2) * (1 if self.pool == "none" else 2)
         before = dilation = 1
@@ -237,27 +235,30 @@ class ResNetSpec:
 
     @property
     def is_deep(self) -> bool:
-        """Whether compiling it block by block hurts: 50 and more, as in ResNet-152 and the 54 of
-        CIFAR's ResNet-110."""
+        """Whether the network has 50 blocks or more, as ResNet-152 and CIFAR's ResNet-110 have.
+
+        Without a loop over blocks, such networks compile slowly.
+        """
         return sum(self.depths) >= 50
 
     @property
     def image_size(self) -> int:
-        """Side, in pixels, of the images that networks with such a stem are made for."""
+        """Usual side of the images in pixels: 32 with a 3x3 stem, else 224."""
         return 32 if self.stem == "3x3" else 224
 
     @property
     def features(self) -> int:
-        """Channels of the backbone's last map."""
+        """Channels of the last feature map."""
         last = len(self.depths) - 1
         return (1 if self.stage_block(last) == "basic" else 4) * self.stage_width(last)
 
 
 @dataclass(frozen=True)
 class LeNetSpec:
-    """LeNet-5 (LeCun 1998, section II.B), the baseline.
+    """LeNet-5 (LeCun 1998, section II.B), a baseline.
 
-    Raises `ValueError` for a value that is not one of a field's choices.
+    Raises:
+      ValueError: a value is not one of the field's choices.
     """
 
     activation: Activation = "tanh"

@@ -1,7 +1,4 @@
-"""The rules of a `ResNetSpec` that its annotations cannot say.
-
-Nothing here imports JAX.
-"""
+"""Rules of a `ResNetSpec` beyond the types of its fields. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _SHARES = ("drop_path", "drop_block", "block_dropout", "dropout", "drop_connect"
 
 
 def check_shares(spec: Any, names: tuple[str, ...]) -> None:
-    """Raises `ValueError` unless each of these fields is in [0, 1)."""
+    """Raises `ValueError` unless all these fields are in [0, 1)."""
     for name in names:
         if not 0 <= getattr(spec, name) < 1:
             raise ValueError(f"{name} {getattr(spec, name)}: must be in [0, 1)")
@@ -34,7 +31,7 @@ def check_shares(spec: Any, names: tuple[str, ...]) -> None:
 def check_rules(spec: ResNetSpec) -> None:
     """Raises `ValueError` for values, or combinations of values, that cannot be built."""
     if not spec.depths or min(spec.depths) < 1:
-        raise ValueError(f"depths {spec.depths!r}: needs one positive number a stage")
+        raise ValueError(f"depths {spec.depths!r}: needs one positive number per stage")
     for field in _COUNTS:
         value = getattr(spec, field)
         if value is not None and value < 1:
@@ -44,8 +41,8 @@ def check_rules(spec: ResNetSpec) -> None:
         given = len(getattr(spec, field))
         if given not in (0, len(spec.depths)):
             raise ValueError(
-                f"{field} {getattr(spec, field)!r}: needs one for each of "
-                f"{len(spec.depths)} stages, or none"
+                f"{field} {getattr(spec, field)!r}: needs one value for each of "
+                f"{len(spec.depths)} stages, or no values"
             )
     if not 0 < spec.se_ratio <= 1:
         raise ValueError(f"se_ratio {spec.se_ratio}: must be in (0, 1]")
@@ -63,20 +60,21 @@ def _check_combinations(spec: ResNetSpec) -> None:
     if spec.stem_features < least:
         raise ValueError(
             f"{'width' if spec.stem_width is None else 'stem_width'} {spec.stem_features}: "
-            f"a {spec.stem} stem starts with a part of it; at least {least}"
+            f"a {spec.stem} stem starts with a fraction of it; must be at least {least}"
         )
     widths = [spec.stage_width(stage) for stage in range(len(spec.depths))]
     if min(widths) * spec.group_width < 64:
         raise ValueError(
-            f"group_width {spec.group_width}: leaves a group of width {min(widths)} nothing"
+            f"group_width {spec.group_width}: a stage of width {min(widths)} has groups of less "
+            "than one channel; use a larger group_width or width"
         )
     if spec.drop_path and spec.shortcut == "none":
-        raise ValueError(f"drop_path {spec.drop_path}: shortcut 'none' leaves no other path")
+        raise ValueError(f"drop_path {spec.drop_path}: needs a shortcut; shortcut is 'none'")
     kinds = {spec.stage_block(stage) for stage in range(len(spec.depths))}
     if "basic" in kinds and (spec.groups, spec.group_width) != (1, 64):
         raise ValueError(
-            f"groups {spec.groups} x {spec.group_width}: a basic block has none; "
-            "block 'bottleneck' has"
+            f"groups {spec.groups} x {spec.group_width}: a basic block has no groups; use block "
+            "'bottleneck'"
         )
     if "basic" in kinds and spec.stride_at == "1x1":
         raise ValueError("stride_at '1x1': a basic block has no 1x1; choose '3x3'")
@@ -91,11 +89,11 @@ def _check_combinations(spec: ResNetSpec) -> None:
 def _check_groups(spec: ResNetSpec) -> None:
     convs = [*spec.stem_convs(), *(conv for block in spec.blocks() for conv in block.convs)]
     if min(conv.features for conv in convs) < 1:
-        raise ValueError(f"reduce_first {spec.reduce_first}: leaves a branch's first layer nothing")
+        raise ValueError(f"reduce_first {spec.reduce_first}: a first layer has less than 1 channel")
     for conv, before in zip(convs[1:], convs, strict=False):
         if before.features % conv.groups:
             raise ValueError(
-                f"reduce_first {spec.reduce_first}: leaves {before.features} channels, which "
+                f"reduce_first {spec.reduce_first}: gives {before.features} channels, which "
                 f"{conv.groups} groups do not divide"
             )
     features = spec.stem_features

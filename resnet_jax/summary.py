@@ -1,4 +1,4 @@
-"""A network layer by layer: shapes, parameters and multiply-adds, read off its modules."""
+"""A table of a network's layers: shapes, parameters and multiply-adds."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with variables, and how often it stands there in a row of identical blocks."""
+    """One layer with variables."""
 
     path: str
     kind: str
@@ -37,16 +37,22 @@ class Layer:
     """[H, W, C], or [K] for the head."""
     parameters: int
     multiply_adds: int
-    """For one image; what the papers call FLOPs."""
+    """Multiply-adds for one image; papers call them FLOPs."""
     statistics: int
-    """Floats of BatchNorm state."""
+    """Number of floats in the running averages of BatchNorm."""
     repeats: int
+    """How many identical blocks of the stage have this layer."""
 
 
 def summarise(spec: Spec, num_classes: int = 1000, image_size: int | None = None) -> list[Layer]:
-    """The layers of a classifier in the order they run, for images [image_size, image_size, 3].
+    """The layers of a classifier in the order of execution, for images [size, size, 3].
 
-    All blocks of a stage but the first are identical, so only two of each are traced.
+    The blocks of a stage after the first are identical, so only two blocks are traced.
+
+    Args:
+      spec: the architecture.
+      num_classes: outputs of the head.
+      image_size: side of the images in pixels; None: `spec.image_size`.
 
     Examples:
       >>> layers = summarise(ResNetSpec(depths=(3, 4, 6, 3)))
@@ -101,7 +107,7 @@ def _layer(module: nn.Module, output: tuple[int, ...], spec: Spec) -> Layer:
         kind=kind,
         output=output,
         parameters=_size(params),
-        # attention slides over the channels, all else over the map
+        # The kernel of attention slides over channels, all others over pixels.
         multiply_adds=math.prod(kernel)
         * (output[-1] if kind == "attention" else math.prod(output[:-1])),
         statistics=_size(variables.get("batch_stats", {})),
@@ -114,7 +120,7 @@ def _size(tree: Any) -> int:
 
 
 def totals(layers: list[Layer]) -> tuple[int, int, int]:
-    """(parameters, multiply-adds, floats of BatchNorm state) of a network."""
+    """(parameters, multiply-adds, floats in running averages of BatchNorm) of a network."""
     fields = ("parameters", "multiply_adds", "statistics")
     parameters, multiply_adds, statistics = (
         sum(getattr(layer, field) * layer.repeats for layer in layers) for field in fields
@@ -123,7 +129,7 @@ def totals(layers: list[Layer]) -> tuple[int, int, int]:
 
 
 def groups(layers: list[Layer]) -> Iterator[tuple[str, list[Layer]]]:
-    """Consecutive layers by the block they belong to: "stem", "stage1/block1", ..., "head"."""
+    """(name, layers) of each block: "stem", "stage1/block1", ..., "head"."""
     named: dict[str, list[Layer]] = {}
     for layer in layers:
         parts = layer.path.removeprefix("backbone/").split("/")

@@ -1,4 +1,4 @@
-"""Checks of a dataclass's values against its annotations, for specs and configs alike."""
+"""Checks of a dataclass's values against its type annotations."""
 
 import types
 import typing
@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 
 def check_fields(instance: Any, where: str = "") -> None:
-    """Raises `ValueError` if a field is not what its annotation says; lists become tuples.
+    """Checks that all fields have the annotated types; lists become tuples.
+
+    Args:
+      instance: of a dataclass.
+      where: a prefix for names in messages.
+
+    Raises:
+      ValueError: a value does not fit its annotation; names the field, the value and the choices.
 
     >>> import dataclasses
     >>> @dataclasses.dataclass

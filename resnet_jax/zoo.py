@@ -1,7 +1,7 @@
-"""Name -> spec. A variant is one line of difference.
+"""The networks by name. A variant is one line of difference.
 
-Names are torchvision's and timm's (1.0.31) where they have the network, `tests/parity` holds each
-to their numbers; ours carry a suffix. Nothing here imports JAX.
+Names are those of torchvision and timm (1.0.31) if they have the network; `tests/parity` compares
+their outputs. Other names have a suffix. Imports no JAX.
 """
 
 import difflib
@@ -35,7 +35,7 @@ def d(spec: ResNetSpec) -> ResNetSpec:
 
 
 def t(spec: ResNetSpec) -> ResNetSpec:
-    """As D, with a stem that widens step by step (timm)."""
+    """Like D, with a stem of increasing widths (timm)."""
     return replace(spec, stem="tiered", avg_down=True)
 
 
@@ -210,7 +210,7 @@ ZOO: dict[str, Spec] = {
     **{f"plain{n}_cifar": plain(cifar(n)) for n in (20, 32, 44, 56, 110)},
 }
 
-# Side of the images that timm's default weights of a name were trained on, where it is not 224.
+# Side of the images that timm's default weights were trained on, if it is not 224.
 IMAGE_SIZES = {
     **dict.fromkeys(("resnet10t", "resnet14t"), 176),
     **dict.fromkeys(("resnet26t", "resnet101d", "resnet152d", "resnet200d"), 256),
@@ -228,17 +228,17 @@ IMAGE_SIZES = {
 
 
 def image_size(name: str) -> int:
-    """Side, in pixels, of the images that a network's first published weights were trained on."""
+    """Side in pixels of the images that the default published weights were trained on."""
     return IMAGE_SIZES.get(name, get_spec(name).image_size)
 
 
 def num_classes(name: str) -> int:
-    """Classes of the data that a network was made for: ImageNet's or CIFAR-10's."""
+    """Number of classes that a network was designed for: 1000 (ImageNet) or 10 (CIFAR-10)."""
     return 10 if get_spec(name).image_size == 32 else 1000
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern, in the zoo's order.
+    """The names that match a shell pattern, in the zoo's order.
 
     Examples:
       >>> list_models("resnet50*")
@@ -248,10 +248,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def get_spec(name: str, **changes: object) -> Spec:
-    """The spec of a name, with fields replaced.
+    """The spec of a named network, with some fields changed.
+
+    Args:
+      name: one of `list_models()`.
+      **changes: fields of the spec.
 
     Raises:
-      ValueError: unknown name (the nearest ones are listed), field or value.
+      ValueError: unknown name (the message lists similar ones), field or value.
 
     Examples:
       >>> get_spec("resnet20_cifar", shortcut="B").shortcut

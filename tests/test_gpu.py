@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from benchmarks.faults.child_run import same
+from benchmarks.faults.child_run import same_checkpoint
 from resnet_jax.conv import Conv, anti_alias, max_pool
 from resnet_jax.norm import BatchNorm
 from resnet_jax.resnet import ResNet
@@ -230,4 +230,4 @@ def test_the_deterministic_flag_gives_the_same_bits_twice(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         found.append(read(tmp_path / name / "checkpoints" / "20"))
-    assert same(*found)
+    assert same_checkpoint(*found)

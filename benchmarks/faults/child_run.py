@@ -1,24 +1,31 @@
-"""A tiny training in a process of its own, seen from outside: for what tries its faults."""
+"""A tiny training run in a child process, observed from outside, for fault tests."""
 
 import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from train.checkpoint.reader import CheckpointData, CorruptCheckpoint, read
 
 ROOT = Path(__file__).parents[2]
-STEPS, EVAL, SAVE, LOG = 3000, 100, 50, 10
+STEPS, EVAL, SAVE, LOG = 1000, 100, 50, 10
 OPTIONS = (
     *("--model.name", "resnet8_cifar", "--model.depths", "1", "1", "--model.width", "8"),
     *("--batch_size", "32", "--ema_decay", "0.9", "--log_every", f"{LOG}st"),
     *("--eval.every", f"{EVAL}st", "--eval.batch_size", "4", "--checkpoint.every", f"{SAVE}st"),
 )
 TIMES = ("seconds", "images_per_sec", "input_wait")
+LIMIT = 600.0
+"""Seconds that a run may take to end, or to reach a state that is waited for."""
+
+
+class RunTimeout(subprocess.SubprocessError):
+    """A run did not end, or did not reach a state, within `LIMIT` seconds."""
 
 
 def command(workdir: Path, *options: str) -> list[str]:
@@ -27,7 +34,7 @@ def command(workdir: Path, *options: str) -> list[str]:
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """A child's: one device, unbuffered words, a compilation cache of the campaign's own."""
+    """For a child process: one device, unbuffered output, a separate compilation cache."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
         **os.environ,
@@ -40,19 +47,19 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 class Workdir:
-    """A run's directory and the processes that train in it, seen from outside."""
+    """A run's directory and the processes that train in it, observed from outside."""
 
     def __init__(
-        self, path: Path, said: Path, env: dict[str, str], steps: int, *options: str
+        self, path: Path, log_dir: Path, env: dict[str, str], steps: int, *options: str
     ) -> None:
-        """`said`: where what a process says goes."""
+        """Prepares the command; stdout and stderr of the processes go to files in `log_dir`."""
         self.path, self.env = path, env
         self.args = command(path, *OPTIONS, "--duration", f"{steps}st", *options)
-        self.out, self.err = said / f"{path.name}.out", said / f"{path.name}.err"
+        self.out, self.err = log_dir / f"{path.name}.out", log_dir / f"{path.name}.err"
 
     @contextlib.contextmanager
     def training(self, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """A process that trains, killed if it is still there at the end; `options` of Popen."""
+        """A process that trains; killed at the end of the context. `options` are Popen's."""
         with self.out.open("wb") as out, self.err.open("wb") as err:
             child = subprocess.Popen(self.args, env=self.env, stdout=out, stderr=err, **options)
             try:
@@ -61,22 +68,57 @@ class Workdir:
                 child.kill()
                 child.wait()
 
-    def to_the_end(self) -> int:
-        """Trains undisturbed; the exit code."""
+    def run_to_end(self) -> int:
+        """Trains undisturbed and returns the exit code.
+
+        Raises:
+          RunTimeout: the process did not end within `LIMIT` seconds.
+        """
         with self.training() as child:
-            return child.wait()
+            return self.wait(child)
+
+    def wait_until(
+        self, condition: Callable[[], object], child: subprocess.Popen[bytes], what: str
+    ) -> bool:
+        """Waits for a condition, called `what` in messages; False if the child ended before.
+
+        Raises:
+          RunTimeout: neither happened within `LIMIT` seconds.
+        """
+        end = time.monotonic() + LIMIT
+        while not condition() and child.poll() is None:
+            if time.monotonic() > end:
+                raise self._timeout(what)
+            time.sleep(0.0005)
+        return child.poll() is None
+
+    def wait(self, child: subprocess.Popen[bytes]) -> int:
+        """Waits for the end of a process and returns its exit code.
+
+        Raises:
+          RunTimeout: the process did not end within `LIMIT` seconds.
+        """
+        try:
+            return child.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise self._timeout("end") from None
+
+    def _timeout(self, what: str) -> RunTimeout:
+        lines = self.out.read_text().splitlines() if self.out.exists() else []
+        last = lines[-1] if lines else "(none)"
+        return RunTimeout(f"{self.path}: no {what} within {LIMIT:g} s; its last line: {last}")
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
     def steps(self) -> list[int]:
-        """Of the checkpoints that were renamed, so are said to be whole."""
+        """Steps of the complete checkpoints: those that were renamed to their final names."""
         names = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def content(self, step: int) -> CheckpointData | None:
-        """None: it is not what was saved."""
+    def checkpoint(self, step: int) -> CheckpointData | None:
+        """The data of a checkpoint; None: it is damaged."""
         try:
             return read(self.checkpoints.resolve() / str(step))
         except CorruptCheckpoint:
@@ -88,13 +130,13 @@ class Workdir:
 
     @property
     def writing(self) -> bool:
-        """Whether there is a checkpoint that is not whole yet."""
+        """Whether a checkpoint is being written."""
         names = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
         return any("orbax-checkpoint-tmp" in name for name in names)
 
     @property
     def evaluating(self) -> bool:
-        """Whether the last row is a training's where an evaluation's has to follow."""
+        """Whether an evaluation runs: its row in metrics.jsonl is due but missing."""
         try:
             with (self.path / "metrics.jsonl").open("rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - 2048, 0))
@@ -105,13 +147,13 @@ class Workdir:
         return row["step"] % EVAL == 0 and row["split"] == "train"
 
     def rows(self) -> list[dict[str, Any]]:
-        """metrics.jsonl without its times."""
+        """The rows of metrics.jsonl, without times."""
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
         return [{k: v for k, v in json.loads(s).items() if k not in TIMES} for s in lines]
 
 
-def same(a: CheckpointData | None, b: CheckpointData | None) -> bool:
-    """Whether two checkpoints agree in every bit of state, progress and metrics."""
+def same_checkpoint(a: CheckpointData | None, b: CheckpointData | None) -> bool:
+    """Whether two undamaged checkpoints agree in every bit of state, progress and metrics."""
     if a is None or b is None or a.arrays.keys() != b.arrays.keys():
         return False
     arrays = all(
@@ -123,7 +165,7 @@ def same(a: CheckpointData | None, b: CheckpointData | None) -> bool:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str = "3m") -> Iterator[Path | None]:
-    """A file system of its own; None where it cannot be mounted."""
+    """A separate small file system; None if it cannot be mounted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:

@@ -1,4 +1,4 @@
-"""Where faults are tried from the command line: runs, what they said, and what was expected."""
+"""The cases' harness: a folder with a reference run, an interrupted run, and checks of both."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.faults.child_run import OPTIONS, Workdir, environment, same
+from benchmarks.faults.child_run import LIMIT, OPTIONS, Workdir, environment, same_checkpoint
 
 STEPS = 400
 TINY = (*OPTIONS, "--duration", f"{STEPS}st")
@@ -22,69 +22,72 @@ TINY = (*OPTIONS, "--duration", f"{STEPS}st")
 class Outcome:
     """A row of the table."""
 
-    did: str
+    fault: str
     command: str
     code: int
-    says: str
-    after: str
+    message: str
+    result: str
 
     def line(self) -> str:
-        """In Markdown."""
-        code = self.code if self.code >= 0 else 128 - self.code  # as a shell says it
-        quote = "``" if "`" in self.says else "`"
-        says = self.says if self.says.startswith("(") else f"{quote}{self.says}{quote}"
-        return f"| {self.did} | `{self.command}` | {code} | {says} | {self.after} |"
+        """The row in Markdown."""
+        code = self.code if self.code >= 0 else 128 - self.code  # as a shell reports a signal
+        quote = "``" if "`" in self.message else "`"
+        plain = self.message.startswith("(")
+        message = self.message if plain else f"{quote}{self.message}{quote}"
+        return f"| {self.fault} | `{self.command}` | {code} | {message} | {self.result} |"
 
 
-class Said(Workdir):
-    """A run's directory and its last process, as a row of the table wants them."""
+class CaseRun(Workdir):
+    """A run's directory, the exit code of its last process, and its row of the table."""
 
-    def __init__(self, desk: "Desk", name: str, *options: str) -> None:
-        super().__init__(desk.folder / name, desk.folder, desk.env, STEPS, *options)
+    def __init__(self, harness: "Harness", name: str, *options: str) -> None:
+        super().__init__(harness.folder / name, harness.folder, harness.env, STEPS, *options)
         self.options, self.code = options, 0
 
-    def end(self) -> "Said":
+    def end(self) -> "CaseRun":
         """Trains to the end."""
-        self.code = self.to_the_end()
+        self.code = self.run_to_end()
         return self
 
     @property
     def text(self) -> str:
+        """What the last process wrote to stderr."""
         return self.err.read_text()
 
-    def outcome(self, did: str, after: str) -> Outcome:
+    def outcome(self, fault: str, result: str) -> Outcome:
+        """The row of the table, with the first message and without this machine's paths."""
         folder = f"{self.path.parent}/"
         lines = self.text.strip() or self.out.read_text().strip().splitlines()[-1]
         passing = re.compile(r"SIG\w+: stopping after this step")  # the answer to a signal
         first = next(line for line in lines.splitlines() if not passing.match(line))
         words = " ".join(["resnet-jax train digits --workdir", self.path.name, "$TINY"])
-        said = first.replace(folder, "").replace(str(self.path.parent.parent) + "/", "")
+        message = first.replace(folder, "").replace(str(self.path.parent.parent) + "/", "")
         options = " ".join(self.options).replace(folder, "")
-        return Outcome(did, f"{words} {options}".strip(), self.code, said, after)
+        return Outcome(fault, f"{words} {options}".strip(), self.code, message, result)
 
 
-class Desk:
-    """Where the cases work: a folder, and a run that was stopped on the way."""
+class Harness:
+    """The folder of the cases, with a reference run and a run that was interrupted."""
 
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
-        """`cache`: of compiled programs; None: one in `folder`."""
+        """`cache`: the compilation cache; None: a folder in `folder`."""
         self.folder, self.env = folder, environment(cache or folder / "cache")
-        self.whole = Said(self, "whole").end()
-        assert self.whole.code == 0, self.whole.text
-        self.stopped = Said(self, "stopped")
-        self.signalled(self.stopped, signal.SIGTERM)
+        self.reference = CaseRun(self, "whole").end()
+        assert self.reference.code == 0, self.reference.text
+        self.stopped = CaseRun(self, "stopped")
+        self.interrupt(self.stopped, signal.SIGTERM)
 
-    def signalled(self, run: Said, number: int, when: Callable[[], bool] | None = None) -> None:
-        """Trains until there is a checkpoint, or `when`, and sends a signal."""
+    def interrupt(self, run: CaseRun, number: int, when: Callable[[], bool] | None = None) -> None:
+        """Trains until `when`, by default the checkpoint of step 100, and sends a signal."""
         with run.training() as child:
             until(when or (lambda: 100 in run.steps()), child)
             child.send_signal(number)
-            run.code = child.wait(60)
+            run.code = run.wait(child)
 
-    def copy(self, name: str, *options: str) -> Said:
-        """A copy of the stopped run."""
+    def copy(self, name: str, *options: str) -> CaseRun:
+        """A copy of the interrupted run."""
         shutil.copytree(self.stopped.path, self.folder / name)
-        return Said(self, name, *options)
+        return CaseRun(self, name, *options)
 
     def photos(self, name: str) -> Path:
         """A folder of two classes, red and blue."""
@@ -99,24 +102,29 @@ class Desk:
                     Image.fromarray(image).save(folder / f"{i:02}.png")
         return self.folder / name
 
-    def resumes(self, run: Said) -> str:
-        """The same command again: it goes on, and ends as the undisturbed run did."""
+    def expect_reference(self, run: CaseRun) -> None:
+        """Raises `AssertionError` unless the run ended bit-identical to the reference."""
+        good = same_checkpoint(run.checkpoint(STEPS), self.reference.checkpoint(STEPS))
+        expect(good and run.rows() == self.reference.rows(), "the end is not bit-identical")
+
+    def resumes(self, run: CaseRun) -> str:
+        """Runs the command again, which must resume and end bit-identical to the reference."""
         before = run.steps()[-1]
-        again = Said(self, run.path.relative_to(self.folder).as_posix(), *run.options)
+        again = CaseRun(self, run.path.relative_to(self.folder).as_posix(), *run.options)
         expect(again.end().code == 0, again.text)
-        said = again.out.read_text()
-        expect(f"resumes after step {before} of" in said, said)
-        good = same(again.content(STEPS), self.whole.content(STEPS))
-        expect(good and again.rows() == self.whole.rows(), "the end is not bit-identical")
+        printed = again.out.read_text()
+        expect(f"resumes after step {before} of" in printed, printed)
+        self.expect_reference(again)
         return f"resumes after step {before}; ends bit-identical"
 
 
-def expect(good: object, said: str) -> None:
+def expect(good: object, message: str) -> None:
+    """Raises `AssertionError` with the message unless `good`."""
     if not good:
-        raise AssertionError(said)
+        raise AssertionError(message)
 
 
-def matches(run: Said, code: int, pattern: str) -> re.Match[str]:
+def matches(run: CaseRun, code: int, pattern: str) -> re.Match[str]:
     """Checks exit code and message."""
     found = re.search(pattern, run.text)
     expect(run.code == code and found and "Traceback" not in run.text, f"{run.code}: {run.text}")
@@ -124,10 +132,14 @@ def matches(run: Said, code: int, pattern: str) -> re.Match[str]:
     return found
 
 
-def until(there: Callable[[], bool], *children: subprocess.Popen[bytes], seconds: int = 90) -> None:
-    """Waits; raises if a child ends before."""
-    end = time.monotonic() + seconds
-    while not there():
-        expect(all(child.poll() is None for child in children), "it ended before")
-        expect(time.monotonic() < end, "it did not come")
+def until(condition: Callable[[], bool], *children: subprocess.Popen[bytes]) -> None:
+    """Waits for the condition.
+
+    Raises:
+      AssertionError: a child process ended before, or `LIMIT` seconds have passed.
+    """
+    end = time.monotonic() + LIMIT
+    while not condition():
+        expect(all(child.poll() is None for child in children), "the process ended too early")
+        expect(time.monotonic() < end, f"the case waited more than {LIMIT:g} s")
         time.sleep(0.0005)

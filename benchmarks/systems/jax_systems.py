@@ -1,7 +1,7 @@
-"""Training steps in JAX, built alike: ours from its recipe, and the networks of other libraries.
+"""Training steps in JAX: ours, from its recipe, and networks of other libraries.
 
-The others train as their examples do, on normalised float images: cross entropy, Nesterov momentum
-and L2 decay of the kernels through optax, the state donated.
+The others train as in their examples, on normalised float images: cross entropy, Nesterov momentum
+and L2 decay of the kernels with optax, with donated state.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 @dataclass(frozen=True)
 class Program:
-    """A jitted step (state, batch) -> (state, out): its shapes, with shardings, and its arrays."""
+    """A jitted step (state, batch) -> (state, out), with shapes, shardings and arrays."""
 
     step: Any
     abstract_state: Any
@@ -36,13 +36,13 @@ class Program:
     state: Callable[[], Any]
     batch: Callable[[], Any]
     loss: Callable[[Any], Any]
-    """`out` -> the mean loss."""
+    """Computes the mean loss from `out`."""
 
 
 def ours(config: RunConfig, devices: Any, **network: Any) -> Program:
-    """The recipe's own step: normalisation, loss, metrics, update and all.
+    """The complete step of the recipe: normalisation, loss, metrics, update.
 
-    `network` are further arguments of `create_model`.
+    `network` has more arguments of `create_model`.
     """
     run = Run(config, mesh=make_mesh(devices, fsdp=config.mesh.fsdp), splits=facts(config))
     run.model = make_model(run.config, len(run.splits.train.class_names), **network)
@@ -64,8 +64,10 @@ def ours(config: RunConfig, devices: Any, **network: Any) -> Program:
 
 
 class Network(NamedTuple):
-    """Of another library: init(key, images) -> (params, stats), and
-    apply(params, stats, images) -> (logits, stats), in training mode."""
+    """A network of another library, in training mode.
+
+    init(key, images) -> (params, stats); apply(params, stats, images) -> (logits, stats).
+    """
 
     init: Callable[..., Any]
     apply: Callable[..., Any]
@@ -76,11 +78,11 @@ def _dtype(config: RunConfig) -> Any:
 
 
 def flax(config: RunConfig, classes: int) -> Network:
-    """Plain linen, written as Flax's imagenet example is: nn.Conv, nn.BatchNorm, nn.max_pool."""
+    """Plain linen, as in Flax's ImageNet example: nn.Conv, nn.BatchNorm, nn.max_pool."""
     name, dtype = config.model.name, _dtype(config)
     cifar = name == "resnet20_cifar"
     if not cifar and name not in DEPTHS:
-        raise Unsupported(f"{name}: written here for {', '.join(DEPTHS)}, resnet20_cifar")
+        raise Unsupported(f"{name}: choose from {', '.join(DEPTHS)}, resnet20_cifar")
     conv = partial(nn.Conv, use_bias=False, dtype=dtype)
     norm = partial(nn.BatchNorm, use_running_average=False, momentum=0.9, dtype=dtype)
 
@@ -137,7 +139,7 @@ def jax_resnet(config: RunConfig, classes: int) -> Network:
 
     networks = {"resnet18": library.ResNet18, "resnet50": library.ResNet50}
     if config.model.name not in networks:
-        raise Unsupported(f"{config.model.name}: asked of it here are {', '.join(networks)}")
+        raise Unsupported(f"{config.model.name}: choose from {', '.join(networks)}")
     dtype = _dtype(config)
     conv = partial(nn.Conv, dtype=dtype)
     norm = partial(nn.BatchNorm, momentum=0.9, dtype=dtype)
@@ -145,13 +147,13 @@ def jax_resnet(config: RunConfig, classes: int) -> Network:
 
 
 def haiku(config: RunConfig, classes: int) -> Network:
-    """dm-haiku's ResNet (v1.5); in bfloat16 by its policies, as its example has them."""
+    """dm-haiku's ResNet (v1.5); bfloat16 by its policies, as in its example."""
     import haiku as hk
     import jmp
 
     networks = {"resnet18": hk.nets.ResNet18, "resnet50": hk.nets.ResNet50}
     if config.model.name not in networks:
-        raise Unsupported(f"{config.model.name}: asked of it here are {', '.join(networks)}")
+        raise Unsupported(f"{config.model.name}: choose from {', '.join(networks)}")
     make = networks[config.model.name]
     if config.precision == "bf16":
         hk.mixed_precision.set_policy(make, jmp.get_policy("p=f32,c=bf16,o=f32"))
@@ -164,15 +166,17 @@ def haiku(config: RunConfig, classes: int) -> Network:
 
 
 def keras(config: RunConfig, classes: int) -> Network:
-    """Keras 3's ResNet-50 on JAX: the original v1, with biases and the stride on the 1x1, so of 6 %
-    fewer multiply-adds."""
+    """Keras 3's ResNet-50 on JAX: v1, with biases and the stride at the 1x1.
+
+    It has 6 % fewer multiply-adds.
+    """
     import os
 
     os.environ["KERAS_BACKEND"] = "jax"
     import keras as library
 
     if config.model.name != "resnet50":
-        raise Unsupported(f"{config.model.name}: keras.applications has resnet50 alone of these")
+        raise Unsupported(f"{config.model.name}: choose resnet50")
     if config.precision == "bf16":
         library.config.set_dtype_policy("mixed_bfloat16")
     shape = (config.data.image_size, config.data.image_size, 3)
@@ -191,7 +195,7 @@ def keras(config: RunConfig, classes: int) -> Network:
 
 
 def other(network: Callable[..., Network], config: RunConfig, devices: Any) -> Program:
-    """A step around another library's network."""
+    """A training step for another library's network."""
     classes = len(facts(config).train.class_names)
     init, apply = network(config, classes)
     optim = config.optim

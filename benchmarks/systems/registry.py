@@ -1,4 +1,4 @@
-"""The systems that are measured side by side, and one training step of each."""
+"""The systems that are compared, and how to make a training step of each."""
 
 import importlib.util
 import math
@@ -19,37 +19,37 @@ NEEDS: dict[str, dict[str, str]] = {
     "torchvision": {"torch": "torch", "torchvision": "torchvision"},
     "torchvision-compile": {"torch": "torch", "torchvision": "torchvision"},
 }
-"""Name -> modules that it takes, and the packages that bring them."""
+"""Of each system, the modules that it imports, and the packages that have them."""
 
 WITH_FLAGS = "+flags"
-"""flax+flags: flax in a process that is set up as ours is: XLA_FLAGS and the heaps of malloc."""
+"""Suffix, as in flax+flags: the process has the XLA_FLAGS and malloc settings of ours."""
 
 
 class Stepper(Protocol):
-    """Whole training steps of one system, compiled, its state and data on the device."""
+    """Compiled training steps of a system, with state and data on the device."""
 
     facts: dict[str, Any]
-    """What is known before anything is measured."""
+    """Facts before the measurement."""
 
     def advance(self, count: int) -> float:
-        """Dispatches so many steps and waits for all that they compute; the last one's loss."""
+        """Runs `count` steps, waits for all their results, and returns the last loss."""
 
     def end(self) -> dict[str, Any]:
-        """What is known at the end: device, peak memory."""
+        """Facts after the measurement: device, peak memory."""
 
 
 def check_systems(names: Sequence[str]) -> None:
-    """Raises `ConfigError` for a name that is none."""
+    """Raises `ConfigError` for an unknown name."""
     for name in names:
         if name.removesuffix(WITH_FLAGS) not in NEEDS:
             known = ", ".join(NEEDS)
             raise ConfigError(
-                f"peer {name!r}: choose from {known}, or one of JAX's with {WITH_FLAGS}"
+                f"peer {name!r}: choose from {known}, or a peer in JAX with {WITH_FLAGS}"
             )
 
 
 def missing(name: str) -> str | None:
-    """What to install for a system that is not here; None: nothing."""
+    """An install hint for a missing system; None: it is installed."""
     modules = NEEDS[name.removesuffix(WITH_FLAGS)]
     absent = [package for module, package in modules.items() if not _found(module)]
     return f"not installed: pip install {' '.join(absent)}" if absent else None
@@ -60,11 +60,11 @@ def _found(module: str) -> bool:
 
 
 def make_stepper(name: str, config: RunConfig, devices: int = 1) -> Stepper:
-    """Builds and compiles a system's step, and does the first one.
+    """Builds and compiles a system's step, and runs the first one.
 
     Raises:
-      ConfigError: there are fewer devices.
-      Unsupported: it has no such network.
+      ConfigError: this machine has fewer devices.
+      Unsupported: the system does not have the network.
     """
     name = name.removesuffix(WITH_FLAGS)
     if name.startswith("torchvision"):
@@ -87,7 +87,7 @@ class JaxStepper:
 
         here = jax.devices()
         if len(here) < devices:
-            raise ConfigError(f"devices {devices}: there are {len(here)} here")
+            raise ConfigError(f"devices {devices}: this machine has {len(here)}")
         since = time.perf_counter()
         self._device = here[0]
         program = BUILDERS[name](config, here[:devices])
@@ -124,10 +124,10 @@ class JaxStepper:
 
 
 def warm_up(stepper: Stepper, seconds: float) -> tuple[int, int]:
-    """Steps for so long, at least two: (steps done, steps that a timing sample should have).
+    """Runs steps for `seconds`, at least two: (steps done, steps per timing sample).
 
-    A sample lasts a tenth of a second at least, so that neither the clock nor the wait for the
-    last of its steps counts for anything.
+    A timing sample takes at least a tenth of a second, so that the resolution of the clock and the
+    wait for the last step are negligible.
     """
     done, since = 0, time.perf_counter()
     fastest = math.inf

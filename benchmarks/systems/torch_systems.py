@@ -1,4 +1,4 @@
-"""torchvision's training step: eager or through torch.compile, channels_last, autocast."""
+"""Training steps of torchvision: eager or with torch.compile, channels_last, autocast."""
 
 import importlib
 import itertools
@@ -15,13 +15,13 @@ from train.config import RunConfig
 
 
 class TorchStepper:
-    """`systems.Stepper` of torch."""
+    """A `Stepper` of torch."""
 
     def __init__(self, config: RunConfig, *, compiled: bool) -> None:
         since = time.perf_counter()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")  # TF32, as JAX takes by default
+        torch.set_float32_matmul_precision("high")  # TF32, the default of JAX
         classes = len(facts(config).train.class_names)
         self._model = _model(config.model.name, classes)
         self._model.to(self._device, memory_format=torch.channels_last).train()
@@ -56,7 +56,7 @@ class TorchStepper:
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """SGD as the recipe has it, in torch's fused form; kernels alone decay."""
+    """SGD with the recipe's options, fused; only kernels have weight decay."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     optim = config.optim
@@ -73,7 +73,7 @@ def _torchvision() -> Any:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError:
-        # A build for CUDA beside a torch for CPUs: two operators do not load, and are not used
+        # torchvision for CUDA with torch for CPUs: two unused operators do not load
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "DEF")
@@ -85,7 +85,7 @@ def _torchvision() -> Any:
 
 
 class _Block(nn.Module):
-    """Of a CIFAR network; torchvision has none."""
+    """The block of a CIFAR network, which torchvision does not have."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What stands on a backbone."""
+"""The classification head and `create_model`."""
 
 import difflib
 import inspect
@@ -18,7 +18,9 @@ from resnet_jax.zoo import get_spec
 
 
 class Classifier(nn.Module):
-    """Global average pooling, dropout and one dense layer, in float32 (float64 behind float64).
+    """A backbone, global average pooling, dropout and a dense layer.
+
+    The head computes in float32, or in float64 after a float64 backbone.
 
     Parameters: `backbone/...` and `head/{kernel [features, num_classes], bias}`.
     """
@@ -30,7 +32,7 @@ class Classifier(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool, pre_logits: bool = False) -> jax.Array:
         """Float images [B, H, W, C] -> float32 logits [B, num_classes].
 
-        With `pre_logits` the pooled features, float32 [B, backbone.spec.features], instead.
+        With `pre_logits`, returns the pooled features instead: float32 [B, backbone.spec.features].
         """
         spec = self.backbone.spec
         *_, last = self.backbone(images, train=train).values()
@@ -50,7 +52,7 @@ def classifier(
     scan: bool = False,
     fuse_norm: bool = True,
 ) -> Classifier:
-    """The network of a spec; the arguments are `create_model`'s."""
+    """The classifier of a spec; for the other arguments see `create_model`."""
     if isinstance(spec, LeNetSpec):
         return Classifier(LeNet(spec, dtype), num_classes)
     backbone = ResNet(spec, dtype, norm_group_size, freeze_norm, scan, fuse_norm)
@@ -68,19 +70,19 @@ def create_model(
     fuse_norm: bool = True,
     **changes: object,
 ) -> Classifier:
-    """A classifier by its name in the zoo, with any field of its `ResNetSpec` changed.
+    """Creates a classifier by name, with any field of its `ResNetSpec` changed.
 
     Args:
       name: one of `list_models()`.
       num_classes: outputs of the head.
-      dtype: of activations; parameters, statistics and logits stay float32.
-      norm_group_size: see `BatchNorm.group_size`.
-      freeze_norm: BatchNorm uses its running statistics in training too, and leaves them alone.
-      scan: the blocks of a stage that are alike run as a loop, so that compilation does not grow
-        with depth. The variables have another layout: `stack_blocks`, `unstack_blocks`.
-      fuse_norm: in training in less than float32, a 1x1 convolution that widens the map and the
-        BatchNorm behind it are computed as one layer. It takes less memory traffic, and its results
-        differ from those of two layers by rounding only. Variables and evaluation are the same.
+      dtype: of activations; parameters, statistics and logits are always float32.
+      norm_group_size: examples per group with separate BatchNorm statistics (see `BatchNorm`).
+      freeze_norm: BatchNorm uses its running averages in training too, and does not change them.
+      scan: identical blocks of a stage run as a loop, so that compilation time does not grow with
+        depth. The variables have another layout (see `stack_blocks`, `unstack_blocks`).
+      fuse_norm: in training with a type narrower than float32, a 1x1 convolution that adds channels
+        and the BatchNorm after it are computed as one layer. This takes less memory traffic, and
+        the result differs by rounding only. Variables and evaluation are the same.
       **changes: fields of `ResNetSpec` (lenet5: of `LeNetSpec`).
 
     Raises:
@@ -108,9 +110,9 @@ def create_model(
 
 
 def _check_options(name: str, changes: Iterable[str]) -> None:
-    """Raises `ValueError` for a keyword that `create_model` does not know, with the nearest ones.
+    """Raises `ValueError` for an unknown keyword of `create_model`; lists similar ones.
 
-    `get_spec` knows the fields of the spec only, and would not name `num_classes`.
+    `get_spec` knows only the fields of the spec: it would not suggest `num_classes`.
     """
     signature = inspect.signature(create_model).parameters.values()
     own = [p.name for p in signature if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -118,13 +120,13 @@ def _check_options(name: str, changes: Iterable[str]) -> None:
     for change in changes:
         if change in spec:
             continue
-        said = f"unknown option {change!r} of model {name!r}: "
+        message = f"unknown option {change!r} of model {name!r}: "
         if change in ("pretrained", "weights"):
             raise ValueError(
-                f"{said}create_model makes a network without weights; "
+                f"{message}create_model makes a network without weights; "
                 "resnet_jax.load_pretrained(name, tag) loads published ones, and "
                 "resnet_jax.load_weights(path, name) those of a file"
             )
         near = difflib.get_close_matches(change, [*own, *spec], n=3, cutoff=0.7)
         hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ValueError(f"{said}{hint}choose from {', '.join([*own[1:], *spec])}")
+        raise ValueError(f"{message}{hint}choose from {', '.join([*own[1:], *spec])}")

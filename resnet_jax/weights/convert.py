@@ -1,4 +1,4 @@
-"""Weights from torchvision, timm and ourselves: their tensors' names <-> variable paths."""
+"""Conversion of weights between files (torchvision, timm, resnet-jax) and variables."""
 
 import math
 import os
@@ -28,23 +28,23 @@ def load_weights(
     head: Literal["keep", "reset"] = "keep",
     **changes: object,
 ) -> Variables:
-    """The variables of a network from a file in the layout of torchvision, timm or ourselves.
+    """Loads the variables of a network from a file of torchvision, timm or resnet-jax.
 
     Args:
-      path: `.safetensors`, `.npz` (as `save_weights` writes them), or a torch checkpoint under any
-        other suffix. Wrappers around the state dict are taken off; an averaged (EMA) one is
-        preferred, as timm does.
+      path: `.safetensors`, `.npz` (as `save_weights` writes them), or a torch checkpoint with any
+        other suffix. The state dict may be wrapped in other dicts; averaged (EMA) weights are
+        preferred, as in timm.
       name: one of `list_models()`.
-      num_classes: outputs of the head; None: as many as `name` was made for (1000, CIFAR: 10).
-      head: "reset" leaves the file's head aside and starts a new one, of any size.
+      num_classes: outputs of the head; None: 1000, or 10 for CIFAR networks.
+      head: "keep" loads the file's head; "reset" ignores it and initialises a new one of any size.
       **changes: fields of the spec that differ from the name's, as for `create_model`.
 
     Returns:
       {"params", "batch_stats"} of float32 NumPy arrays; `batch_stats` is {} without BatchNorm.
 
     Raises:
-      WeightsError: not such a file; a tensor is missing, unexpected or of another shape; it would
-        take far more memory than the network.
+      WeightsError: the file cannot be read; a tensor is missing, unexpected or of another shape; it
+        would take much more memory than the network.
       UnsafeFile: a pickle that names a class or function that is not known to be harmless.
       FileNotFoundError: no such file.
       ValueError: unknown name or field.
@@ -64,9 +64,21 @@ def from_tensors(
     head: Literal["keep", "reset"] = "keep",
     **changes: object,
 ) -> Variables:
-    """The variables of a network from tensors by name, such as torch's `state_dict` as NumPy.
+    """The variables of a network from tensors by name, such as torch's `state_dict` in NumPy.
 
-    As `load_weights`, which reads them from a file.
+    Args:
+      tensors: arrays by their names in torchvision, timm or resnet-jax.
+      name: one of `list_models()`.
+      num_classes: see `load_weights`.
+      head: see `load_weights`.
+      **changes: see `load_weights`.
+
+    Returns:
+      {"params", "batch_stats"} of float32 NumPy arrays.
+
+    Raises:
+      WeightsError: a tensor is missing, unexpected or of another shape.
+      ValueError: unknown name or field.
     """
     if head not in ("keep", "reset"):
         raise ValueError(f"head {head!r}: choose from 'keep', 'reset'")
@@ -90,15 +102,22 @@ def from_tensors(
 def save_weights(
     variables: Mapping[str, Any], path: str | os.PathLike[str], name: str, **changes: object
 ) -> None:
-    """Writes variables to a file, by its suffix, as float32.
+    """Writes variables to a file in float32.
 
-    `.safetensors` has the names and the layout of torch: `timm.create_model(name)` and torchvision
-    load it strictly. `.npz` has ours: "params/backbone/stage1/block1/conv1/kernel". Variables of
-    bfloat16 keep their values, those of float64 are rounded; those of stacked blocks are unstacked.
+    A `.safetensors` file has the names and layout of torch: `timm.create_model(name)` and
+    torchvision load it strictly. A `.npz` file has the paths of the variables, such as
+    "params/backbone/stage1/block1/conv1/kernel". bfloat16 values are exact in float32; float64 is
+    rounded. Stacked blocks are unstacked.
+
+    Args:
+      variables: {"params", "batch_stats"} of the network.
+      path: with the suffix `.safetensors` or `.npz`.
+      name: one of `list_models()`.
+      **changes: fields of the spec that differ from the name's, as for `create_model`.
 
     Raises:
-      ValueError: another suffix; an unknown name; variables that are not this network's.
-      OSError: the file cannot be written; what was there before stays as it was.
+      ValueError: another suffix; an unknown name; the variables are not those of the network.
+      OSError: the file cannot be written; an existing file does not change.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
@@ -139,19 +158,19 @@ def torch_shapes(
 
 
 def needed(name: str, num_classes: int | None = None, **changes: object) -> Needed:
-    """What the weights of a network take, for `read_tensors`. Raises `ValueError`: unknown name."""
+    """The size of a network's weights, for `read_tensors`. Raises `ValueError`: unknown name."""
     classes = zoo.num_classes(name) if num_classes is None else num_classes
     leaves = jax.tree.leaves(_shapes(name, classes, changes))
     return Needed(f"the weights of {name}", 4 * sum(math.prod(leaf.shape) for leaf in leaves))
 
 
 def _shapes(name: str, num_classes: int, changes: Mapping[str, Any]) -> Any:
-    """The variables' shapes, without computing anything."""
-    # In a loop, the alike blocks of a stage are traced once.
+    """The shapes of the variables, by tracing."""
+    # With `scan`, identical blocks are traced once.
     return unstack_blocks(_traced(create_model(name, num_classes, scan=True, **changes)))
 
 
-@lru_cache(maxsize=4)  # tracing takes a second, and whoever loads a file often saves one
+@lru_cache(maxsize=4)  # tracing takes a second; loading and saving need it both
 def _traced(model: Classifier) -> Any:
     size = 64 if model.backbone.spec.image_size == 224 else 32
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -176,7 +195,7 @@ def _check_fit(
     got: Mapping[str, Any],
     heads: Collection[str] = (),
 ) -> None:
-    """Raises `WeightsError` that lists the first few of each kind of misfit."""
+    """Raises `WeightsError` if names or shapes differ; lists the first three of each kind."""
     missing = {key: key for key in wanted if key not in got}
     unexpected = {key: key for key in got if key not in wanted}
     shaped = {
@@ -184,8 +203,8 @@ def _check_fit(
         for key, shape in wanted.items()
         if key in got and tuple(got[key].shape) != tuple(shape)
     }
-    misfits = {**missing, **unexpected, **shaped}
-    if not misfits:
+    differences = {**missing, **unexpected, **shaped}
+    if not differences:
         return
     found = {"missing": missing, "unexpected": unexpected, "of another shape": shaped}
     lines = [
@@ -193,9 +212,9 @@ def _check_fit(
         for kind, keys in found.items()
         if keys
     ]
-    if misfits.keys() <= set(heads):
-        keep = "" if missing else "num_classes=... takes it as it is, "
-        lines.append(f"\n  Only the head differs: {keep}head='reset' starts a new one")
+    if differences.keys() <= set(heads):
+        keep = "" if missing else "num_classes=... loads it, "
+        lines.append(f"\n  Only the head differs: {keep}head='reset' initialises a new one")
     raise WeightsError(what + "".join(lines))
 
 
@@ -210,7 +229,7 @@ def _tree(values: Mapping[tuple[str, ...], np.ndarray]) -> Variables:
 
 
 def _write(path: Path, tensors: Tensors) -> None:
-    """Written beside and renamed: a full disk leaves the old file."""
+    """Writes a temporary file and renames it, so that a full disk does not damage the old file."""
     temporary = path.with_name(f"{path.name}.tmp{path.suffix}")
     try:
         with open(temporary, "wb") as file:
@@ -219,7 +238,9 @@ def _write(path: Path, tensors: Tensors) -> None:
             else:
                 from safetensors.numpy import save
 
-                file.write(save(tensors, metadata={"format": "pt"}))  # save_file's is not for all
+                file.write(
+                    save(tensors, metadata={"format": "pt"})
+                )  # save_file's permissions are 0600
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

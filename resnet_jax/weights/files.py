@@ -1,7 +1,7 @@
-"""A file of weights as tensors by name, whoever wrote it: safetensors, npz, torch checkpoints.
+"""Reads tensors by name from safetensors, npz and torch checkpoints.
 
-What a file would take in memory is known from its headers, and compared with what the network
-takes before anything is read: a few kilobytes can inflate to gigabytes.
+A file of a few kilobytes can inflate to gigabytes. So the memory that a file would take is computed
+from its headers, and compared with the size of the network, before its content is read.
 """
 
 import math
@@ -12,43 +12,44 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnet_jax.weights.torch_checkpoint import UnsafeFile, read_torch
+from resnet_jax.weights.torch_checkpoint import read_torch
+from resnet_jax.weights.unpickler import UnsafeFile
 
 Tensors = dict[str, np.ndarray]
 
-# timm and torchvision wrap what they train; the averaged weights are what they publish.
+# timm and torchvision wrap the state dict. They publish the averaged weights.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "net")
 _PREFIXES = re.compile(r"((module|_orig_mod)\.)*")  # of DistributedDataParallel, torch.compile
 _MODULES = re.compile(r"((model|net|network)\.)")  # the network's place in a LightningModule
 _UNUSED = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)")
-# The names of CIFAR networks outside timm and torchvision -> theirs.
+# Other programs' names in CIFAR networks -> the names of timm and torchvision.
 _OTHER_NAMES = ((r"^linear\.", "fc."), (r"\.shortcut\.([01])\.", r".downsample.\1."))
-# A checkpoint of a run holds the weights, their average and one or two of the optimiser's states,
-# in up to twice as many bytes.
+# A checkpoint of a run has the weights, their average, and one or two states of the optimiser of
+# the same size, in up to twice as many bytes.
 _COPIES, _SLACK, _UNKNOWN = 16, 2**28, 2**30
 
 
 class WeightsError(ValueError):
-    """A file of weights that cannot be read, or that does not fit the network."""
+    """A file of weights cannot be read or does not fit the network."""
 
 
 class Needed(NamedTuple):
-    """What the tensors in a file are for."""
+    """The purpose of the tensors in a file."""
 
     what: str
-    """In a message: "the weights of resnet50"."""
+    """For messages: "the weights of resnet50"."""
     nbytes: int
-    """Their size as float32."""
+    """Size of the needed tensors in float32, in bytes."""
 
 
 class _Budget(NamedTuple):
-    """Bytes that a file may take in memory: its own size, or several copies of what is needed."""
+    """Limit on memory: twice the file's size, or several copies of the needed tensors."""
 
     file_size: int
     needed: Needed | None
 
     def check(self, nbytes: int) -> None:
-        """Raises `WeightsError` if it would take more than that."""
+        """Raises `WeightsError` if `nbytes` exceed the limit."""
         enough = _COPIES * self.needed.nbytes + _SLACK if self.needed else _UNKNOWN
         if nbytes > max(2 * self.file_size, enough):
             there = f"the file has {size(self.file_size)}"
@@ -58,7 +59,7 @@ class _Budget(NamedTuple):
 
 
 def size(nbytes: float) -> str:
-    """Bytes in a unit that a person reads.
+    """A number of bytes with a readable unit.
 
     >>> size(258), size(102_228_128), size(4 * 2**40)
     ('258 bytes', '102.2 MB', '4.4 TB')
@@ -70,10 +71,13 @@ def size(nbytes: float) -> str:
 
 
 def read_tensors(path: str | os.PathLike[str], needed: Needed | None = None) -> Tensors:
-    """The tensors of a file by name, float32, without wrappers and what only torch needs.
+    """The tensors of a file by name, in float32.
+
+    Wrappers and tensors that only torch uses are removed.
 
     Args:
-      needed: what they are for. A file that would take far more memory is refused.
+      path: the file; its suffix selects the format, see `load_weights`.
+      needed: what the tensors are for. A file that would take much more memory is refused.
 
     Raises:
       WeightsError, UnsafeFile, FileNotFoundError: see `load_weights`.
@@ -88,7 +92,7 @@ def read_tensors(path: str | os.PathLike[str], needed: Needed | None = None) -> 
             for key, value in _state_dict(_read(path, budget)).items()
             if not _UNUSED.fullmatch(key)
         }
-        # A view of one number may claim to be a matrix of any size.
+        # A view of one number may have the shape of a large matrix.
         budget.check(4 * sum(value.size for value in tensors.values()))
         return {key: value.astype(np.float32) for key, value in tensors.items()}
     except UnsafeFile:
@@ -124,7 +128,7 @@ def _read_npz(path: Path, budget: _Budget) -> Tensors:
     import zipfile
     import zlib
 
-    if not zipfile.is_zipfile(path):  # of other files NumPy says that they hold pickles
+    if not zipfile.is_zipfile(path):  # NumPy reports other files as pickles
         raise WeightsError("not a complete npz file")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -136,18 +140,18 @@ def _read_npz(path: Path, budget: _Budget) -> Tensors:
 
 
 def _check_npz(archive: Any, budget: _Budget) -> None:
-    """From the headers: NumPy would allocate what they claim."""
+    """Checks sizes in the headers, because NumPy allocates arrays by them."""
     budget.check(sum(record.file_size for record in archive.infolist()))
-    claims = {}
+    sizes = {}
     for record in archive.infolist():
         if record.filename.endswith(".npy"):
             with archive.open(record) as file:
                 version = np.lib.format.read_magic(file)
                 reader = "2_0" if version > (1, 0) else "1_0"
                 shape, _, dtype = getattr(np.lib.format, f"read_array_header_{reader}")(file)
-            claims[record] = math.prod(shape) * dtype.itemsize
-    budget.check(sum(claims.values()))
-    for record, nbytes in claims.items():
+            sizes[record] = math.prod(shape) * dtype.itemsize
+    budget.check(sum(sizes.values()))
+    for record, nbytes in sizes.items():
         if nbytes > record.file_size:
             raise WeightsError(
                 f"damaged: {record.filename} has {size(record.file_size)} for an array of "
@@ -156,19 +160,19 @@ def _check_npz(archive: Any, budget: _Budget) -> None:
 
 
 def _state_dict(content: Any) -> Tensors:
-    """The state dict inside a checkpoint, by the names of torchvision and timm."""
+    """The state dict in a checkpoint, with the names of torchvision and timm."""
     if not isinstance(content, dict) or not content:
         held = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise WeightsError(f"holds {held}, not a state dict")
     for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), dict):  # None, if there was nothing to average
+        if isinstance(content.get(wrapper), dict):  # timm writes None if there is no average
             return _state_dict(content[wrapper])
     for key, value in content.items():
         if not isinstance(key, str) or not _is_numeric(value):
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise WeightsError(
                 f"holds no state dict: {key!r} is of type {kind}; "
-                f"a state dict may stand under {', '.join(map(repr, _WRAPPERS))}"
+                f"a state dict may be under the keys {', '.join(map(repr, _WRAPPERS))}"
             )
     return _renamed(content)
 
@@ -178,10 +182,10 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _renamed(tensors: Tensors) -> Tensors:
-    """Without prefixes, under torchvision's names.
+    """The tensors without prefixes, under torchvision's names.
 
-    Where some tensors lie in a module called `model` or `net`, as in a LightningModule, the others
-    are those of its loss and metrics and are dropped.
+    If some tensors are in a module called `model` or `net`, as in a LightningModule, the others
+    belong to its loss and metrics and are dropped.
     """
     names = {key: _PREFIXES.sub("", key, count=1) for key in tensors}
     inner = {key: name for key, name in names.items() if _MODULES.match(name)}

@@ -1,8 +1,8 @@
-"""What else than tensors stands in a torch checkpoint, as plain Python values.
+"""Objects in a torch checkpoint other than tensors, as plain Python values.
 
-Training programs save their options and states beside the weights: an `argparse.Namespace` (timm,
-torchvision's references), paths, NumPy numbers, Lightning's hyperparameters. Each class known here
-is read as a plain value. None of its code is imported or run.
+Training programs save options and states with the weights: an `argparse.Namespace` (timm,
+torchvision's references), paths, NumPy numbers, Lightning's hyperparameters. Each class in this
+file is read as a plain value. None of its code is imported or run.
 """
 
 import re
@@ -15,9 +15,10 @@ import numpy as np
 
 
 class Replacement(NamedTuple):
-    """What a pickle gets for a class or function: `make` is called with the pickle's arguments.
+    """Replaces a class or function of a pickle: `make` is called with the pickle's arguments.
 
-    A tuple, because a pickle can set the attributes of what it names, and of a tuple it cannot.
+    It is a tuple because a pickle can set attributes of the objects that it names, but not of a
+    tuple.
     """
 
     make: Callable[..., Any]
@@ -35,7 +36,7 @@ class Attributes(dict[Any, Any]):
 
 
 class Dtype:
-    """A `numpy.dtype` of numbers or text; its byte order comes later, as its state."""
+    """A `numpy.dtype` of numbers or text; `__setstate__` sets its byte order."""
 
     def __init__(self, spec: Any, *_: Any) -> None:
         if not isinstance(spec, str) or not re.fullmatch(r"[biufcSU]\d{1,6}", spec):
@@ -48,7 +49,7 @@ class Dtype:
 
 
 class Array:
-    """A `numpy.ndarray`, whose content comes later, as its state."""
+    """A `numpy.ndarray`; `__setstate__` sets its content."""
 
     def __init__(self, *_: Any) -> None:
         self.value = np.zeros(0)
@@ -64,7 +65,7 @@ def _scalar(dtype: Dtype, raw: bytes) -> Any:
 
 
 def _bytes(text: str = "", encoding: str = "latin1") -> bytes:
-    """How protocol 2 writes bytes."""
+    """Bytes as pickle protocol 2 writes them."""
     if encoding != "latin1":
         raise ValueError(f"bytes in the encoding {encoding!r}: latin1 is read")
     return text.encode("latin1")
@@ -74,7 +75,7 @@ def _device(kind: str, index: int | None = None) -> str:
     return kind if index is None else f"{kind}:{index}"
 
 
-# Only C types and `Replacement`s, see there.
+# Only types in C and `Replacement`s: a pickle cannot set their attributes.
 TYPES: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,  # and not dict: state_dicts have a `_metadata`
     "collections.Counter": dict,  # the milestones of a schedule
@@ -101,7 +102,7 @@ TYPES: dict[str, Any] = {
         for pure in ("", "Pure")
         for kind, path in (("PosixPath", PurePosixPath), ("WindowsPath", PureWindowsPath))
     },
-    # What a defaultdict makes of a missing key. As text, which cannot be called.
+    # Factories of a defaultdict, as text, which cannot be called.
     **{f"builtins.{name}": name for name in ("bool", "dict", "float", "int", "list", "str")},
     **{
         f"torch.{name}": f"torch.{name}"
@@ -121,7 +122,7 @@ _LIGHTNING = re.compile(
 
 
 def find_type(name: str) -> Any:
-    """What stands for a class, function or constant; None for one that is not known.
+    """The replacement of a class, function or constant; None: it is unknown.
 
     >>> find_type("pathlib.PosixPath")("/", "data", "cifar")
     '/data/cifar'
@@ -134,7 +135,7 @@ def find_type(name: str) -> Any:
 
 
 def plain_type(value: Any) -> Any:
-    """The plain value of what `find_type` led to: arrays and names of types; all else as it is."""
+    """The plain value of an `Array` or `Dtype`; other values do not change."""
     if isinstance(value, Array):
         return value.value
     return str(value.value) if isinstance(value, Dtype) else value

@@ -1,4 +1,4 @@
-"""Published weights by name: timm's, from the Hugging Face hub or a folder of your own."""
+"""Published weights of timm, from the Hugging Face hub or a local folder."""
 
 import http.client
 import json
@@ -23,29 +23,30 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What has to be done to an image before a network with published weights sees it.
+    """The preprocessing of images for a network with published weights.
 
-    Raises `ValueError` for a value that is not one of a field's choices, or out of range.
+    Raises:
+      ValueError: a value is not one of the field's choices, or out of range.
     """
 
     size: int = 224
     """Side of the square view, in pixels."""
     crop_fraction: float = 0.875
-    """The short side is resized to size / crop_fraction, then the centre is cut out."""
+    """The short side is resized to size / crop_fraction; then the centre is cropped."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """The filter of that resize, antialiased as PIL's are."""
+    """Filter for resizing, with antialiasing as in PIL."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """Mean of each channel, pixels scaled to 0..1."""
+    """Mean of each channel, for pixels scaled to 0..1."""
     std: tuple[float, ...] = IMAGENET_STD
-    """Standard deviation of each channel, likewise."""
+    """Standard deviation of each channel, for pixels scaled to 0..1."""
 
     def __post_init__(self) -> None:
         check_fields(self, "preprocessing ")
         rules = {
             "size": (self.size >= 1, "must be at least 1"),
             "crop_fraction": (0 < self.crop_fraction <= 1, "must be in (0, 1]"),
-            "mean": (len(self.mean) in (1, 3), "needs one value, or one for each of RGB"),
-            "std": (len(self.std) in (1, 3), "needs one value, or one for each of RGB"),
+            "mean": (len(self.mean) in (1, 3), "needs one value, or three for RGB"),
+            "std": (len(self.std) in (1, 3), "needs one value, or three for RGB"),
         }
         for name, (good, rule) in rules.items():
             if not good:
@@ -61,24 +62,29 @@ def load_pretrained(
     *,
     head: Literal["keep", "reset"] = "keep",
 ) -> tuple[dict[str, Any], Preprocessing]:
-    """The weights that timm publishes as `name.tag`, and the images that they expect.
+    """Loads the weights that timm publishes as `name.tag`, and their preprocessing.
 
-    Looked for in `$RESNET_JAX_WEIGHTS` (default ~/.cache/resnet-jax/weights), in a folder called
-    `name.tag` that holds model.safetensors and config.json; then in the cache of the Hugging Face
-    hub, and on it (`pip install -e '.[hub]'`).
+    Places are tried in this order: the folder `name.tag` in `$RESNET_JAX_WEIGHTS` (default
+    ~/.cache/resnet-jax/weights), with model.safetensors and config.json; the cache of the Hugging
+    Face hub; the hub itself (`pip install -e '.[hub]'`).
 
     Args:
       name: one of `list_models()` that timm has.
       tag: of the weights, such as "a1_in1k".
-      num_classes: outputs of the head; None: as many as were published.
+      num_classes: outputs of the head; None: as published.
       head: see `load_weights`.
 
+    Returns:
+      The variables (see `load_weights`) and the preprocessing of images.
+
     Raises:
-      WeightsError: the files are neither here nor to be had (the message says which file belongs
-        where), or do not fit.
+      WeightsError: the files are unavailable (the message says where to put them), or do not fit
+        the network.
       ValueError: unknown name.
     """
-    from resnet_jax.weights.convert import load_weights  # with JAX; the rest does without
+    from resnet_jax.weights.convert import (
+        load_weights,
+    )  # imports JAX, which the rest of this file does not need
 
     zoo.get_spec(name)
     repository = f"{name}.{tag}"
@@ -86,23 +92,23 @@ def load_pretrained(
     preprocessing, published = read_config(config, name)
     if num_classes is None and published < 1:
         raise WeightsError(
-            f"{config}: published without a head; head='reset' with num_classes=... starts one"
+            f"{config}: published without a head; head='reset' with num_classes=... initialises one"
         )
     classes = published if num_classes is None else num_classes
     return load_weights(weights, name, classes, head=head), preprocessing
 
 
 def published_preprocessing(name: str, tag: str) -> Preprocessing:
-    """The images that the weights `name.tag` expect. Raises as `load_pretrained`."""
+    """The preprocessing of the weights `name.tag`. Raises the errors of `load_pretrained`."""
     zoo.get_spec(name)
     return read_config(_find(f"{name}.{tag}", "config.json"), name)[0]
 
 
 def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
-    """The preprocessing and the number of classes in the config.json beside timm's weights.
+    """The preprocessing and the number of classes in the config.json of timm's weights.
 
     Raises:
-      WeightsError: not such a file, or it asks for what is not supported.
+      WeightsError: it is not such a file, or it has unsupported preprocessing.
     """
     fallback = default_preprocessing(name)
     try:
@@ -122,10 +128,10 @@ def read_config(path: Path, name: str) -> tuple[Preprocessing, int]:
 
 
 def default_preprocessing(name: str) -> Preprocessing:
-    """What the weights of a network expect if nothing beside them says so.
+    """The preprocessing of a network's weights without a config.json.
 
-    torchvision's: bilinear, 0.875, ImageNet's mean; timm's v2 networks take -1..1 instead, and
-    networks for 32x32 images see them whole.
+    As in torchvision: bilinear, crop fraction 0.875, ImageNet's mean and standard deviation. timm's
+    v2 networks have inputs in -1..1 instead. Networks for 32x32 images have no crop.
     """
     spec, size = zoo.get_spec(name), zoo.image_size(name)
     if spec.image_size == 32:
@@ -141,7 +147,7 @@ def _find(repository: str, file: str) -> Path:
         root = expand(os.environ.get("RESNET_JAX_WEIGHTS") or "~/.cache/resnet-jax/weights")
         own = root / repository / file
         where = f"into {own.parent}"
-    except ValueError:  # no home directory, and so no default
+    except ValueError:  # no home directory, so no default
         own, where = None, f"into a folder {repository} under $RESNET_JAX_WEIGHTS"
     if own and own.is_file():
         return own
@@ -157,7 +163,7 @@ def _find(repository: str, file: str) -> Path:
             return Path(hf_hub_download(f"timm/{repository}", file))
     except ImportError:
         reason = "huggingface_hub is not installed: pip install -e '.[hub]'"
-    except Exception as error:  # no such repository, full disk: each has its own type
+    except Exception as error:  # no such repository, full disk, ...: of many types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     raise WeightsError(
         f"timm/{repository} cannot be fetched from the Hugging Face hub ({reason}). "
@@ -166,10 +172,10 @@ def _find(repository: str, file: str) -> Path:
 
 
 def no_answer(url: str, seconds: float = 2.5) -> str | None:
-    """Why a web server does not answer within some seconds; None: it does.
+    """The reason why a web server does not answer within `seconds`; None: it answers.
 
-    The hub's own library tries for half a minute and more. A name server may take as long, and has
-    no timeout of its own: hence the thread.
+    The hub's library tries for half a minute and more. A name server may take as long, and its
+    query has no timeout; so the request runs in a thread.
     """
     failures: list[str] = []
 
@@ -180,7 +186,7 @@ def no_answer(url: str, seconds: float = 2.5) -> str | None:
                 pass
         except OSError as error:
             why = getattr(error, "reason", error)
-            # An error page is an answer. Of certificates, the hub's library may know better.
+            # An error page is an answer. The hub's library may know other certificates.
             if not isinstance(error, urllib.error.HTTPError) and not isinstance(why, ssl.SSLError):
                 failures.append(getattr(why, "strerror", None) or str(why) or repr(why))
         except (http.client.HTTPException, ValueError):

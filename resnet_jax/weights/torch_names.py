@@ -1,4 +1,4 @@
-"""How the variables of a network lie in a file: under our paths, or under torch's names."""
+"""Names and axis orders of a network's variables in files: our paths, or torch's names."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -18,15 +18,15 @@ _LEAVES = {
 
 
 class Tensor(NamedTuple):
-    """One tensor of a file: the variable it is, and how it lies there."""
+    """One tensor of a file, and the variable that it holds."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
     axes: tuple[int, ...]
-    """Of the variable, in the file's order."""
+    """Axes of the variable, in the order of the file."""
 
     def read(self, tensor: np.ndarray) -> np.ndarray:
-        """The variable, from the file's tensor."""
+        """Converts the file's tensor to the variable."""
         inner = tensor.reshape([tensor.shape[i] for i in range(len(self.axes))])
         turned = inner.transpose(np.argsort(self.axes))
         if turned.flags.c_contiguous:
@@ -38,12 +38,12 @@ class Tensor(NamedTuple):
         return variable
 
     def write(self, variable: np.ndarray) -> np.ndarray:
-        """The file's tensor, from the variable."""
+        """Converts the variable to the file's tensor."""
         return np.ascontiguousarray(variable.transpose(self.axes)).reshape(self.shape)
 
 
 def own_layout(shapes: Any) -> dict[str, Tensor]:
-    """Our names, "params/backbone/stage1/block1/conv1/kernel" -> what is there."""
+    """The tensors of a file in our layout: "params/backbone/stage1/block1/conv1/kernel", ..."""
     return {
         "/".join(path): Tensor(path, leaf.shape, tuple(range(len(leaf.shape))))
         for path, leaf in paths(shapes)
@@ -51,7 +51,7 @@ def own_layout(shapes: Any) -> dict[str, Tensor]:
 
 
 def torch_layout(spec: Spec, shapes: Any) -> dict[str, Tensor]:
-    """torch's name of each tensor -> what it is here."""
+    """The tensors of a file in the layout of torchvision and timm, by torch's names."""
     layout = {}
     for path, leaf in paths(shapes):
         _, *modules, last = path
@@ -70,7 +70,7 @@ def torch_layout(spec: Spec, shapes: Any) -> dict[str, Tensor]:
 
 
 def _v1_name(modules: list[str], spec: Spec) -> str:
-    """As torchvision and timm's resnet.py call a module."""
+    """The name of a module in torchvision and timm's resnet.py."""
     if modules[0] == "head":
         return "fc"
     if isinstance(spec, LeNetSpec):
@@ -99,7 +99,7 @@ def _in_block(inner: list[str], avg_down: bool) -> str:
 
 
 def _v2_name(modules: list[str], spec: ResNetSpec) -> str:
-    """As timm's resnetv2.py calls a module."""
+    """The name of a module in timm's resnetv2.py."""
     if modules[0] == "head":
         return "head.fc"
     if modules[1].startswith("stage"):

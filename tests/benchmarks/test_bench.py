@@ -1,4 +1,4 @@
-"""`resnet-jax bench`: what is measured on a tiny network, and the arithmetic behind the figures."""
+"""`resnet-jax bench`: measurements of a tiny network, and the arithmetic of the results."""
 
 import doctest
 import json
@@ -55,7 +55,7 @@ def test_bad_cases(text, says):
 
 @pytest.fixture(scope="module")
 def row(tmp_path_factory) -> dict:
-    """A tiny network, measured; beside it two peers that cannot be there."""
+    """The row of a tiny network, with two peers that are not installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.NEEDS, "haiku", {"no_such_module": "dm-haiku"})
         args = step.StepArgs(
@@ -89,13 +89,13 @@ def test_absent_peers_are_named(row):
     assert row["ours_over"] == {} and set(row["systems"]) == {"ours"}
 
 
-def test_a_system_that_has_no_such_network_says_so():
-    with pytest.raises(Unsupported, match="resnet8_cifar: written here for resnet18, resnet50"):
+def test_a_system_without_the_network_is_unsupported():
+    with pytest.raises(Unsupported, match="resnet8_cifar: choose from resnet18, resnet50"):
         registry.make_stepper("flax", tiny())
 
 
 def test_ratios():
-    """Of the same round: a slow round of both leaves the ratio as it is."""
+    """Ratios within a round: a round that is slow for both does not change the ratio."""
     seconds = {"ours": [[1, 2, 9], [4, 4, 4]], "flax": [[4, 4, 1], [8, 9, 7]]}
     turns = {
         name: [[Sample(s, 0.0) for s in turn] for turn in found] for name, found in seconds.items()
@@ -118,7 +118,7 @@ def test_rows_become_tables_and_a_plot(row, tmp_path, capsys):
     for each in (old, new):
         emit(each, tmp_path / "deep" / "rows.jsonl")
     emit({"benchmark": "memory", "case": "x", "device": "h200", "largest_batch": 2048}, None)
-    # what has no case is in no plot, but its ratios are in a table
+    # a row without a case is not in the plot, but its ratios are in a table
     ours = {"ours_over": {"tf.data": spread([0.96])}}
     emit({"benchmark": "input", "cores": 2, **ours}, tmp_path / "deep" / "rows.jsonl")
     capsys.readouterr()
@@ -162,7 +162,7 @@ def test_nothing_fits():
 
 
 def test_memory_of_a_real_step():
-    """A limit between two batches' needs, as the compiler has them."""
+    """A limit between the compiled sizes of two batches."""
 
     def peak(batch: int) -> int:
         config = tiny(batch_size=batch)
@@ -203,7 +203,7 @@ ENTRY %main (a: bf16[128,56,56,64], w: f32[3,3,64,64]) -> bf16[128,56,56,64] {
 
 
 def test_kernels_of_a_trace(tmp_path):
-    """What ran is found, as often as it did."""
+    """Each kernel is found as often as it ran."""
     multiply = jax.jit(lambda a, b: jnp.sin(a) @ b)
     a = jnp.ones((256, 256))
     multiply(a, a).block_until_ready()
@@ -237,8 +237,14 @@ def test_shares_of_kernels():
         (["compile", "resnet5"], "unknown model 'resnet5': did you mean"),
         (["compile", "resnet50,fast"], "case 'resnet50,fast': write "),
         (["memory", "digits", "--limit", "-1"], "limit -1.0: must be positive"),
-        (["profile", "digits", "--system", "torchvision"], "'torchvision': is not JAX's"),
-        (["program", "resnet50", "--systems", "torchvision"], "is no XLA program"),
+        (
+            ["profile", "digits", "--system", "torchvision"],
+            "'torchvision': must be a system in JAX",
+        ),
+        (
+            ["program", "resnet50", "--systems", "torchvision"],
+            "'torchvision': must be a system in JAX",
+        ),
         (["end_to_end", "digits", "folder"], "takes one recipe, not 2"),
         (["report", "--only", "nonsense"], "only 'nonsense': there are results of"),
     ],

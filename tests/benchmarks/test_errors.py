@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.errors import CASES
-from benchmarks.faults.harness import Desk
+from benchmarks.faults.harness import Harness
 from tests.runs import ROOT
 
 TABLE = (ROOT / "docs" / "faults.md").read_text("utf-8").splitlines()
@@ -21,13 +21,13 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("errors"), Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    return Harness(tmp_path_factory.mktemp("errors"), Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_case(name, desk, tmp_path):
-    desk.folder = tmp_path
-    row = CASES[name](desk)
-    documented = [line.split("|") for line in TABLE if line.startswith(f"| {row.did} |")]
+def test_case(name, harness, tmp_path):
+    harness.folder = tmp_path
+    row = CASES[name](harness)
+    documented = [line.split("|") for line in TABLE if line.startswith(f"| {row.fault} |")]
     assert [int(cells[3]) for cells in documented] == [row.code]

@@ -8,7 +8,7 @@ from benchmarks.loaders import LOADERS, find, write_synthetic
 
 @pytest.mark.parametrize("name", ["ours", "Grain"])
 def test_batches(name, tmp_path):
-    """Of the promised shape and type, another one each time, and the same ones again."""
+    """Shape and type; batches differ from each other, and are the same in a second run."""
     write_synthetic(tmp_path, 2)
     files = find(tmp_path)
     first, second = (

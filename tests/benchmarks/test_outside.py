@@ -1,6 +1,6 @@
-"""Faults from outside a run, once each: the small mode of `benchmarks/faults/campaign.py`.
+"""Faults from outside a run, once each: a small version of `python -m benchmarks.faults`.
 
-The runs are processes of their own, and each must end as one that nothing disturbed, bit for bit.
+The runs are child processes. Each must end bit-identical to an undisturbed one.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import outside
+from benchmarks.faults import child_run, outside
 from benchmarks.faults.campaign import Campaign
 
 
@@ -22,7 +22,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 
 @pytest.fixture
 def campaign(reference: Campaign) -> Campaign:
-    """What a test counts and finds wrong is its own."""
+    """The campaign of all tests, with its counts reset."""
     reference.wrong.clear()
     reference.done.clear()
     return reference
@@ -57,3 +57,19 @@ def test_a_signal_to_all_processes(campaign):
 def test_files_that_changed(campaign):
     outside.changed_files(campaign)
     assert campaign.wrong == [] and campaign.done["changes of the files"] == 3
+
+
+@pytest.mark.parametrize("what", ["end", "checkpoint"])
+def test_a_run_that_hangs(campaign, monkeypatch, what):
+    """The wait has a limit; the message names the run, what was missing, and its last line."""
+    run = campaign.workdir("hanging")
+    run.args = ["sh", "-c", "echo the last line; exec sleep 600"]
+    monkeypatch.setattr(child_run, "LIMIT", 0.5)
+
+    def part(of: Campaign) -> None:
+        with run.training() as process:
+            run.wait(process) if what == "end" else run.wait_until(run.steps, process, what)
+
+    campaign.attempt(part)
+    message = f"part: {run.path}: no {what} within 0.5 s; its last line: the last line"
+    assert campaign.wrong == [message]

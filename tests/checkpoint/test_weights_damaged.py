@@ -18,7 +18,7 @@ from resnet_jax import (
     save_weights,
 )
 from resnet_jax.weights.convert import read_tensors, torch_shapes
-from resnet_jax.weights.torch_checkpoint import UnsafeFile
+from resnet_jax.weights.unpickler import UnsafeFile
 from tests.resnet_jax.test_convert import (
     CIFAR,
     SHALLOW,
@@ -80,7 +80,7 @@ def test_file_cut_short(suffix, tmp_path):
 def test_text(text, suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     path.write_text(text)
-    what = {".safetensors": "safetensors file", ".npz": "npz file", ".pth": "no torch file"}
+    what = {".safetensors": "safetensors file", ".npz": "npz file", ".pth": "not a torch file"}
     refused(path, what[suffix])
     with pytest.raises(WeightsError) as caught:
         read_tensors(path)

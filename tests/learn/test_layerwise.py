@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax.scan import NAME
+from resnet_jax.scan import STACKED
 from train.config import OptimConfig
 from train.learn.optim import make_optimizer
 
@@ -104,6 +104,6 @@ def test_blocks_of_a_stack_are_layers_of_their_own(name):
     apart = [after(optim, w, G)["kernel"] for w in (W, other)]
     both = jax.tree.map(lambda a, b: np.stack([a, b]), W, other)
     stacked = after(
-        optim, {NAME: both}, [{NAME: jax.tree.map(lambda a: np.stack([a, a]), g)} for g in G]
+        optim, {STACKED: both}, [{STACKED: jax.tree.map(lambda a: np.stack([a, a]), g)} for g in G]
     )
-    np.testing.assert_allclose(stacked[NAME]["kernel"], np.stack(apart), rtol=1e-6)
+    np.testing.assert_allclose(stacked[STACKED]["kernel"], np.stack(apart), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Says at the end of a run how much of torchvision and timm is covered."""
+"""Reports the coverage of torchvision and timm at the end of a run."""
 
 import json
 import re
@@ -21,4 +21,4 @@ def pytest_terminal_summary(terminalreporter):
         names = [key.split("/")[1] for key in keys if key in passed]
         terminalreporter.line(f"{file}: {len(names)} of {len(keys)}: {', '.join(names)}")
     for name, why in LEFT_OUT.items():
-        terminalreporter.line(f"left out: {name} ({why})")
+        terminalreporter.line(f"skipped: {name} ({why})")

@@ -1,4 +1,4 @@
-"""Weights and images that are the same wherever they are made: functions of names and shapes."""
+"""Reproducible weights and images: functions of names and shapes."""
 
 import zlib
 
@@ -29,7 +29,7 @@ def _scaled(values: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray
     if name.endswith("running_mean") or name.endswith("bias"):
         return np.float32(0.4) * values - np.float32(0.2)
     if name.endswith("norm3.weight"):
-        # Standardised kernels have no scale of their own: without this, each branch of a BiT would
+        # Standardised kernels have no scale. Without this, each branch of a BiT would
         # drown its shortcut, and 152 layers turn float32's rounding into 1e-4 of the logits.
         return np.float32(0.125) * (values + np.float32(1))
     if len(shape) == 1:

@@ -2,7 +2,7 @@
 
     python -m tests.parity.goldens
 
-which needs both, and torch (CONTRIBUTING says how to install them). About four minutes.
+which needs both, and torch (CONTRIBUTING has the installation). About four minutes.
 """
 
 import json
@@ -19,13 +19,13 @@ JSON, NPZ = FOLDER / "parity.json", FOLDER / "parity.npz"
 SAMPLES = 40  # of each level of the pyramid
 
 LEFT_OUT = {
-    "ecaresnet50d_pruned": "pruned: each layer has a width of its own",
-    "ecaresnet101d_pruned": "pruned: each layer has a width of its own",
+    "ecaresnet50d_pruned": "pruned: each layer has another width",
+    "ecaresnet101d_pruned": "pruned: each layer has another width",
     "resnetv2_50d_evos": "the EvoNorm experiment",
     "resnetv2_50d_frn": "the filter-response-norm experiment",
 }
 
-# What timm can do with any name, by its option and ours.
+# Options that timm has for all names, and ours.
 ACTIVATIONS = get_args(Activation)
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{

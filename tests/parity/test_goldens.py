@@ -1,4 +1,4 @@
-"""Every name of torchvision and timm gives their numbers. Needs neither."""
+"""All networks give the numbers of torchvision and timm, without installing them."""
 
 import functools
 import json
@@ -71,13 +71,13 @@ def test_same_image_size(key):
     assert image_size(key.split("/")[1]) == GOLDENS[key]["image_size"]
 
 
-def test_nothing_is_left_out_but_what_is_said():
+def test_only_listed_networks_are_skipped():
     missing = {key.split("/")[1] for key in NAMES} - set(ZOO)
     assert missing == set(LEFT_OUT)
 
 
 def test_the_comparison_notices_small_mistakes(goldens):
-    """What ports get wrong shifts the logits by more than the tolerance."""
+    """Typical mistakes of ports change the logits by more than the tolerance."""
     name = "resnet50d"
     tensors = {tensor: fill(tensor, shape) for tensor, shape in torch_shapes(name).items()}
     variables = from_tensors(tensors, name)

@@ -1,4 +1,4 @@
-"""Beside torch, where it is installed: training, and weights there and back."""
+"""Against torch, if it is installed: training, and round trips of weights."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def numpy_state(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def relative_errors(got, wanted) -> dict[str, float]:
-    """Of each leaf: largest difference, relative to the leaf's largest value."""
+    """For each leaf: largest difference, relative to the leaf's largest value."""
 
     def error(a, b):
         return float(np.abs(np.asarray(a) - b).max() / max(np.abs(b).max(), 1e-30))
@@ -130,7 +130,7 @@ def loss_gradient(net, variables, x, labels):
 
 
 @pytest.mark.parametrize("name", ROUND_TRIPS)
-def test_there_and_back(name, tmp_path):
+def test_round_trip(name, tmp_path):
     source = ROUND_TRIPS[name]
     tensors = numpy_state(reference.create(name, source))
     variables = from_tensors(tensors, name)
@@ -157,7 +157,7 @@ def test_there_and_back(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet34", "resnext101_32x8d", "seresnetaa50d", "resnetv2_34d"])
 def test_live(name):
-    """The goldens say the same of all names; this says that they are still what torch computes."""
+    """The goldens cover all names; this shows that torch still computes them."""
     model = reference.create(name, "timm")
     x = images(*size(name), 2)[::-1].copy()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Convolution and pools against loops over pixels; whole numbers make the comparison exact."""
+"""Convolution and pools against loops over pixels; integers make the comparison exact."""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def test_dilation(stride, groups, dilation, sides):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_weight_standardization(groups):
-    """Qiao 2019, equation 10: over the inputs of each output, those of its group."""
+    """Qiao 2019, equation 10: over the inputs of each output, in its group."""
     rng = np.random.default_rng(0)
     x = integers(0, (2, 5, 6, 4))
     kernel = rng.normal(3, 0.1, (3, 3, 4 // groups, 6)).astype(np.float32)
@@ -129,7 +129,7 @@ def test_bfloat16():
 
 
 def test_operands_are_rounded_to_the_compute_dtype():
-    """So it is a bfloat16 convolution, and not a float32 one with its result rounded."""
+    """A bfloat16 convolution, not a float32 one with a rounded result."""
     x = np.float32([1, -1]).reshape(1, 1, 1, 2)
     kernel = np.float32([1 + 2**-9, 1]).reshape(1, 1, 2, 1)
     for dtype, expected in ((jnp.float32, 2**-9), (jnp.bfloat16, 0)):
@@ -152,7 +152,7 @@ def test_max_pool(sides):
 
 
 @pytest.mark.parametrize("sides", [(8, 6), (7, 6), (6, 7), (7, 9), (1, 1), (2, 1)])
-def test_avg_pool_down_averages_what_is_there(sides):
+def test_avg_pool_down_does_not_count_padding(sides):
     x = integers(0, (2, *sides, 3)) + 50
     y = np.asarray(avg_pool_down(jnp.asarray(x)))
     np.testing.assert_array_equal(y, np.nanmean(windows(x, 2, 0), (-1, -2)))
@@ -167,7 +167,7 @@ def test_max_pool_with_stride_1(sides):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_padding_of_zeros_wins_over_negative_values(stride):
+def test_zero_padding_is_larger_than_negative_values(stride):
     x = integers(0, (2, 6, 7, 3)) - 100
     y = np.asarray(max_pool(jnp.asarray(x), stride, zero_pad=True))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -201,7 +201,7 @@ def test_blur_is_a_binomial_filter_over_reflected_edges(sides, stride):
 
 
 @pytest.mark.parametrize("sides", [(6, 8), (7, 5)])
-def test_an_averaged_stride_leaves_out_what_is_odd(sides):
+def test_an_averaged_stride_drops_an_odd_last_pixel(sides):
     x = integers(0, (2, *sides, 3))
     y = np.asarray(anti_alias(jnp.asarray(x), "avg", 2))
     assert y.shape == (2, sides[0] // 2, sides[1] // 2, 3)

@@ -1,4 +1,4 @@
-"""A CPU computes some convolutions and the max pool in forms of its own: the same to rounding."""
+"""The CPU forms of convolutions and the max pool equal XLA's, to rounding."""
 
 import re
 from functools import partial
@@ -10,6 +10,7 @@ import pytest
 
 from resnet_jax import conv
 from resnet_jax.conv import convolve, max_pool
+from resnet_jax.cpu_conv import xla_conv
 
 # x [H, W, C_in], kernel size, C_out, stride, groups, dilation
 CASES = {
@@ -37,25 +38,25 @@ TOLERANCE = 2e-6
 
 
 def case(name: str):
-    """(the function as the network has it, XLA's own, input, kernel) of a case."""
+    """(the network's function, XLA's, input, kernel) of a case."""
     shape, size, features, stride, groups, dilation = CASES[name]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *shape)).astype(np.float32)
     kernel = rng.normal(size=(size, size, shape[2] // groups, features)).astype(np.float32)
     ours = partial(convolve, stride=stride, groups=groups, dilation=dilation)
-    native = partial(conv._native, stride=stride, groups=groups, dilation=dilation)
+    native = partial(xla_conv, stride=stride, groups=groups, dilation=dilation)
     return ours, native, x, kernel
 
 
 def exact(f, *args):
-    """f in float64, of XLA's own convolution."""
+    """f in float64, for XLA's convolution."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), args)
         return jax.device_get(jax.jit(f)(*wide))
 
 
 def close(got, wanted):
-    """To what float32 keeps of sums of some thousand terms, on any CPU, against float64."""
+    """Compares with float64, to the precision of float32 sums of a thousand terms."""
 
     def check(a, b):
         assert a.shape == b.shape and a.dtype == jnp.float32 and b.dtype == np.float64
@@ -65,9 +66,9 @@ def close(got, wanted):
     jax.tree.map(check, got, wanted)
 
 
-# How many convolutions a CPU gets: forward, and in all with both gradients. None: matrix products.
-# A gradient for the input of a strided 3x3 is a matrix product too. Of groups there are as many as
-# it takes runs of at most 64 channels.
+# Number of convolutions on a CPU: in the forward pass, and in total with both gradients. With 0,
+# they are matrix products. The input gradient of a strided 3x3 is a matrix product too. Groups are
+# merged up to 64 channels.
 CONVOLUTIONS = {
     **dict.fromkeys(("1x1", "1x1 stride 2", "2x2 map", "1x1 map"), (0, 0)),
     **dict.fromkeys(("4x3 map, stride 2", "7x7 map, many channels", "dilated, small"), (0, 0)),
@@ -79,8 +80,8 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_cpu_computes(name):
-    """Counted in the program that its compiler gets, in which no convolution has groups."""
+def test_number_of_convolutions_on_a_cpu(name):
+    """Counted in the program before compilation, in which no convolution has groups."""
     ours, _, x, kernel = case(name)
 
     def program(f):
@@ -129,10 +130,10 @@ def slopes(f, x, kernels):
 
 
 @pytest.mark.parametrize("name", ["7x7 map, few channels", "dilated", "groups in one run"])
-def test_gradients_written_out_for_a_loop(name):
+def test_gradients_in_a_loop(name):
     """First and second, in reverse mode and under vmap; forward mode is refused."""
     ours, native, x, kernel = case(name)
-    looped = partial(ours, in_loop=True)
+    looped = partial(ours, in_scan=True)
     many = jnp.stack([kernel, 2 * kernel, -kernel])
 
     def everything(f, x, kernel):
@@ -151,16 +152,16 @@ def test_gradients_written_out_for_a_loop(name):
 
 
 def test_a_loop_has_convolutions_with_their_axes_in_place_on_a_cpu():
-    """Those that XLA's CPU compiler hands to its library wherever they stand."""
+    """In this axis order, XLA's CPU compiler calls its library, also inside a loop."""
     ours, _, x, kernel = case("7x7 map, few channels")
-    gradient = jax.jit(jax.grad(lambda x, k: jnp.square(ours(x, k, in_loop=True)).sum(), (0, 1)))
+    gradient = jax.jit(jax.grad(lambda x, k: jnp.square(ours(x, k, in_scan=True)).sum(), (0, 1)))
     text = gradient.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
     assert text.count("stablehlo.convolution") == 3
     assert text.count("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]") == 3
 
 
-def test_another_platform_gets_the_native_ones():
-    """What is lowered for a TPU has convolutions and windows, and no matrix product."""
+def test_other_platforms_use_xlas_operations():
+    """A program for a TPU has convolutions and windows, and no matrix product."""
     ours, _, x, kernel = case("1x1")
     step = jax.jit(jax.grad(lambda k: jnp.square(max_pool(ours(x, k))).sum()))
     text = step.trace(kernel).lower(lowering_platforms=("tpu",)).as_text()
@@ -173,11 +174,11 @@ def test_another_platform_gets_the_native_ones():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("zero_pad", [False, True])
 def test_max_pool_and_its_gradient_are_xlas_to_the_bit(stride, zero_pad):
-    """Ties included: small integers make plenty, and the first pixel of a window takes them."""
+    """Also for ties, which are frequent in small integers: the first pixel has the gradient."""
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, (2, 9, 8, 3)).astype(np.float32)
     options = {"stride": stride, "zero_pad": zero_pad}
-    wanted, back = jax.vjp(partial(conv._native_max_pool, **options), x)
+    wanted, back = jax.vjp(partial(conv._xla_max_pool, **options), x)
     got, ours = jax.vjp(lambda x: max_pool(x, stride, zero_pad=zero_pad), x)
     np.testing.assert_array_equal(got, wanted)
     weights = rng.integers(1, 9, wanted.shape).astype(np.float32)
@@ -188,6 +189,6 @@ def test_max_pool_keeps_a_nan_in_every_window_that_sees_it():
     for row in range(6):
         x = np.zeros((1, 6, 6, 1), np.float32)
         x[0, row, 2] = np.nan
-        wanted = conv._native_max_pool(jnp.asarray(x), stride=2, zero_pad=False)
+        wanted = conv._xla_max_pool(jnp.asarray(x), stride=2, zero_pad=False)
         np.testing.assert_array_equal(max_pool(jnp.asarray(x)), wanted)
         assert np.isnan(wanted).any()

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/convert.py: round trips, checkpoints as people have them, a new head.
+"""resnet_jax/weights/convert.py: round trips, usual checkpoints, a new head.
 
 That torch itself agrees is checked in tests/parity; nothing here needs it.
 """
@@ -47,7 +47,7 @@ def _shapes(name: str, num_classes: int, changes: tuple) -> Any:
 
 
 def random_variables(name: str, num_classes: int = 10, **changes: Any) -> dict:
-    """Float32, all different, so that no tensor and no axis can stand in for another."""
+    """Float32 variables with distinct values, so that swapped tensors or axes are found."""
     rng = np.random.default_rng(0)
     shapes = _shapes(name, num_classes, tuple(changes.items()))
     return jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
@@ -91,14 +91,14 @@ def torch_tensors(name: str, **changes: Any) -> dict[str, np.ndarray]:
 
 
 def says(error: pytest.ExceptionInfo, *parts: str) -> str:
-    """The message, which has all the parts."""
+    """Returns the message, which must have all the parts."""
     message = str(error.value)
     for part in parts:
         assert part in message
     return message
 
 
-# --- there and back ------------------------------------------------------------------------------
+# --- round trips ---------------------------------------------------------------------------------
 
 ROUND_TRIPS: dict[str, tuple[str, dict[str, Any]]] = {
     "test_resnet": ("test_resnet", {}),
@@ -115,7 +115,7 @@ ROUND_TRIPS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 @pytest.mark.parametrize("case", ROUND_TRIPS)
-def test_there_and_back(case, suffix, tmp_path):
+def test_round_trip(case, suffix, tmp_path):
     name, changes = ROUND_TRIPS[case]
     variables = random_variables(name, 7, **changes)
     path = tmp_path / f"a.{suffix}"
@@ -123,7 +123,7 @@ def test_there_and_back(case, suffix, tmp_path):
     assert os.listdir(tmp_path) == [f"a.{suffix}"]
     same(load_weights(path, name, 7, **changes), {"batch_stats": {}, **variables})
     assert ("batch_stats" in variables) == (case not in ("GroupNorm", "LeNet"))
-    # as large as the numbers alone, but for their names
+    # the size of the numbers, plus their names
     size = sum(x.nbytes for x in jax.tree.leaves(variables))
     assert size < path.stat().st_size < size + 600 * len(jax.tree.leaves(variables))
 
@@ -137,7 +137,7 @@ def test_classes_are_those_of_the_name_unless_given(tmp_path):
 
 
 def test_changed_networks(tmp_path):
-    """Fields of the spec by keyword, in saving and in loading; lists are as good as tuples."""
+    """Fields of the spec by keyword, in saving and in loading; lists work like tuples."""
     changes = {"width": 8, "depths": [2, 1], "shortcut": "B"}
     variables = random_variables(CIFAR, 3, width=8, depths=(2, 1), shortcut="B")
     for path in (tmp_path / "a.safetensors", tmp_path / "a.npz"):
@@ -193,7 +193,7 @@ def test_not_a_number_is_a_number(tmp_path):
         same(load_weights(path, CIFAR), variables)
 
 
-# --- checkpoints as people have them -------------------------------------------------------------
+# --- usual checkpoints ---------------------------------------------------------------------------
 
 A, B = (np.full((2, 3), value, np.float32) for value in (1, 2))
 
@@ -248,7 +248,7 @@ def test_prefixes(prefix, tmp_path):
     assert {k: v.tolist() for k, v in read_tensors(tmp_path / "a.safetensors").items()} == wanted
 
 
-def test_counters_are_left_aside(tmp_path):
+def test_counters_are_ignored(tmp_path):
     """torchvision's average of a network: AveragedModel counts, and so does BatchNorm."""
     count = np.array(2**40)
     state = {"module.bn1.weight": A, "module.bn1.num_batches_tracked": count, "n_averaged": count}
@@ -328,7 +328,7 @@ def test_a_new_head_for_a_file_without_one():
     same(variables["params"]["backbone"], from_tensors(tensors, CIFAR)["params"]["backbone"])
     with pytest.raises(WeightsError) as caught:
         from_tensors(headless, CIFAR, 3)
-    message = says(caught, "2 missing: fc.bias; fc.weight\n", "head='reset' starts a new one")
+    message = says(caught, "2 missing: fc.bias; fc.weight\n", "head='reset' initialises a new one")
     assert "num_classes" not in message
 
 
@@ -343,13 +343,12 @@ def test_head_of_another_size(name, suffix, tmp_path):
     message = says(caught, f"{path}: not the weights of {name}\n  2 of another shape: ")
     assert "(7,), not (1000,)" in message and "missing" not in message
     assert message.endswith(
-        "\n  Only the head differs: num_classes=... takes it as it is, head='reset' starts a new "
-        "one"
+        "\n  Only the head differs: num_classes=... loads it, head='reset' initialises a new one"
     )
 
 
-def test_another_misfit_gets_no_advice_about_the_head():
-    """Neither with the head beside it, nor because an SE layer has an `fc1`."""
+def test_other_differences_give_no_hint_about_the_head():
+    """Neither if the head differs too, nor because an SE layer has an `fc1`."""
     tensors = torch_tensors("test_resnet", attention="se")
     tensors["layer1.0.se.fc1.weight"] = tensors["layer1.0.se.fc1.weight"][:, :5]
     tensors["fc.weight"] = tensors["fc.weight"][:5]
@@ -368,7 +367,7 @@ def test_no_such_head(head, tmp_path):
         load_weights(tmp_path / "a.npz", CIFAR, head=head)
 
 
-# --- files that are not what they should be ------------------------------------------------------
+# --- wrong files --------------------------------------------------------------------------------
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
 STATS = "batch_stats/backbone"

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/files.py: what a file would take is known before it is read."""
+"""resnet_jax/weights/files.py: the memory of a file is checked before it is read."""
 
 import io
 import tracemalloc
@@ -38,7 +38,7 @@ def header(shape: tuple[int, ...], dtype: str = "<f4", version: tuple[int, int] 
 
 
 class Zeros:
-    """So many zero bytes, without so much memory."""
+    """A stream of zero bytes that takes no memory."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -51,7 +51,7 @@ class Zeros:
 
 
 def inflating_npz(path: Path) -> Path:
-    """An honest one: half a gigabyte of zeros in half a megabyte."""
+    """A valid file: half a gigabyte of zeros in half a megabyte."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         Zeros(GB // 2).write_to(archive, "w.npy", header((GB // 8,)))
     return path
@@ -96,7 +96,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_what_would_fill_the_memory_is_refused_from_its_header(case, tmp_path):
+def test_a_file_that_would_fill_the_memory_is_refused_by_its_header(case, tmp_path):
     name, write, takes = BOMBS[case]
     path = write(tmp_path / name)
     tracemalloc.start()
@@ -113,7 +113,7 @@ def test_what_would_fill_the_memory_is_refused_from_its_header(case, tmp_path):
 
 
 def test_a_file_that_is_as_large_as_it_says_is_read(tmp_path, monkeypatch):
-    """However small the network: checkpoints hold an optimiser's state, and more."""
+    """Also for a small network: checkpoints have an optimiser's state and more."""
     from resnet_jax.weights import files
 
     np.savez(tmp_path / "a.npz", w=np.zeros(1000, np.float32))
@@ -123,7 +123,7 @@ def test_a_file_that_is_as_large_as_it_says_is_read(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "b.npz", w=np.zeros(10_000, np.float32))
     with pytest.raises(WeightsError, match=r"would take 40\.1 kB in memory; the file has"):
         read_tensors(tmp_path / "b.npz", tight)
-    # 16 times what is needed, for what a run keeps beside its weights
+    # 16 times the needed size, because a run saves more than its weights
     assert read_tensors(tmp_path / "b.npz", Needed("some", 2_600))["w"].shape == (10_000,)
 
 
@@ -151,7 +151,7 @@ def test_an_array_that_is_shorter_than_its_header_says(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_torch, read_without_torch])
-def test_both_readers_ask_before_they_inflate(tmp_path, read):
+def test_both_readers_check_the_size_before_they_inflate(tmp_path, read):
     asked = []
 
     def check(nbytes: int) -> None:

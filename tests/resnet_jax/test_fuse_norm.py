@@ -1,4 +1,4 @@
-"""`fuse_norm`: a widening 1x1 convolution and its BatchNorm as one layer, or as two."""
+"""`fuse_norm`: a 1x1 convolution that adds channels and its BatchNorm, as one layer or as two."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def trained(dtype, x=X, variables=VARIABLES, **options):
 
 
 def off(a: dict, exact: dict) -> dict[str, float]:
-    """How far each array is from the exact one, relative to its norm."""
+    """Error of each array, relative to its norm."""
     assert a.keys() == exact.keys()
     norm = np.linalg.norm
     return {k: float(norm(np.float64(a[k]) - exact[k]) / norm(exact[k])) for k in exact}
@@ -50,7 +50,7 @@ def off(a: dict, exact: dict) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def exact() -> dict:
-    """In float64, of two layers."""
+    """The result of two layers in float64."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), VARIABLES)
         x = jnp.asarray(X, jnp.float64)
@@ -61,7 +61,7 @@ def exact() -> dict:
 
 @pytest.mark.parametrize("fuse_norm", [True, False])
 def test_one_layer_or_two_are_equal_within_rounding(exact, fuse_norm):
-    """bfloat16 keeps 8 bits: 2^-8 a rounding, and there are a few in a row."""
+    """bfloat16 has 8 bits: a rounding costs 2^-8, and there are several."""
     errors = off(trained(jnp.bfloat16, fuse_norm=fuse_norm), exact)
     assert errors["y"] < 2**-7 and max(errors.values()) < 2**-4, errors
     statistics = [error for key, error in errors.items() if key.startswith("batch_stats")]
@@ -75,7 +75,7 @@ def test_float32_is_not_fused():
 
 
 def test_off_is_convolution_then_batch_norm_to_the_bit():
-    """Written out layer by layer, in bfloat16, without a compiler that could fuse them."""
+    """Layer by layer, in bfloat16, without a compiler that could fuse them."""
     params, stats = (VARIABLES[c]["stage1"]["block1"] for c in ("params", "batch_stats"))
 
     def conv_norm(x, conv, norm, kernel):
@@ -117,8 +117,8 @@ def test_the_program_differs():
     assert products() == products(fuse_norm=True) == (5, 2 * 4)
 
 
-def test_the_benchmark_without_it_leaves_the_other_systems_alone():
-    """Both in one process, the network without it first: each has the program that it names."""
+def test_the_benchmark_without_it_does_not_change_other_systems():
+    """Both in one process, the network without it first: each has its own program."""
     config = tiny(precision="bf16", model=model_config(), norm_group_size=None)
 
     def dots(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The classifier on a backbone whose map is known, and `create_model`."""
+"""The classifier on a backbone with a known map, and `create_model`."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ SPEC = ResNetSpec(depths=(1, 1), width=4, block="basic", stem="3x3")
 
 
 class Maps(nn.Module):
-    """A backbone that hands its input on as the last level."""
+    """A backbone that returns its input as the last map."""
 
     spec: ResNetSpec
     dtype: jnp.dtype = jnp.float32
@@ -218,7 +218,10 @@ def test_an_unknown_name_lists_the_nearest():
         ),
         ({"drop_paths": 0.1}, r"unknown option 'drop_paths' .*: did you mean drop_path\b.*\? "),
         ({"pretrained": True}, r"unknown option 'pretrained' .*load_pretrained\(name, tag\)"),
-        ({"stage_widths": (64, 128)}, r"stage_widths \(64, 128\): needs one for each of 4 stages"),
+        (
+            {"stage_widths": (64, 128)},
+            r"stage_widths \(64, 128\): needs one value for each of 4 stages",
+        ),
         ({"norm": "group", "norm_groups": 48}, "norm_groups 48: does not divide the 64 channels"),
     ],
 )
@@ -259,7 +262,7 @@ def test_drop_connect_masks_the_head_in_training_only():
     np.testing.assert_array_equal(model.apply(variables, x, train=False), plain)
     rngs = {"dropout": jax.random.key(0)}
     y = model.apply(variables, x, train=True, rngs=rngs)
-    # One mask for the batch: there is a kernel that explains all of its logits.
+    # One mask for the batch: one kernel gives all of its logits.
     pooled = model.apply(variables, x, train=True, rngs=rngs, pre_logits=True)
     differences = np.asarray(pooled[1:] - pooled[:1]), np.asarray(y[1:] - y[:1])
     masks = np.array(list(itertools.product((0, 4), repeat=5)))

@@ -45,7 +45,7 @@ def error_page() -> Iterator[str]:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Installs a hub at an address; returns what was asked of it."""
+    """Installs a hub at an address; returns the list of requests."""
 
     def install(endpoint: str, offline: bool = False) -> list[str]:
         asked: list[str] = []
@@ -82,14 +82,14 @@ def test_no_connection(hub, closed_port, tmp_path):
     assert not asked
 
 
-def test_a_server_that_says_nothing(silent_port):
+def test_a_server_that_does_not_answer(silent_port):
     start = time.monotonic()
     assert no_answer(silent_port, 0.3) in ("no answer within 0.3 s", "timed out")
     assert time.monotonic() - start < 3
     assert no_answer.__defaults__ is not None and no_answer.__defaults__[0] < 3
 
 
-def test_a_name_server_that_says_nothing(monkeypatch):
+def test_a_name_server_that_does_not_answer(monkeypatch):
     def resolve(*_: object) -> None:
         time.sleep(1)
         raise socket.gaierror("no such name")
@@ -107,7 +107,7 @@ def test_an_error_page_is_an_answer(hub, error_page):
     assert asked == ["model.safetensors"]
 
 
-def test_who_is_offline_by_choice_asks_nobody(hub, closed_port):
+def test_offline_mode_makes_no_request(hub, closed_port):
     hub(closed_port, offline=True)
     assert "(the hub was asked)" in refusal()
 

@@ -1,4 +1,4 @@
-"""Initialisers: variances in closed form, and the same numbers however they are drawn."""
+"""Initialisers: variances in closed form, and the same values with and without `jit`."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_names():
 
 
 def test_numbers_are_pinned():
-    """A change here changes what every seed gives, on every machine."""
+    """A change here changes the weights of every seed, on every machine."""
     kernel = np.asarray(kaiming_normal()(jax.random.key(0), (3, 3, 2, 4)))
     first = np.float32([-0.048548546, -0.030369047, -0.06830413, -0.29979992])
     final = np.float32([-0.13804591, -0.100196555, 0.3043985, -0.19792362])

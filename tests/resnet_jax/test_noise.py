@@ -1,4 +1,4 @@
-"""What noise in training leaves as it is: the mean of a map, over many draws."""
+"""Noise in training does not change the mean of a map over many samples."""
 
 import math
 
@@ -60,14 +60,14 @@ def test_drop_block_counts_over_all_devices(devices):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
 @pytest.mark.parametrize("rate", [0.1, 0.3])
 def test_drop_path_keeps_the_mean(rate, dtype):
-    """Its scale too: 1 - rate rounded to bfloat16 is up to 0.2 % off."""
+    """Also the scale: 1 - rate rounded to bfloat16 is up to 0.2 % wrong."""
     x = jnp.linspace(1, 2, 2**14, dtype=jnp.float32).reshape(1, -1).astype(dtype)
     for layer in (DropPath(rate), DropPath(jnp.float32(rate))):  # a loop has an array
         y = outputs(layer, x, 400)
         kept = y.any((1, 2))
         deviation = math.sqrt(rate * (1 - rate) / 400)
         assert abs(kept.mean() - (1 - rate)) < 5 * deviation
-        # Roundings of so many values even out.
+        # Rounding errors of many values cancel.
         scale = y[kept].mean() / np.asarray(x, np.float64).mean()
         assert scale == pytest.approx(1 / (1 - rate), rel=2e-4)
 

@@ -23,12 +23,12 @@ VARIABLES = {
 
 
 def maps(seed: int, shape: Sequence[int] = (4, 2, 1, 3), mean: float = 3, std: float = 2):
-    """Few values a channel by default, so that n and n - 1 are far apart."""
+    """Few values per channel by default, so that n and n - 1 differ much."""
     return np.random.default_rng(seed).normal(mean, std, shape).astype(np.float32)
 
 
 def near(mean: float) -> dict:
-    """Variables whose running mean is not far from the maps' own."""
+    """Variables with a running mean near the mean of the maps."""
     stats = {"mean": np.float32([mean + 2, mean - 3, mean + 1]), "var": VAR}
     return {**VARIABLES, "batch_stats": stats}
 
@@ -93,7 +93,7 @@ def test_training_normalises_by_the_biased_variance_of_the_batch(shape, epsilon)
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 0.5])
-def test_evaluation_uses_the_running_averages_and_leaves_them_alone(epsilon):
+def test_evaluation_uses_the_running_averages_and_does_not_change_them(epsilon):
     x = maps(0)
     norm = BatchNorm(epsilon=epsilon)
     y = norm.apply(VARIABLES, x, train=False)  # nothing is mutable here, and nothing is written
@@ -103,7 +103,7 @@ def test_evaluation_uses_the_running_averages_and_leaves_them_alone(epsilon):
     assert_same_bits(updates["batch_stats"], VARIABLES["batch_stats"])
 
 
-def test_a_numpy_array_is_as_good_as_a_jax_one():
+def test_a_numpy_array_gives_the_same_as_a_jax_array():
     x = maps(0)
     y, updates = BatchNorm().apply(VARIABLES, x, train=True, mutable=["batch_stats"])
     expected, stats = train(BatchNorm(), x)
@@ -122,7 +122,7 @@ def test_a_frozen_layer_behaves_as_in_evaluation(group_size):
 
 
 def gradients(norm: BatchNorm, x: np.ndarray, up: np.ndarray):
-    """Of sum(up * y), with respect to (scale and bias, x)."""
+    """Gradients of sum(up * y) with respect to (scale and bias, x)."""
 
     def loss(params, x):
         y, _ = norm.apply({**VARIABLES, "params": params}, x, train=True, mutable=["batch_stats"])
@@ -159,7 +159,7 @@ def test_gradients_in_groups():
 
 
 def test_gradients_of_a_frozen_layer():
-    """Scale and bias still learn, and the statistics are constants to the input."""
+    """Scale and bias have gradients; the statistics are constants."""
     x, up = maps(0), maps(1)
     params, dx = gradients(BatchNorm(frozen=True), x, up)
     hat = (x.astype(np.float64) - MEAN) / np.sqrt(VAR.astype(np.float64) + 1e-5)
@@ -226,7 +226,7 @@ def test_statistics_of_a_bfloat16_map_with_a_large_mean():
 
 
 def test_variance_of_a_float32_map_with_a_very_large_mean():
-    """E[x^2] - E[x]^2 would be off by several per cent here."""
+    """E[x^2] - E[x]^2 would have an error of several per cent here."""
     x = maps(0, (8, 16, 16, 3), mean=2000, std=1)
     y, stats = train(BatchNorm(momentum=0.0), x, near(2000))
     np.testing.assert_allclose(stats["var"], moments(x, ddof=1)[1], rtol=1e-5)
@@ -282,7 +282,7 @@ def pair(as_one: bool, x: jax.Array, kernel: np.ndarray = KERNEL, **options):
 @pytest.mark.parametrize(
     "options", [{}, {"group_size": 4}, {"frozen": True}, {"epsilon": 0.5}], ids=str
 )
-def test_a_norm_that_does_the_convolution_before_it(options):
+def test_a_norm_with_the_convolution_before_it(options):
     """Output, statistics and every gradient, against the two layers; in float64."""
     with jax.enable_x64(True):
         x = jnp.asarray(maps(0, (8, 3, 2, 2)), jnp.float64)
@@ -292,7 +292,7 @@ def test_a_norm_that_does_the_convolution_before_it(options):
         np.testing.assert_allclose(one[0], two[0], rtol=1e-11, atol=1e-12)
 
 
-def test_a_norm_that_does_the_convolution_before_it_in_bfloat16():
+def test_a_norm_with_the_convolution_before_it_in_bfloat16():
     """Close to float64 for a type of eight bits, under a gradient with a large mean."""
     x = np.maximum(maps(0, (16, 8, 8, 64), mean=0), 0).astype(jnp.bfloat16)
     kernel = np.random.default_rng(5).normal(0, 0.1, (64, 3)).astype(np.float32)
@@ -309,7 +309,7 @@ def test_a_norm_that_does_the_convolution_before_it_in_bfloat16():
     assert all(error < 2**-5 for error in off[True]), off
 
 
-def test_a_norm_that_does_the_convolution_before_it_can_be_differentiated_again():
+def test_a_norm_with_the_convolution_before_it_can_be_differentiated_again():
     """Forward over forward, forward over reverse, and under vmap."""
     norm = BatchNorm()
 
@@ -339,7 +339,7 @@ def test_dtype_is_that_of_the_module_and_not_of_the_input(mode):
 def test_a_constant_channel_is_finite():
     x = np.full((4, 2, 2, 3), 7, np.float32)
     y, _ = train(BatchNorm(), x)
-    # The mean is known to 2^-23, and epsilon's root makes that 0.01 per unit of it at most.
+    # The relative error of the mean is 2^-23; divided by the root of epsilon, that is at most 0.01.
     np.testing.assert_allclose(y, np.broadcast_to(BIAS, x.shape), atol=7 * 2**-23 / 1e-5**0.5 * 2)
     _, dx = gradients(BatchNorm(), x, maps(0, x.shape))
     assert np.isfinite(dx).all()
@@ -374,8 +374,8 @@ def test_the_dtype_of_statistics_survives_a_float64_step():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
 @pytest.mark.parametrize("product", [False, True])
-def test_on_a_cpu_the_gradient_behind_a_norm_is_computed_once(product, dtype):
-    """Not in each of the sums that begin with it: a condition separates them."""
+def test_on_a_cpu_the_gradient_after_a_norm_is_computed_once(product, dtype):
+    """Not in each sum that reads it: a condition separates them."""
     norm, x = BatchNorm(dtype=dtype), jnp.ones((4, 5, 5, 3), dtype)
     kernel = jnp.ones((3, 6)) if product else None
     variables = norm.init(jax.random.key(0), x, train=True, kernel=kernel)

@@ -1,4 +1,4 @@
-"""The digits of BatchNorm where they are hard to keep, against float64; and one value a channel."""
+"""Numerics of BatchNorm in hard cases, against float64; and one value per channel."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def test_channels_that_share_most_of_their_signal(ratio, varies):
 @pytest.mark.parametrize(("mean", "std"), [(100, 0.1), (-2000, 1), (3, 1), (1e4, 0.1)])
 @pytest.mark.parametrize("group_size", [None, 8])
 def test_the_variance_is_right_from_the_first_step_on(mean, std, group_size):
-    """The running mean is still 0, far away."""
+    """The running mean is still 0, far from the mean."""
     x = np.random.default_rng(0).normal(mean, std, (32, 7, 7, 3)).astype(np.float32)
     variables = fresh(3)
     norm = BatchNorm(momentum=0.9, group_size=group_size)
@@ -70,14 +70,14 @@ def test_the_variance_is_right_from_the_first_step_on(mean, std, group_size):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         spread = np.asarray(y, np.float64).reshape(parts.shape).var((1, 2, 3))
         wanted = parts.var((1, 2, 3))
-        # The mean itself is known to 2^-24 of it, in standard deviations.
+        # The relative error of the mean is 2^-24; in standard deviations it is larger.
         known = abs(mean) / std * 2**-22
         np.testing.assert_allclose(spread, wanted / (wanted + 1e-5), rtol=1e-5 + known)
         variables = {**variables, "batch_stats": stats}
 
 
 def test_the_first_example_may_be_an_outlier():
-    """It is a part of the variance then: the error is at most about B * 2^-24, whatever it is."""
+    """The outlier is part of the variance: the error is at most about B * 2^-24."""
     x = np.random.default_rng(0).normal(0, 1, (64, 5, 5, 3))
     x[0] += 1e5
     x = x.astype(np.float32)
@@ -86,8 +86,8 @@ def test_the_first_example_may_be_an_outlier():
     np.testing.assert_allclose(stats["var"], expected, rtol=64 * 2**-22)
 
 
-def test_the_shift_takes_no_part_in_the_gradient():
-    """Of a sum over the first example alone, against float64."""
+def test_the_shift_has_no_gradient():
+    """The gradient of a sum over the first example, against float64."""
     x = np.random.default_rng(0).normal(100, 1, (8, 4, 4, 3)).astype(np.float32)
 
     def total(x, norm):
@@ -99,8 +99,8 @@ def test_the_shift_takes_no_part_in_the_gradient():
     assert relative(found, np.asarray(exact)) < 2e-5
 
 
-def test_all_devices_take_the_same_shift(devices):
-    """Their parts of the batch have means of their own."""
+def test_all_devices_use_the_same_shift(devices):
+    """Their parts of the batch have different means."""
     rng = np.random.default_rng(0)
     means = 100 + 0.1 * np.arange(32)[:, None, None, None]
     x = (rng.normal(0, 0.1, (32, 4, 4, 3)) + means).astype(np.float32)
@@ -127,7 +127,7 @@ def test_statistics_of_a_device_need_no_other(devices):
 @pytest.mark.parametrize(
     ("shape", "group_size"), [((1, 1, 1, 3), None), ((4, 1, 1, 3), 1)], ids=["batch", "groups"]
 )
-def test_one_value_per_channel_is_refused_in_training_alone(shape, group_size, kernel):
+def test_one_value_per_channel_is_refused_only_in_training(shape, group_size, kernel):
     x, variables = jnp.ones(shape), fresh(3 if kernel is None else 6)
     norm = BatchNorm(group_size=group_size)
     with pytest.raises(ValueError, match=r"BatchNorm: one value per channel \(groups of 1 example"):

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/pickle_types.py: what training programs save beside their weights."""
+"""resnet_jax/weights/pickle_types.py: objects that training programs save with their weights."""
 
 import argparse
 import collections
@@ -16,12 +16,8 @@ from resnet_jax import WeightsError
 from resnet_jax.weights.convert import from_tensors, torch_shapes
 from resnet_jax.weights.files import _state_dict, read_tensors
 from resnet_jax.weights.pickle_types import find_type
-from resnet_jax.weights.torch_checkpoint import (
-    UnsafeFile,
-    _Unpickler,
-    read_torch,
-    read_without_torch,
-)
+from resnet_jax.weights.torch_checkpoint import read_torch, read_without_torch
+from resnet_jax.weights.unpickler import Unpickler, UnsafeFile
 from tests.resnet_jax.test_torch_checkpoint import (
     FOUR,
     FOUR_RECORDS,
@@ -113,7 +109,7 @@ def test_objects_of_torch_and_lightning(tmp_path, write, read, case):
 
 
 @both_readers
-def test_parameter_with_attributes_of_its_own(tmp_path, read):
+def test_parameter_with_extra_attributes(tmp_path, read):
     args = (FOUR, True, Call(Name("collections.OrderedDict"), ()), {"optim": {"lr": 0.1}})
     value = Call(Name("torch._utils._rebuild_parameter_with_state"), args)
     assert read(write_zip(tmp_path / "a.pth", value, FOUR_RECORDS)).tolist() == [0, 1, 2, 3]
@@ -137,7 +133,7 @@ def test_types_of_numbers_that_are_not_read_are_named(tmp_path, read, kind):
 @both_readers
 @both_formats
 def test_other_classes_stay_refused_by_name(tmp_path, write, read):
-    """Beside known ones, and as what is within them."""
+    """Next to known classes, and inside them."""
     for name in ("mymodule.Config", "pathlib.Path", "argparse.ArgumentParser", "numpy.load"):
         inner = Call(Name(name), ())
         for value in ({"args": inner}, Call(Name("argparse.Namespace"), (), {"a": inner})):
@@ -173,8 +169,8 @@ def test_types_of_numpy_are_those_of_numbers(tmp_path, spec):
     refused(read_torch, write_zip(tmp_path / "a.pth", value, {}), "numbers and text are read")
 
 
-def test_what_stands_for_a_class_is_never_imported():
-    unpickler = _Unpickler(io.BytesIO(), lambda *_: np.zeros(0))
+def test_a_replaced_class_is_never_imported():
+    unpickler = Unpickler(io.BytesIO(), lambda *_: np.zeros(0))
     for module in ("pytorch_lightning.callbacks.not_there", "lightning.pytorch.callbacks"):
         assert unpickler.find_class(module, "Thing") == f"{module}.Thing"
 
@@ -185,7 +181,7 @@ A = np.arange(4, dtype=np.float32)
 
 
 def checkpoint(path: Path, content: Any, write: Any = write_zip) -> dict[str, list[float]]:
-    """The tensors that are found in a checkpoint; FOUR stands for each of them."""
+    """The tensors that are found in a checkpoint; FOUR replaces each of them."""
     file = write(path, content, FOUR_RECORDS)
     return {key: value.tolist() for key, value in read_tensors(file).items()}
 
@@ -256,7 +252,7 @@ def test_names_that_become_one_are_refused(tmp_path):
 
 
 def test_legacy_storages_together_are_no_longer_than_the_file(tmp_path):
-    """Each one fits; together they would take much more than there is."""
+    """Each storage fits; together they are larger than the file."""
     many = [tensor(Storage("Float", str(i), 100), (100,), (1,)) for i in range(50)]
     path = write_legacy(tmp_path / "a.pth", many, {"0": floats(*range(100))})
     refused(read_without_torch, path, "is longer than what the file has left")

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/pretrained.py: timm's weights in a folder, in the hub's cache, or nowhere."""
+"""resnet_jax/weights/pretrained.py: timm's weights in a folder, in the hub's cache, or missing."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 def put(folder: Path, config: Any, num_classes: int = 7, name: str = NAME) -> dict:
-    """Both files of `name.TAG` under `folder`; what is in them."""
+    """Writes both files of `name.TAG` in `folder`; returns their content."""
     variables = random_variables(name, num_classes)
     own = folder / f"{name}.{TAG}"
     own.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def test_older_configs_are_flat(root):
     assert preprocessing == SEEN
 
 
-def test_what_a_config_leaves_out(root):
+def test_missing_fields_of_a_config(root):
     for name, mean in ((NAME, IMAGENET_MEAN), ("resnetv2_18", (0.5, 0.5, 0.5))):
         root.mkdir(exist_ok=True)
         (root / "config.json").write_text(json.dumps({"input_size": [3, 96, 96]}))
@@ -104,7 +104,7 @@ def test_what_a_config_leaves_out(root):
 def test_classes_are_those_of_the_files(root):
     variables = put(root, timm(21843), 21843)
     same(load_pretrained(NAME, TAG)[0], variables)
-    # What stands at the top is what the weights have; the rest, what they were made from.
+    # The top level describes the weights; `pretrained_cfg` describes their origin.
     config = {**timm(1000), "num_classes": 21843}
     put(root, config, 21843)
     same(load_pretrained(NAME, TAG)[0], variables)
@@ -143,14 +143,14 @@ def test_a_new_head(root):
 
 
 def test_weights_published_without_a_head(root):
-    """As resnet50.bamboo is: timm says that it has 0 classes."""
+    """As resnet50.bamboo: timm's config has 0 classes."""
     variables = put(root, timm(0))
     config = root / f"{NAME}.{TAG}" / FILES[1]
     for head in ("keep", "reset"):
         with pytest.raises(WeightsError) as caught:
             load_pretrained(NAME, TAG, head=head)
         assert str(caught.value) == (
-            f"{config}: published without a head; head='reset' with num_classes=... starts one"
+            f"{config}: published without a head; head='reset' with num_classes=... initialises one"
         )
     loaded, _ = load_pretrained(NAME, TAG, 5, head="reset")
     same(loaded["params"]["backbone"], variables["params"]["backbone"])
@@ -162,7 +162,7 @@ def test_weights_published_without_a_head(root):
 
 @pytest.mark.parametrize("missing", FILES)
 def test_missing_file(missing, root):
-    """The message says which one, and where to put it."""
+    """The message names the file and the folder for it."""
     put(root, timm())
     path = root / f"{NAME}.{TAG}" / missing
     path.unlink()
@@ -184,7 +184,7 @@ def test_unknown_name(root):
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_weights_that_are_none(folder, root):
+def test_wrong_weights(folder, root):
     put(root, timm())
     weights = root / f"{NAME}.{TAG}" / FILES[0]
     weights.unlink()
@@ -251,7 +251,7 @@ def test_wrong_config(case, root):
     assert reason in message and "\n" not in message
 
 
-def test_config_that_is_not_there(tmp_path):
+def test_missing_config(tmp_path):
     with pytest.raises(WeightsError, match=r"config\.json: not the config.*FileNotFoundError"):
         read_config(tmp_path / "config.json", NAME)
 
@@ -260,15 +260,15 @@ def test_config_that_is_not_there(tmp_path):
 
 
 def hub(monkeypatch, download: Callable, cached: Callable = lambda *_: None) -> None:
-    """Installs a hub of one's own."""
+    """Installs a fake hub."""
     constants = SimpleNamespace(HF_HUB_OFFLINE=True)  # whether it answers is not asked
     functions = {"hf_hub_download": download, "try_to_load_from_cache": cached}
     module = SimpleNamespace(constants=constants, **functions)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
 
 
-def test_what_is_asked_of_the_hub(root, tmp_path, monkeypatch):
-    """Only what is not in the folder; both files by the name of timm's repository."""
+def test_requests_to_the_hub(root, tmp_path, monkeypatch):
+    """Only files that are missing in the folder, by the name of timm's repository."""
     elsewhere, asked = tmp_path / "elsewhere", []
     variables = put(elsewhere, timm())
 
@@ -288,7 +288,7 @@ def test_what_is_asked_of_the_hub(root, tmp_path, monkeypatch):
 
 
 def test_the_cache_of_the_hub_comes_first(root, tmp_path, monkeypatch):
-    """What is there is not asked for again; that a file was missing once says nothing of now."""
+    """A cached file is not requested again; a file that was missing before is."""
     elsewhere, asked = tmp_path / "elsewhere", []
     variables = put(elsewhere, timm())
 
@@ -312,7 +312,7 @@ def test_the_cache_of_the_hub_comes_first(root, tmp_path, monkeypatch):
         (ConnectionError(), "ConnectionError()"),
     ],
 )
-def test_what_the_hub_says(error, reason, root, monkeypatch):
+def test_errors_of_the_hub(error, reason, root, monkeypatch):
     def download(repository: str, file: str) -> str:
         raise error
 
@@ -337,7 +337,7 @@ except WeightsError as error:
 
 
 def test_the_real_hub_offline(root, tmp_path):
-    """What it has in its cache is used; what it has not is one clear message."""
+    """Files in its cache are used; a missing file gives one clear message."""
     del sys.modules["huggingface_hub"]
     pytest.importorskip("huggingface_hub")
     commit = "0123456789" * 4

@@ -1,4 +1,4 @@
-"""What `import resnet_jax` gives, and what it costs."""
+"""The public names of `resnet_jax`, and the modules that it imports."""
 
 import ast
 import json

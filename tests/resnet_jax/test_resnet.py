@@ -352,7 +352,7 @@ def test_shortcut_parameters():
     assert shortcut_parameters(replace(BASIC, shortcut="B")) == first
     assert shortcut_parameters(replace(BASIC, shortcut="C")) == every
     assert shortcut_parameters(replace(BASIC, shortcut="none")) == {}
-    # He 2016b: a projection of a pre-activation block has no norm of its own.
+    # He 2016b: a projection of a pre-activation block has no norm.
     assert list(shortcut_parameters(replace(BASIC, preact=True))) == [
         "stage2/block1/shortcut_conv/kernel"
     ]

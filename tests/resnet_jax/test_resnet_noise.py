@@ -92,7 +92,7 @@ def test_noise_acts_in_training_only_and_follows_its_key(name, preact):
     clean = logits(whole, True)
     assert np.isfinite(trained).all()
     assert np.abs(trained - clean).max() > 1e-2 and np.abs(trained - other).max() > 1e-2
-    # Dropout and DropConnect are the classifier's; behind them nothing is noisy.
+    # Dropout and DropConnect are in the classifier; after them there is no noise.
     pooled = [logits(s, True, 0, pre_logits=True) for s in (spec, whole)]
     assert np.array_equal(*pooled) == (name in ("dropout", "drop_connect"))
 
@@ -145,7 +145,7 @@ NORMS += [(BOTTLENECK, False, "norm2"), (BOTTLENECK, True, "norm3")]
 
 
 @pytest.mark.parametrize(("spec", "preact", "norm"), NORMS)
-def test_drop_block_stands_between_norm_and_activation(spec, preact, norm):
+def test_drop_block_is_between_norm_and_activation(spec, preact, norm):
     spec = replace(spec, preact=preact, drop_block=0.4, drop_block_size=2)
     for stage, seen in captured(spec, norm, "drop_block").items():
         before, after = seen[norm], seen["drop_block"]
@@ -156,7 +156,7 @@ def test_drop_block_stands_between_norm_and_activation(spec, preact, norm):
 
 
 @pytest.mark.parametrize(("spec", "preact", "norm"), NORMS)
-def test_block_dropout_stands_before_the_last_convolution(spec, preact, norm):
+def test_block_dropout_is_before_the_last_convolution(spec, preact, norm):
     spec = replace(spec, preact=preact, block_dropout=0.3, activation="sigmoid")  # never 0
     for seen in captured(spec, norm, "dropout").values():
         activated, after = 1 / (1 + np.exp(-seen[norm])), seen["dropout"]

@@ -42,7 +42,7 @@ def test_what_starts_at_zero(block, preact, zero_gamma, shortcut):
     zero = {path for path, value in params.items() if not value.any() and "bias" not in path}
     blocks = ["stage1/block1", "stage1/block2", "stage2/block1"]
     last = f"conv{LAST[block]}/kernel" if preact else f"norm{LAST[block]}/scale"
-    # A plain network has nothing beside its branches: at zero it would pass no signal.
+    # A plain network has no shortcuts: branches that start at zero would pass no signal.
     acts = zero_gamma and shortcut != "none"
     assert zero == ({f"{block}/{last}" for block in blocks} if acts else set())
     scales = {path: value for path, value in params.items() if path.endswith("scale")}
@@ -52,7 +52,7 @@ def test_what_starts_at_zero(block, preact, zero_gamma, shortcut):
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_v1_blocks_start_as_identity_and_relu(block):
-    """With shortcut A, where no projection stands beside the branch."""
+    """With shortcut A, which has no projection."""
     spec = replace(CIFAR, block=block, **SHORT)
     model = ResNet(spec)
     pyramid, _ = run(model, initialised(model), images(), train=True)
@@ -126,7 +126,7 @@ def test_kernel_init(name, std):
     assert params["stage2/block1/conv1/kernel"].std() == pytest.approx(std, rel=0.06)
     kernels = [value for path, value in params.items() if path.endswith("kernel")]
     assert len(kernels) == 6 and all(value.any() == (name != "zeros") for value in kernels)
-    # Each has numbers of its own, also where two have one shape.
+    # Each has different values, also if two have the same shape.
     assert len({value.ravel()[0] for value in kernels}) == (6 if name != "zeros" else 1)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from resnet_jax import create_model
+from resnet_jax.block import Block
 from resnet_jax.conv import Conv
 from resnet_jax.norm import BatchNorm
-from resnet_jax.resnet import Block
 from resnet_jax.resnext import (
     ConcatenatedBranches,
     GroupedBranch,

@@ -1,4 +1,4 @@
-"""Blocks in a loop: the same network as one by one, and variables that go either way."""
+"""Blocks in a loop: the same network as without, and conversion of variables both ways."""
 
 import functools
 from dataclasses import replace
@@ -31,7 +31,7 @@ NETWORKS = {
 
 
 def equal(a: object, b: object) -> bool:
-    """Bit for bit, and nothing missing."""
+    """Bit-identical, with the same keys."""
     same = lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes() and x.shape == y.shape  # noqa: E731
     return jax.tree.all(jax.tree.map(same, a, b))
 
@@ -53,7 +53,7 @@ def test_layouts(name):
     assert unstack_blocks(shapes(looped)) == shapes(plain)
 
 
-def test_what_lies_where():
+def test_names_and_shapes_of_the_stacked_layout():
     params = variables_at_random(ResNet(BASIC))["params"]
     blocks = stack_blocks(params)["stage1"]
     assert blocks.keys() == {"block1", "blocks"}
@@ -65,7 +65,7 @@ def test_what_lies_where():
     assert stack_blocks({"stage1": three}) == {"stage1": three}
 
 
-def test_gradients_averages_and_an_optimisers_state_go_too():
+def test_gradients_averages_and_optimiser_states_are_converted():
     params = variables_at_random(ResNet(BASIC))["params"]
     tx = optax.adam(0.1)
     state = jax.eval_shape(tx.init, params)
@@ -77,7 +77,7 @@ def test_gradients_averages_and_an_optimisers_state_go_too():
 
 
 @pytest.mark.parametrize("output_stride", [32, 8])
-def test_blocks_behind_the_first_are_alike(output_stride):
+def test_blocks_after_the_first_are_identical(output_stride):
     """The premise of the loop, for every network."""
     for name in list_models():
         if isinstance(get_spec(name), ResNetSpec):
@@ -96,8 +96,8 @@ def test_which_networks_are_deep():
 
 
 @pytest.mark.parametrize("name", ["bottleneck", "v2"])
-def test_the_same_first_numbers(name):
-    """Every seed starts a looped network where it starts the plain one."""
+def test_the_same_initial_variables(name):
+    """A seed gives the looped and the plain network the same variables."""
     plain, looped = both(name)
     assert equal(stack_blocks(initialised(plain, 5)), initialised(looped, 5))
 
@@ -109,7 +109,7 @@ def test_the_same_network(name):
     variables, x = variables_at_random(plain), images()
     weights = np.random.default_rng(2).normal(size=(4, plain.spec.features)).astype(np.float32)
 
-    def judge(model: ResNet, variables: dict, x: np.ndarray):
+    def outputs(model: ResNet, variables: dict, x: np.ndarray):
         def loss(params: dict, x: np.ndarray):
             given = {**variables, "params": params}
             pyramid, new = model.apply(given, x, train=True, mutable=["batch_stats"])
@@ -119,15 +119,15 @@ def test_the_same_network(name):
         grads, (pyramid, new) = jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
         return pyramid, grads, new
 
-    one = jit(functools.partial(judge, plain))(variables, x)
-    other = unstack_blocks(jit(functools.partial(judge, looped))(stack_blocks(variables), x))
+    one = jit(functools.partial(outputs, plain))(variables, x)
+    other = unstack_blocks(jit(functools.partial(outputs, looped))(stack_blocks(variables), x))
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for (path, a), b in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(other), strict=True):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max(), jax.tree_util.keystr(path)
 
 
 def test_each_block_skips_at_its_own_rate():
-    """In branches that give 1 in one channel each, an output tells which blocks were skipped."""
+    """Each branch gives 1 in one channel, so the output shows which blocks were skipped."""
     spec = replace(BASIC, drop_path=0.6)
     rates, examples = (0.0, 0.2, 0.4, 0.6), 4096
     backbone = ResNet(spec)
@@ -151,7 +151,7 @@ def test_each_block_skips_at_its_own_rate():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_loop_keeps_its_input_and_what_convolutions_gave(dtype):
+def test_a_loop_saves_its_input_and_the_outputs_of_convolutions(dtype):
     """In the type of the activations. The last one is part of its norm but in float32."""
     spec = replace(BOTTLENECK, drop_path=0.1)
     model = ResNet(spec, dtype, scan=True)
@@ -190,7 +190,7 @@ def random_like(params: dict, seed: int) -> dict:
     ids=["sgd", "adamw", "trust ratio"],
 )
 def test_the_same_updates(tx):
-    """Clipping by the global norm, decay of kernels alone, ratios of each layer's norms."""
+    """Clipping by the global norm, decay of kernels only, trust ratios per layer."""
     params = variables_at_random(ResNet(BASIC))["params"]
 
     def two_steps(params: dict, *grads: dict) -> dict:

@@ -73,7 +73,7 @@ def test_a_pool_that_is_asked_for_is_the_one_there_is(stem, pool):
         ({"block": "basic", "reduce_first": 4}, [(3, 32, 2, 1), (3, 128, 1, 1)]),
         ({"stage_widths": (64, 96, 64, 64)}, [(1, 96, 1, 1), (3, 96, 2, 1), (1, 384, 1, 1)]),
         ({"stage_blocks": MIXED}, [(3, 128, 2, 1), (3, 128, 1, 1)]),
-        # The stride is taken behind the 3x3, wherever it would be without.
+        # The stride follows the 3x3, wherever it is without a filter.
         ({"anti_alias": "avg"}, [(1, 128), (3, 128, 1, 1, 1, 2), (1, 512)]),
         ({"anti_alias": "blur", "block": "basic"}, [(3, 128, 1, 1, 1, 2), (3, 128)]),
         ({"anti_alias": "blur", "stride_at": "1x1"}, [(1, 128), (3, 128, 1, 1, 1, 2), (1, 512)]),

@@ -1,4 +1,4 @@
-"""The spec: what it refuses, and how it says so."""
+"""The spec: refused values and their messages."""
 
 import math
 from dataclasses import replace
@@ -42,8 +42,8 @@ def test_unknown_block_of_a_stage_names_the_choices():
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("depths", (), "needs one positive number a stage"),
-        ("depths", (3, 0, 3), "needs one positive number a stage"),
+        ("depths", (), "needs one positive number per stage"),
+        ("depths", (3, 0, 3), "needs one positive number per stage"),
         ("width", 0, "must be at least 1"),
         ("groups", 0, "must be at least 1"),
         ("group_width", -4, "must be at least 1"),
@@ -67,8 +67,8 @@ def test_unknown_block_of_a_stage_names_the_choices():
         ("se_ratio", 0.0, "must be in (0, 1]"),
         ("se_ratio", 1.01, "must be in (0, 1]"),
         ("se_ratio", math.nan, "must be in (0, 1]"),
-        ("stage_blocks", ("basic",) * 3, "needs one for each of 4 stages, or none"),
-        ("stage_widths", (64,) * 5, "needs one for each of 4 stages, or none"),
+        ("stage_blocks", ("basic",) * 3, "needs one value for each of 4 stages, or no values"),
+        ("stage_widths", (64,) * 5, "needs one value for each of 4 stages, or no values"),
         ("stage_widths", (64, 64, 0, 64), "each must be at least 1"),
     ],
 )

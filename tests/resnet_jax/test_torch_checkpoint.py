@@ -22,7 +22,7 @@ class Name(str):
 
 
 class Call(NamedTuple):
-    """What a pickle gets by calling a `Name`; with `state`, whose attributes it then sets."""
+    """The call of a `Name` in a pickle; with `state`, attributes that are set after it."""
 
     function: Name
     args: tuple
@@ -113,7 +113,7 @@ both_formats = pytest.mark.parametrize("write", [write_zip, write_legacy])
 
 
 def refused(read: Any, path: Path, reason: str, kind: type = ValueError) -> None:
-    """One line that begins with the file and has `reason`, of just this type."""
+    """Checks the error: exactly this type, one line that starts with the file and has `reason`."""
     with pytest.raises(ValueError) as caught:
         read(path)
     message = str(caught.value)
@@ -258,7 +258,7 @@ def test_storage_that_is_a_view(tmp_path, read):
 @both_readers
 @both_formats
 def test_shared_objects_stay_shared(tmp_path, write, read):
-    """And a file of 2^40 lists that are one and the same is read at once."""
+    """A file with 2^40 references to one list is read at once."""
     nested: list = []
     for _ in range(40):
         nested = [nested, nested]
@@ -278,7 +278,7 @@ def test_without_torch_it_is_the_other_reader(tmp_path, monkeypatch):
     assert read_torch(path) == f"{path} read"
 
 
-# Refusing to run what a file says
+# Refusing to run code of a file
 
 
 class Reduced:

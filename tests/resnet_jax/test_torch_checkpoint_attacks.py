@@ -1,4 +1,4 @@
-"""resnet_jax/weights/torch_checkpoint.py: nothing that a file says is run."""
+"""resnet_jax/weights/torch_checkpoint.py: no code of a file is run."""
 
 import builtins
 import collections
@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from resnet_jax.weights import torch_checkpoint
-from resnet_jax.weights.torch_checkpoint import UnsafeFile, read_without_torch
+from resnet_jax.weights.torch_checkpoint import read_without_torch
+from resnet_jax.weights.unpickler import Unpickler, UnsafeFile
 from tests.resnet_jax.test_torch_checkpoint import (
     FOUR,
     FOUR_RECORDS,
@@ -141,7 +141,7 @@ def test_a_file_cannot_change_what_it_names(tmp_path, write, read, name, slots):
     state = (None, attributes) if slots else attributes
     evil = b"\x80\x02" + opcodes(Name(name), False) + opcodes(state, False) + b"b."
     refused(read, write(tmp_path / "evil.pth", evil, {}), "")
-    unpickler = torch_checkpoint._Unpickler(io.BytesIO(), lambda *_: np.zeros(0))
+    unpickler = Unpickler(io.BytesIO(), lambda *_: np.zeros(0))
     module, _, last = name.rpartition(".")
     found = unpickler.find_class(module, last)
     assert not hasattr(found, "evil") and not getattr(found, "__defaults__", None)

@@ -1,4 +1,4 @@
-"""resnet_jax/weights/torch_checkpoint.py: files that are damaged, or of something else."""
+"""resnet_jax/weights/torch_checkpoint.py: damaged files, and files of other formats."""
 
 import os
 import pickle
@@ -10,7 +10,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from resnet_jax.weights.torch_checkpoint import UnsafeFile, read_without_torch
+from resnet_jax.weights.torch_checkpoint import read_without_torch
+from resnet_jax.weights.unpickler import UnsafeFile
 from tests.resnet_jax.test_torch_checkpoint import (
     FOUR,
     FOUR_RECORDS,
@@ -139,14 +140,14 @@ def test_record_shorter_than_its_tensor(tmp_path, read, record):
 
 
 @both_readers
-def test_record_that_is_not_there(tmp_path, read):
+def test_missing_record(tmp_path, read):
     refused(read, write_zip(tmp_path / "a.pth", FOUR, {"1": floats(0, 1, 2, 3)}), "data/0")
 
 
 @pytest.mark.parametrize("records", [{}, {"1": floats(0)}, FOUR_RECORDS | {"1": floats(0)}])
 def test_storages_that_are_not_those_of_the_tensors(tmp_path, records):
     path = write_legacy(tmp_path / "a.pth", FOUR, records)
-    refused(read_without_torch, path, "its list of storages is not that of its tensors")
+    refused(read_without_torch, path, "the list of storages does not match the tensors")
 
 
 @both_formats
@@ -161,7 +162,7 @@ def test_storage_of_two_types(tmp_path, write):
 @pytest.mark.parametrize("pid", ["storage", ("module", 1), (), ("storage", "Float", "0", "cpu")])
 def test_reference_to_no_storage(tmp_path, write, read, pid):
     evil = b"\x80\x02" + opcodes(pid, False) + b"Q."
-    refused(read, write(tmp_path / "a.pth", evil, {}), "something that is no storage")
+    refused(read, write(tmp_path / "a.pth", evil, {}), "something that is not a storage")
 
 
 @both_readers
@@ -174,7 +175,7 @@ def test_view_beyond_its_storage(tmp_path, read):
 
 @both_readers
 @both_formats
-def test_dict_with_methods_of_its_own(tmp_path, write, read):
+def test_dict_with_changed_methods(tmp_path, write, read):
     state = {"items": 1, "detach": 2, "_metadata": {}}
     value = Call(Name("collections.OrderedDict"), ([["epoch", 3]],), state)
     assert read(write(tmp_path / "a.pth", value, {})) == {"epoch": 3}
@@ -207,23 +208,23 @@ def test_list_within_itself(tmp_path, write, read):
     refused(read, write(tmp_path / "a.pth", pickle.dumps(endless, 2), {}), "RecursionError")
 
 
-# Files of something else
+# Files of other formats
 
 
 @both_readers
 def test_text(tmp_path, read):
     path = tmp_path / "a.pth"
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    refused(read, path, "no torch file: it starts with b'version https://'")
+    refused(read, path, "not a torch file: it starts with b'version https://'")
     path.write_bytes(b"")
-    refused(read, path, "no torch file: it is empty")
+    refused(read, path, "not a torch file: it is empty")
 
 
 @both_readers
-def test_pickle_of_something_else(tmp_path, read):
+def test_pickle_of_another_object(tmp_path, read):
     path = tmp_path / "a.pth"
     path.write_bytes(pickle.dumps({"w": [1.0]}, 2))
-    refused(read, path, "no torch file: a pickle that begins otherwise")
+    refused(read, path, "not a torch file: a pickle with another beginning")
     mark = tmp_path / "it-ran"
     path.write_bytes(pickle.dumps(system(f"touch {mark}"), 2))
     refused(read, path, f"refuses to load {os.name}.system", UnsafeFile)
@@ -233,11 +234,11 @@ def test_pickle_of_something_else(tmp_path, read):
 @both_readers
 def test_other_archives(tmp_path, read):
     np.savez(tmp_path / "a.npz", w=np.zeros(3))
-    refused(read, tmp_path / "a.npz", "no torch file: a zip archive with 0 */data.pkl, not one")
+    refused(read, tmp_path / "a.npz", "not a torch file: a zip archive with 0 */data.pkl, not one")
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name in ("sys_info", "pickle", "tensors", "storages"):
             archive.addfile(tarfile.TarInfo(name))
-    refused(read, tmp_path / "a.tar", "of torch < 0.1.10 (a tar archive), too old")
+    refused(read, tmp_path / "a.tar", "a file of torch < 0.1.10 (a tar archive) is too old")
     path = write_zip(tmp_path / "a.pth", FOUR, FOUR_RECORDS, byteorder=b"middle")
     refused(read, path, "byteorder 'middle': little or big")
 

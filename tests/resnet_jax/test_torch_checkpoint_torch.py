@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.weights import torch_checkpoint
-from resnet_jax.weights.torch_checkpoint import UnsafeFile, read_torch, read_without_torch
+from resnet_jax.weights.torch_checkpoint import read_torch, read_without_torch
+from resnet_jax.weights.unpickler import UnsafeFile
 from tests.resnet_jax.test_torch_checkpoint import (
     FOUR,
     FOUR_RECORDS,
@@ -119,7 +120,7 @@ def test_state_dict_of_many_tensors(tmp_path, new):
 
 @both_formats
 def test_torch_reads_the_files_written_here(tmp_path, write):
-    """So that what is tested without torch are torch's files."""
+    """This shows that the files in tests without torch are valid torch files."""
     torch = pytest.importorskip("torch")
     value = {"w": FOUR, "t": tensor(Storage("BFloat16", "1", 4), (2, 2), (1, 2))}
     records = FOUR_RECORDS | {"1": bytes.fromhex("803f 49c0 807f 0000")}

@@ -21,7 +21,7 @@ from tests.resnet_jax.test_convert import CIFAR, SHALLOW, random_variables, same
 def names(convs: str, norms: str, dense: str, statistics: bool = True) -> set[str]:
     """Names of tensors: of modules with a weight alone, of norms, of modules with a bias too.
 
-    Each of [abc] stands for one name with every letter, as in a shell.
+    [abc] expands to one name for each letter, as in a shell.
     """
     norm = ("weight", "bias") + ("running_mean", "running_var") * statistics
     kinds = ((convs, ("weight",)), (norms, norm), (dense, ("weight", "bias")))
@@ -137,7 +137,7 @@ def test_shapes_of_torch():
     assert shapes["layer2.0.conv1.weight"] == (128, 64, 3, 3)
     assert shapes["layer2.0.downsample.0.weight"] == (128, 64, 1, 1)
     assert shapes["layer2.0.downsample.1.running_var"] == (128,)
-    # 11,689,512 parameters as everybody knows, and the statistics of 4,800 channels
+    # 11,689,512 parameters, and the statistics of 4,800 channels
     assert sum(map(np.prod, shapes.values())) == 11_689_512 + 2 * 4_800
     shapes = torch_shapes("seresnext50_32x4d", 7, **SHALLOW)
     assert shapes["layer1.0.conv2.weight"] == (128, 4, 3, 3) and shapes["fc.bias"] == (7,)
@@ -184,7 +184,7 @@ def test_axes_of_torch(tmp_path):
     assert tensors["stages.1.blocks.0.norm2.weight"][3] == block["norm2"]["scale"][3]
 
 
-def test_names_of_ours(tmp_path):
+def test_names_of_our_layout(tmp_path):
     variables = random_variables(CIFAR)
     save_weights(variables, tmp_path / "a.npz", CIFAR)
     with np.load(tmp_path / "a.npz") as file:

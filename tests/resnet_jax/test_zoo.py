@@ -12,7 +12,7 @@ BOTTLENECKS = (50, 101, 152, 200)
 RESNETS = [name for name, spec in ZOO.items() if isinstance(spec, ResNetSpec)]
 NAME = r"(?:wide_|se|eca)?(?:resnet|resnext|plain|wrn)(?:aa|blur|rs|v2_)?(\d+)[a-z0-9_]*"
 
-# Names that say something else than the layers of their blocks, and those layers.
+# Names with another number than that of their layers, and the numbers of layers.
 OTHER_DEPTHS = {
     # Zagoruyko 2016 counts the projections of two stages too.
     "wrn16_8_cifar": 16 - 2,

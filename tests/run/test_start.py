@@ -111,7 +111,7 @@ def test_another_number_of_classes(weights):
     assert Run(starting(weights, data=synthetic(7))).new_state().params["head"]["bias"].shape == (
         7,
     )
-    with pytest.raises(ConfigError, match=r"has 10 classes and the data 7; 'reset' starts a new"):
+    with pytest.raises(ConfigError, match=r"10 classes and the data 7; 'reset' initialises a new"):
         Run(starting(weights, "keep", data=synthetic(7))).new_state()
 
 

@@ -84,7 +84,7 @@ def read_card(file: Path) -> Card | None:
 @contextlib.contextmanager
 def as_config_error() -> Iterator[None]:
     from resnet_jax import WeightsError
-    from resnet_jax.weights.torch_checkpoint import UnsafeFile
+    from resnet_jax.weights.unpickler import UnsafeFile
 
     try:
         yield
@@ -122,7 +122,7 @@ def initial(init: InitConfig, model: ModelConfig, num_classes: int) -> Variables
     if init.head == "keep" and found not in (None, num_classes):
         raise ConfigError(
             f"init.head 'keep': the head in {given} has {found} classes and the data "
-            f"{num_classes}; 'reset' starts a new one"
+            f"{num_classes}; 'reset' initialises a new one"
         )
     return _fit(given, tensors, model.name, num_classes, head=init.head, **model.changes)
 

@@ -91,7 +91,7 @@ class DataConfig:
         fraction = self.eval_fraction
         check("data.eval_fraction", fraction, 0 < fraction < 1, "must be between 0 and 1")
         for where, values in (("data.mean", self.mean), ("data.std", self.std)):
-            check(where, values, len(values) in (1, 3), "needs one value, or one for each of RGB")
+            check(where, values, len(values) in (1, 3), "needs one value, or three for RGB")
             check(where, values, is_finite(*values), "must be finite")
         check("data.std", self.std, min(self.std) > 0, "must be positive")
 

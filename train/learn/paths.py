@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from resnet_jax.scan import NAME as STACKED
+from resnet_jax.scan import STACKED
 from train.config import ConfigError
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax.scan import NAME as STACKED
+from resnet_jax.scan import STACKED
 from train.config import OptimConfig
 from train.learn.paths import label_tree
 

@@ -1,4 +1,4 @@
-"""Data that are made up where real ones are not there."""
+"""Synthetic data, for machines without the real data."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def arrays(folder: Path, examples: int) -> Path:
-    """Random pixels in CIFAR-10's shapes, as an `.npz` of this many training images."""
+    """Writes an `.npz` of random images in CIFAR-10's shapes, `examples` for training."""
     path = folder / "cifar.npz"
     rng = np.random.default_rng(0)
     held_out = max(examples // 50, 10)
@@ -24,7 +24,7 @@ def arrays(folder: Path, examples: int) -> Path:
 
 
 def photos(folder: Path, count: int) -> Path:
-    """JPEGs of 500x375 pixels and about as many bytes as photographs of this size."""
+    """Writes JPEGs of 500x375 pixels, with about as many bytes as photos of this size."""
     rng = np.random.default_rng(0)
     for i in range(count + 16):
         where = folder / "photos" / ("train" if i < count else "val") / "ab"[i % 2]
