@@ -185,6 +185,7 @@ def test_options_are_parsed(command, monkeypatch):
             assert main(args) == "Parsed"  # its code says what went wrong
         else:
             monkeypatch.setattr(sys, "argv", args[1:])
+            monkeypatch.delitem(sys.modules, args[1], raising=False)  # another test imported it
             runpy.run_module(args[1], run_name="__main__", alter_sys=False)
 
 

@@ -28,8 +28,8 @@ class Tiny(nn.Module):
         return nn.Dense(4, name="head")(x.reshape(x.shape[0], -1))
 
 
-def prepare(batch, *, train):
-    batch = make_prepare(4, (0.5,), (0.25,), MixConfig())(batch, train=train)
+def prepare(batch, *, train, **draws):
+    batch = make_prepare(4, (0.5,), (0.25,), MixConfig())(batch, train=train, **draws)
     image = batch["image"]
     bad = (image == image.max()).all((1, 2, 3), keepdims=True) & (image.max() > 1.9)
     return {**batch, "image": jnp.where(bad, jnp.inf, image)}
