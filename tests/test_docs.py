@@ -55,7 +55,7 @@ PARSED = {
     r"resnet-jax bench (?!report|COMMAND).*": "measures for minutes",
     r"python -m benchmarks\.(input|h200).*": "measures for minutes",
     r"python3\.12 -m benchmarks\.wheels .*": "fetches packages",
-    r"python -m benchmarks\.faults\..*": "minutes, as root",
+    r"python -m benchmarks\.faults(\.\S+)? .*": "minutes, as root",
 }
 """Commands of which the options are parsed, by the program itself, and why they are not run."""
 

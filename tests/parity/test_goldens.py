@@ -19,6 +19,11 @@ NAMES = [key for key, row in GOLDENS.items() if row["file"]]
 COVERED = [key for key in GOLDENS if key.split("/")[1] not in LEFT_OUT]
 
 
+def test_every_variant_has_a_golden():
+    """A new activation or option is compared only after `python -m tests.parity.goldens`."""
+    assert {f"timm/{name}" for name in VARIANTS} <= set(GOLDENS)
+
+
 def error(got, wanted) -> float:
     """Largest difference, relative to the largest value."""
     return float(np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max())
