@@ -1,7 +1,9 @@
 """The Python of the README and of the site runs as it stands, on smaller networks."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import resnet_jax
 from resnet_jax import from_tensors, load_weights, save_weights
@@ -10,7 +12,7 @@ from tests.documents import PAGES, blocks
 from tests.parity.fill import fill
 from tests.runs import ROOT, tiny
 
-README, API, WEIGHTS, TRANSFER, MODELS = (
+README, API, WEIGHTS, TRANSFER, MODELS, ARCHITECTURE = (
     ROOT / page
     for page in (
         "README.md",
@@ -18,6 +20,7 @@ README, API, WEIGHTS, TRANSFER, MODELS = (
         "docs/weights.md",
         "docs/transfer.md",
         "docs/models.md",
+        "docs/architecture.md",
     )
 )
 
@@ -34,7 +37,7 @@ def small(code: str) -> str:
 def test_there_are_no_others():
     """But for the scripts of docs/trials.md, which show why something was not done."""
     found = {page: len(python(page)) for page in PAGES if python(page) and page.name != "trials.md"}
-    assert found == {README: 1, API: 6, WEIGHTS: 1, TRANSFER: 1, MODELS: 1}
+    assert found == {README: 1, API: 6, WEIGHTS: 1, TRANSFER: 1, MODELS: 1, ARCHITECTURE: 1}
 
 
 def test_a_network():
@@ -63,6 +66,16 @@ def test_the_step_and_batches():
     assert jax.tree.leaves(names["state"].params)
     exec(batches, names)  # goes on
     assert names["sums"]["count"] == 16 and names["state"].step == 4
+
+
+def test_rates_of_layers():
+    """What is multiplied is one stage; the rest has the rate of the schedule."""
+    names: dict = {}
+    exec(python(ARCHITECTURE)[0], names)
+    grads = {"backbone": {stage: {"kernel": jnp.ones(2)} for stage in ("stage1", "stage2")}}
+    updates, _ = names["slow_start"].update(grads, names["slow_start"].init(grads), grads)
+    found = {name: float(tree["kernel"][0]) for name, tree in updates["backbone"].items()}
+    assert found == {"stage1": pytest.approx(0.1), "stage2": 1.0}
 
 
 def test_a_whole_run(tmp_path):
