@@ -1,4 +1,4 @@
-"""train/config/schema.py: the round trip to JSON, differences."""
+"""train/config/: the round trip to JSON, differences."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""train/config/schema.py: steps in a duration."""
+"""train/config/: steps in a duration."""
 
 import math
 import random

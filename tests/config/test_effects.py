@@ -24,7 +24,7 @@ from train.config.effects import (
 from train.config.serialize import flatten, to_json
 from train.recipes import all_recipes
 
-CONDITIONAL = [name for condition in CONDITIONS for name in condition.options]
+CONDITIONAL = {name for condition in CONDITIONS for name in condition.options}
 PHOTOS = {"data.name": "folder", "data.dir": "photos"}
 
 # For each conditional option: changes with which it has no effect, and with which it has one.
@@ -281,3 +281,19 @@ def test_eval_refuses_options_that_it_cannot_use(tmp_path, capsys):
     assert "--data.classes 5 has no effect with data.name digits" in capsys.readouterr().err
     assert main(["eval", str(tmp_path), "--epochs", "5"]) == 2
     assert "unknown option --epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, given, decides",
+    [
+        ("mix.switch", {"mix.mixup": 0.2}, "mix.cutmix 0.0"),
+        ("mix.switch", {"mix.cutmix": 1.0}, "mix.mixup 0.0"),
+        ("mix.switch", {}, "mix.mixup 0.0"),
+        ("optim.nesterov", {"optim.name": "lamb"}, "optim.name lamb"),
+        ("optim.nesterov", {"optim.name": "lamb", "optim.momentum": 0.0}, "optim.momentum 0.0"),
+    ],
+)
+def test_the_option_that_decides_is_named_once(name, given, decides):
+    base = together(tiny(), given)
+    [warning] = check_effects(changed(base, name, CHANGES[name][0]), base)
+    assert f"has no effect with {decides}: " in warning

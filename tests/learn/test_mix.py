@@ -1,6 +1,7 @@
 """train/learn/mix.py: distributions and closed forms; the paper's and other libraries' formulas."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -203,3 +204,28 @@ def test_eight_devices_draw_and_mix_as_one(devices):
     one, eight = found
     assert all(np.array_equal(one[name], eight[name]) for name in ("image", "target", "label"))
     assert not np.array_equal(one["target"], np.eye(4)[batch["label"]])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda x, t: mixup(KEY, x.astype(jnp.uint8), t, 0.2),
+            "need float [B, H, W, C], not uint8",
+        ),
+        (
+            lambda x, t: cutmix(KEY, x[0], t, 0.2),
+            "need float [B, H, W, C], not float32 (16, 16, 1)",
+        ),
+        (lambda x, t: mixup(KEY, x, t[:3], 0.2), "targets: need shape [4, K], not (3, 4)"),
+        (lambda x, t: mixup(KEY, x, t[:, 0], 0.2), "targets: need shape [4, K], not (4,)"),
+        (
+            lambda x, t: random_erasing(KEY, x, 0.5, fill="grey"),
+            "choose from constant, channel, pi",
+        ),
+        (lambda x, t: smooth_labels(t[:, :1], 0.1, others=True), "needs at least 2, not 1"),
+    ],
+)
+def test_wrong_arrays_are_refused(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(*batch(4))

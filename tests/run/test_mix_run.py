@@ -1,5 +1,6 @@
 """A run with mixing and erasing: it resumes exactly, and its accuracy counts the larger share."""
 
+import re
 import signal
 from dataclasses import replace
 
@@ -48,3 +49,19 @@ def test_mixing_that_never_starts_is_refused(tmp_path):
 def test_a_batch_of_one_cannot_be_mixed():
     with pytest.raises(ConfigError, match=r"batch_size 1: mixup and CutMix need a batch of at l"):
         tiny(batch_size=1, mix=MixConfig(mixup=0.2))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mix": MixConfig(cutout=9)}, "mix.cutout 9: must be at most data.image_size 8"),
+        ({"classes": 1}, "mix.smooth_over others: needs at least 2 classes; the data have 1"),
+    ],
+)
+def test_options_that_do_not_suit_the_data_are_refused(changes, message, tmp_path):
+    config = mixed()
+    if classes := changes.pop("classes", None):
+        options = {"name": "synthetic", "classes": classes, "examples": 64}
+        config = replace(config, data=replace(config.data, **options))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        fit(replace(config, **changes), tmp_path, quiet=True)

@@ -51,6 +51,11 @@ def _run_dir(names: list[str]) -> tuple[Path, RunConfig]:
     """The directory of the run that the first name gives, and its config."""
     if not names:  # --help without a run
         return Path(), RunConfig()
+    if len(names) > 1:
+        raise ConfigError(
+            f"eval takes one run directory, not {len(names)}: {names[1]!r} is too much. "
+            "--checkpoint best, last or a step chooses the checkpoint"
+        )
     if names[0] in ZOO:
         raise ConfigError(
             f"{names[0]!r} is a network without weights: name the directory of a run instead"

@@ -149,7 +149,13 @@ CONDITIONS = (
     Condition(
         ("mix.switch",),
         "mix.mixup",
-        lambda config: config.mix.mixup > 0 and config.mix.cutmix > 0,
+        lambda config: config.mix.mixup > 0,
+        "mix.mixup and mix.cutmix, both above 0",
+    ),
+    Condition(
+        ("mix.switch",),
+        "mix.cutmix",
+        lambda config: config.mix.cutmix > 0 or config.mix.mixup == 0,
         "mix.mixup and mix.cutmix, both above 0",
     ),
     Condition(
@@ -161,8 +167,14 @@ CONDITIONS = (
     Condition(
         ("optim.nesterov",),
         "optim.momentum",
-        lambda config: config.optim.momentum > 0 and config.optim.name != "lamb",
-        "a momentum above 0, with any optim.name but lamb",
+        lambda config: config.optim.momentum > 0,
+        "a momentum above 0",
+    ),
+    Condition(
+        ("optim.nesterov",),
+        "optim.name",
+        lambda config: config.optim.name != "lamb" or config.optim.momentum == 0,
+        "sgd, adamw, rmsprop and lars",
     ),
     Condition(
         ("optim.beta2", "optim.epsilon"),

@@ -45,7 +45,8 @@ class MixConfig:
         check("mix.label_smoothing", value, 0 <= value < 1, "must be in [0, 1)")
         for name in ("mixup", "cutmix"):
             value = getattr(self, name)
-            check(f"mix.{name}", value, value >= 0 and is_finite(value), "must be at least 0")
+            check(f"mix.{name}", value, value >= 0, "must be at least 0")
+            check(f"mix.{name}", value, is_finite(value), "must be finite")
         for name in ("probability", "switch", "erasing"):
             value = getattr(self, name)
             check(f"mix.{name}", value, 0 <= value <= 1, "must be in [0, 1]")
@@ -59,8 +60,8 @@ class MixConfig:
             "needs 0 < low <= high <= 1",
         )
         low, high = self.erasing_aspect
-        good = 0 < low <= high and is_finite(high)
-        check("mix.erasing_aspect", self.erasing_aspect, good, "needs 0 < low <= high")
+        check("mix.erasing_aspect", self.erasing_aspect, 0 < low <= high, "needs 0 < low <= high")
+        check("mix.erasing_aspect", self.erasing_aspect, is_finite(high), "must be finite")
 
     @property
     def mixes(self) -> bool:
@@ -129,7 +130,8 @@ class OptimConfig:
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
         power = self.power
-        check("optim.power", power, power > 0 and is_finite(power), "must be positive")
+        check("optim.power", power, power > 0, "must be positive")
+        check("optim.power", power, is_finite(power), "must be finite")
         check_duration("optim.warmup", self.warmup, share=True, positive=False)
         is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
         check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")

@@ -152,9 +152,6 @@ class RunConfig:
         if self.mix.mixes:
             rule = "mixup and CutMix need a batch of at least 2"
             check("batch_size", self.batch_size, self.batch_size > 1, rule)
-        side, size = self.mix.cutout, self.data.image_size
-        rule = f"must be at most data.image_size {size}"
-        check("mix.cutout", side, side <= size, rule)
 
     @property
     def scans(self) -> bool:

@@ -6,7 +6,7 @@ the partner of an example is the one before it in the batch. The order of a batc
 pair is too, and a sharded batch exchanges one example a device.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ def smooth_labels(targets: jax.Array, amount: float, *, others: bool = False) ->
     [0.8, 0.05, 0.05, 0.05, 0.05]
     """
     classes = targets.shape[-1]
+    if others and classes < 2:
+        raise ValueError(f"smoothing over the other classes needs at least 2, not {classes}")
     if not others:
         return (1 - amount) * targets + amount / classes
     spread = amount / (classes - 1)
@@ -101,6 +103,9 @@ def mix(
     Returns:
       Images and targets of the same shapes and types.
     """
+    _check(images)
+    if targets.ndim != 2 or len(targets) != len(images):
+        raise ValueError(f"targets: need shape [{len(images)}, K], not {targets.shape}")
     count, height, width, _ = images.shape
     own = _own_share(
         key,
@@ -159,6 +164,7 @@ def cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
     >>> [int(x) for x in 64 - kept.sum((1, 2, 3))]
     [12, 12, 6]
     """
+    _check(images)
     count, height, width, _ = images.shape
     rows, columns = jax.random.split(key)
     top = jax.random.randint(rows, (count,), 0, height) - side // 2
@@ -191,6 +197,9 @@ def random_erasing(
       fill: constant: 0, the mean; channel: one draw of N(0, 1) for each channel of the rectangle;
         pixel: one for each value.
     """
+    _check(images)
+    if fill not in get_args(Fill):
+        raise ValueError(f"fill {fill!r}: choose from {', '.join(get_args(Fill))}")
     count, height, width, channels = images.shape
     apply, sizes, shapes, rows, columns, values = jax.random.split(key, 6)
     share = jax.random.uniform(sizes, (count, _TRIES), minval=area[0], maxval=area[1])
@@ -211,6 +220,11 @@ def random_erasing(
         "pixel": lambda: jax.random.normal(values, images.shape),
     }[fill]()
     return jnp.where((box & erased[:, None, None])[..., None], noise.astype(images.dtype), images)
+
+
+def _check(images: jax.Array) -> None:
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images: need float [B, H, W, C], not {images.dtype} {images.shape}")
 
 
 def _boxes(

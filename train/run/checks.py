@@ -79,8 +79,15 @@ def check_parts(run: Run) -> None:
 
     Raises:
       ConfigError: the warmup is not shorter than the run; options of the network contradict each
-        other; or `data.resident` or `data.decoder` is impossible here.
+        other or the data; or `data.resident` or `data.decoder` is impossible here.
     """
+    mix, size, classes = run.config.mix, run.config.data.image_size, len(run.class_names)
+    if mix.cutout > size:
+        raise ConfigError(f"mix.cutout {mix.cutout}: must be at most data.image_size {size}")
+    if mix.label_smoothing and mix.smooth_over == "others" and classes < 2:
+        raise ConfigError(
+            f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
+        )
     make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)

@@ -108,11 +108,13 @@ def _optimiser(run: Run) -> str:
         factor = f"{batch}/{optim.lr_batch}"
         factor = f"sqrt({factor})" if optim.scaling == "sqrt" else factor
         rate += f" x {factor} = {peak_rate(run.config):.4g}"
-    warmup = "" if optim.warmup.startswith("0") else f", warm-up {optim.warmup}"
+    warmup = f", warm-up {optim.warmup}" if run.steps(optim.warmup, run.total_steps) else ""
     decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
     schedule: str = optim.schedule
     if schedule == "step":
         schedule += f" (x {optim.gamma:g} at {', '.join(optim.milestones)})"
+    elif optim.floor:
+        schedule += f" to {optim.floor:g}"
     return f"{optim.name}, {rate}, {schedule}{warmup}{decay}"
 
 

@@ -40,7 +40,7 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
         )
 
     peak = peak_rate(config)
-    if optim.floor >= peak:
+    if optim.floor >= peak and optim.schedule not in ("step", "constant"):
         raise ConfigError(f"optim.floor {optim.floor:g}: must be below the peak rate, {peak:g}")
     warmup = steps(optim.warmup)
     if total_steps == 1 and optim.warmup.endswith("%"):
