@@ -113,7 +113,10 @@ ERRORS = {
     "recipe": (["train", "digit"], r"unknown recipe 'digit': did you mean digits"),
     "model": (["train", "--model.name", "resnet51"], r"unknown model 'resnet51'.*resnet50"),
     "field": (["train", "--optim.lrr", "1"], r"--optim.lrr.*--optim.lr "),
-    "choice": (["train", "--optim.name", "adam"], r"--optim.name 'adam': needs sgd or adamw"),
+    "choice": (
+        ["train", "--optim.name", "adam"],
+        r"--optim.name 'adam': needs sgd, adamw, rmsprop, lars or",
+    ),
     "value": (["train", "--optim.lr", "-1"], r"optim.lr -1.0: must be positive"),
     "type": (["train", "--seed", "x"], r"--seed.*'x'"),
     "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '3ep'"),
@@ -127,6 +130,7 @@ ERRORS = {
     "missing image": (["predict", "{run}", "/nowhere.jpg"], r"/nowhere.jpg: No such file"),
     "no image": (["predict", "{run}", "{run}/config.json"], r"config.json: not an image"),
     "weightless": (["predict", "resnet50", "x.jpg"], r"'resnet50' is a network without weights"),
+    "two runs": (["eval", "{run}", "last"], r"eval takes one run directory, not 2: 'last' is too"),
     "no run named": (["eval"], r"the run directory is missing"),
     "another run": (
         ["train", "digits", "--workdir", "{run}", *TINY, "--seed", "9"],

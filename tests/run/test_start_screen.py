@@ -84,6 +84,14 @@ def test_a_duration_says_what_it_comes_to():
     assert text == "10ep: 19 steps of 64 images, 10.13 epochs; evaluated at the end"
 
 
+def test_a_short_warmup_and_a_floor_are_shown():
+    splits = Splits(arrays({"a": 60, "b": 60}), arrays({"a": 1}))
+    optim = OptimConfig(lr=0.3, lr_batch=0, warmup="0.5ep", floor=0.01, weight_decay=0.0)
+    assert said(tiny(optim=optim), splits)["optimiser"] == (
+        "sgd, lr 0.3, cosine to 0.01, warm-up 0.5ep"
+    )
+
+
 def test_rate_as_it_is():
     splits = Splits(arrays({"a": 60}), arrays({"a": 1}))
     for optim in (OptimConfig(lr=0.3, lr_batch=0), OptimConfig(lr=0.3, lr_batch=32)):
