@@ -91,7 +91,8 @@ def _words(kind: Any) -> str:
         return "None"
     match typing.get_origin(kind), typing.get_args(kind):
         case origin, choices if origin is Literal:
-            return " or ".join(map(str, choices))
+            *others, last = map(str, choices)
+            return f"{', '.join(others)} or {last}" if others else last
         case origin, (item, *rest) if origin is tuple:
             count = "one or more" if Ellipsis in rest else str(1 + len(rest))
             of = {int: "integers", float: "numbers", str: "texts"}
