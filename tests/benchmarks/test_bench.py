@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import train.cli.bench
 from benchmarks import memory, profiler, program, record, report, step
 from benchmarks.interleaved import Sample
 from benchmarks.record import emit, spread
@@ -268,7 +269,7 @@ def test_help(name, capsys):
 
 def test_without_a_checkout(monkeypatch, tmp_path, capsys):
     """An installed wheel has no benchmarks."""
-    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "train" / "__main__.py"))
+    monkeypatch.setattr(train.cli.bench, "__file__", str(tmp_path / "train" / "cli" / "bench.py"))
     assert command_line.main(["bench", "step"]) == 2
     out, err = capsys.readouterr()
     assert not out and len(err.splitlines()) == 1
