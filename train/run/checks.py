@@ -63,10 +63,10 @@ def check_lengths(run: Run, *, resumed: bool) -> list[str]:
     """
     if run.total_steps < 1:
         raise ConfigError(f"duration {run.config.duration!r}: is shorter than one step")
-    mix, total = run.config.mix, run.total_steps
-    if mix.mixes and mix.off and (end := run.steps(mix.off, total)) >= total:
+    if run.mix_until is not None and run.mix_until <= 0:
         raise ConfigError(
-            f"mix.off {mix.off!r} is {end} steps: must be shorter than the run ({total} steps)"
+            f"mix.off {run.config.mix.off!r} is {run.total_steps - run.mix_until} steps: must be "
+            f"shorter than the run ({run.total_steps} steps)"
         )
     too_large = _batch_size_error(run)
     if too_large and not resumed:

@@ -94,6 +94,12 @@ class Run:
     def total_steps(self) -> int:
         return self.steps(self.config.duration)
 
+    @property
+    def mix_until(self) -> int | None:
+        """The number of steps with mixup and CutMix, before `mix.off`; None: no step is without."""
+        mix, total = self.config.mix, self.total_steps
+        return total - self.steps(mix.off, total) if mix.mixes and mix.off else None
+
     @cached_property
     def model(self) -> Classifier:
         return make_model(self.config, len(self.class_names))
@@ -115,9 +121,8 @@ class Run:
     @cached_property
     def prepare(self) -> Prepare:
         data = self.config.data
-        mix, total = self.config.mix, self.total_steps
-        until = total - self.steps(mix.off, total) if mix.mixes and mix.off else None
-        return make_prepare(len(self.class_names), data.mean, data.std, mix, mix_until=until)
+        classes, mix = len(self.class_names), self.config.mix
+        return make_prepare(classes, data.mean, data.std, mix, mix_until=self.mix_until)
 
     @property
     def _step_options(self) -> StepOptions:

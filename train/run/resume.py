@@ -168,9 +168,8 @@ def describe_extension(workdir: Path, run: Run, step: int) -> str | None:
             f". The learning rate follows the schedule of {run.config.duration}: "
             f"{now:.4g} at the next step, instead of {before:.4g}"
         )
-        mix, total = run.config.mix, run.total_steps
-        if mix.mixes and mix.off:
-            text += f". mix.off: examples are mixed up to step {total - run.steps(mix.off, total)}"
+        if run.mix_until is not None:
+            text += f". mix.off: examples are mixed up to step {run.mix_until}"
     return text
 
 
