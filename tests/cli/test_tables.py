@@ -8,34 +8,13 @@ from pathlib import Path
 import pytest
 
 from resnet_jax.zoo import ZOO, image_size
+from tests.resnet_jax.test_summary import GIGA, PARAMETERS
 from tests.runs import ROOT, environment
 from train.__main__ import main
 from train.cli.tables import count
 from train.inference.predict import Answer, Prediction
 from train.inference.predictions import print_answers
 from train.recipes import all_recipes, modules
-
-# He 2016a and 2016b, torchvision and timm
-PARAMETERS = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet50_v1": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
-    "resnet50c": 25_576_264,
-    "resnet50d": 25_576_264,
-    "resnetv2_50": 25_549_352,
-    "resnet20_cifar": 269_722,
-    "resnet32_cifar": 464_154,
-    "resnet44_cifar": 658_586,
-    "resnet56_cifar": 853_018,
-    "resnet110_cifar": 1_727_962,
-    "resnet1202_cifar": 19_421_274,
-}
-# torchvision's model cards; table 1 of He 2016a has 3.8 for v1
-GFLOPS = {"resnet18": 1.814, "resnet34": 3.664, "resnet50": 4.089, "resnet50_v1": 3.858}
-GFLOPS |= {"resnet101": 7.801, "resnet152": 11.514, "resnet20_cifar": 0.041}
 
 
 def answer(capsys, *args: str) -> str:
@@ -94,7 +73,7 @@ def test_models_lists_every_network(capsys):
     assert set(PARAMETERS) <= set(table)
     sizes = {"resnet50": "224", "resnet20_cifar": "32", "lenet5": "32", "resnetv2_152x4_bit": "480"}
     assert {name: table[name][0] for name in sizes} == sizes
-    assert {name: float(table[name][3]) for name in GFLOPS} == GFLOPS
+    assert {name: float(table[name][3]) for name in GIGA} == GIGA
     sources = {"resnet50": "He 2019, B", "resnet50_v1": "He 2016a", "resnet34c": "He 2019, C"}
     sources |= {"resnet18d": "He 2019, D", "resnetv2_101": "He 2016b", "resnet18": "He 2016a"}
     sources |= {"plain34": "He 2016a, plain", "resnetv2_1001_cifar": "He 2016b"}

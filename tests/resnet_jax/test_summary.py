@@ -53,7 +53,7 @@ MILLIONS = {
     "resnetv2_164_cifar": 1.70,
     "resnetv2_1001_cifar": 10.33,
 }
-GIGA = {  # multiply-adds, as the papers and torchvision publish them
+GIGA = {  # multiply-adds, as the papers and torchvision publish them; He 2016a has 3.8 for v1
     "resnet18": 1.814,
     "resnet34": 3.664,
     "resnet50": 4.089,
