@@ -1,9 +1,10 @@
 """The lowest versions that pyproject.toml allows, one NAME==VERSION a line: a constraints file.
 
     python .ci/lowest.py > constraints.txt
-    pip install -e '.[test]' -c constraints.txt
+    pip install -e . pytest pytest-xdist pytest-randomly -c constraints.txt
 
-Takes [project.dependencies]; what those need themselves, and the tools of [test], are the newest.
+Takes [project.dependencies]; what those need themselves is the newest. Not [test]: its linters
+need newer versions of the same packages.
 """
 
 import sys
