@@ -5,6 +5,7 @@ Eight simulated CPU devices, or with RESNET_JAX_TEST_ON=gpu the GPU that is ther
 """
 
 import contextlib
+import gc
 import os
 import signal
 import tempfile
@@ -34,6 +35,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent
+
+
+def pytest_collection_finish() -> None:
+    """Collects garbage less often: a sixth of the time of tests that trace networks."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
