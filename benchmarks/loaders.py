@@ -42,7 +42,7 @@ def write_synthetic(folder: Path, count: int = 100) -> None:
 def write_windows(files: list[str], path: Path) -> None:
     """Writes our random crops of an epoch, for other loaders: int32 [N, 4]."""
     from train.config import AugmentConfig
-    from train.data.images.crops import sample_crop
+    from train.data.images.draws import sample_crop
     from train.data.images.jpeg import read_header
     from train.data.philox import generator
 

@@ -107,13 +107,12 @@ class TrainReader(_Reader):
         self, image: bytes | np.ndarray, rng: np.random.Generator, out: np.ndarray
     ) -> np.ndarray:
         """Writes a training view to `out`, or adds it to `deferred` for DALI to decode."""
-        limits = crops.limits(self.data)
+        limits, size = crops.limits(self.data), self.data.image_size
         if self.deferred is not None and isinstance(image, bytes):
-            sampled = crops.sample_view(image, self.augment, rng, **limits)
+            sampled = crops.sample_view(image, size, self.augment, rng, **limits)
             if sampled is not None:
-                self.deferred.append(dali.View(image, *sampled, out))
+                self.deferred.append(dali.View(image, *sampled, self.augment.fill, out))
                 return out
-        size = self.data.image_size
         return crops.train_image(image, size, self.augment, rng, **limits, out=out)
 
 
