@@ -203,7 +203,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     (
         "augment.scale",
         [[0, 9], [9, 8], [-1, 9]],
-        [[9, 9], [0, 0]],
+        [[256, 256], [0, 0]],
         "needs 1 <= low <= high, or 0 0",
     ),
     ("augment.zoom", [[0.0, 1.0], [2.0, 1.0]], [[1.0, 1.0], [0.5, 9.0]], "0 < low <= high"),
