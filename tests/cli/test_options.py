@@ -153,6 +153,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "augment.blur": (0.5, batch, {}),
     "augment.blur_sigma": ((1.0, 1.5), batch, {"augment.blur": 0.5}),
     "augment.lighting": (0.1, batch, COLOURS),
+    "augment.repeats": (2, batch, {}),
     "mix.label_smoothing": (0.1, steps, {}),
     "mix.smooth_over": ("others", steps, {"mix.label_smoothing": 0.5}),
     "mix.mixup": (0.2, steps, {}),

@@ -116,6 +116,7 @@ EVERY = {
     "augment.blur": (0.5, 0.25),
     "augment.blur_sigma": ([0.5, 0.75], [0.25, 0.75]),
     "augment.lighting": (0.5, 0.25),
+    "augment.repeats": (3, 4),
     "mix.label_smoothing": (0.5, 0.25),
     "mix.smooth_over": ("others", "all"),
     "mix.mixup": (0.5, 0.25),

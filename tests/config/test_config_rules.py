@@ -223,6 +223,8 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
         "hue",
     ),
     ("augment.lighting", [-0.1, math.nan], [0.0], "must be at least 0"),
+    ("augment.repeats", [0], [1, 256], "must be at least 1"),
+    ("augment.repeats", [257], [256], "must be at most batch_size 256"),
     ("augment.lighting", [math.inf], [0.1], "must be finite"),
     (
         "augment.policy",

@@ -145,13 +145,15 @@ def test_scale_jitter_is_a_resize_and_a_crop(encoded):
 
 
 RESIDENT = AugmentConfig(crop="pad", pad=2, pad_mode="reflect", flip=True, vertical_flip=True)
+ON_DEVICES = {
+    "both flips": RESIDENT,
+    "one flip": replace(RESIDENT, flip=False),
+    "no crop": replace(RESIDENT, crop="none", flip=False),
+    "repeats": replace(RESIDENT, repeats=3),
+}
 
 
-@pytest.mark.parametrize(
-    "augment",
-    [RESIDENT, replace(RESIDENT, flip=False), replace(RESIDENT, crop="none", flip=False)],
-    ids=["both flips", "one", "no crop"],
-)
+@pytest.mark.parametrize("augment", ON_DEVICES.values(), ids=ON_DEVICES)
 def test_flips_and_padding_stay_on_the_devices(augment, devices):
     source = noise(21, size=5)
     data = replace(DATA, image_size=5)

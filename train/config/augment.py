@@ -60,6 +60,9 @@ class AugmentConfig:
     lighting: float = 0.0
     """Standard deviation of the noise along the principal components of ImageNet's colours
     (Krizhevsky 2012, section 4.1), such as 0.1; 0: off."""
+    repeats: int = 1
+    """Repeated augmentation (Hoffer 2020; Berman 2019): a batch has each image this many times,
+    each time augmented anew. An epoch is as long as before, and has 1 / repeats of the images."""
 
     def __post_init__(self) -> None:
         check_types(self, "augment.")
@@ -84,6 +87,7 @@ class AugmentConfig:
         rule = "needs three values of at least 0, and a hue in [0, 0.5]"
         good = min(self.jitter) >= 0 and is_finite(*self.jitter) and self.jitter[3] <= 0.5
         check("augment.jitter", self.jitter, good, rule)
+        check("augment.repeats", self.repeats, self.repeats >= 1, "must be at least 1")
         check("augment.lighting", self.lighting, self.lighting >= 0, "must be at least 0")
         check("augment.lighting", self.lighting, is_finite(self.lighting), "must be finite")
 

@@ -150,6 +150,8 @@ class RunConfig:
                 "examples of a device) or None (the global batch)"
             )
             check("norm_group_size", group, good, rule)
+        repeats, rule = self.augment.repeats, f"must be at most batch_size {self.batch_size}"
+        check("augment.repeats", repeats, repeats <= self.batch_size, rule)
         scale, size = self.augment.scale, self.data.image_size
         good = scale == (0, 0) or scale[0] >= size
         check("augment.scale", scale, good, f"must be at least data.image_size {size}")

@@ -21,7 +21,7 @@ from train.config.effects import shown
 from train.data.batch import HostBatch
 from train.data.images.crops import padded
 from train.data.images.draws import pad_offsets
-from train.data.order import example_indices_between
+from train.data.order import batch_positions, examples_at
 from train.data.philox import augmentation_key, first_words
 from train.data.pipeline import eval_batches
 from train.data.prefetch import Feed, never
@@ -37,7 +37,7 @@ both."""
 
 _CROPS = ("pad", "none")
 _SUPPORTED = (
-    *("crop", "pad", "pad_mode", "flip", "vertical_flip", "interpolation"),
+    *("crop", "pad", "pad_mode", "flip", "vertical_flip", "interpolation", "repeats"),
     *("area", "aspect", "fill", "blur_sigma"),  # have no effect without an option of the host
 )
 _BLOCK = 4096  # examples sampled at once; more do not reduce NumPy's overhead further
@@ -129,10 +129,12 @@ def crop_params(
     steps = max(_BLOCK // batch_size, 1)
     for first in range(start, stop, steps):
         last = min(first + steps, stop)
-        positions = first * batch_size, last * batch_size
-        epochs, requested = example_indices_between(count, seed, *positions, order=order).T
+        repeats = augment.repeats
+        positions = batch_positions(batch_size, first, last, repeats)
+        found = examples_at(count, seed, positions, order=order, repeats=repeats)
+        epochs, requested, copies = found.T
         indices = requested if replacement is None else replacement[requested]
-        crops = _crop_params(epochs, indices, augment, seed)
+        crops = _crop_params(epochs, indices, augment, seed, copies)
         unreadable = np.where(indices == requested, -1, requested).astype(np.int32)
         for rows in range(0, len(indices), batch_size):
             yield {
@@ -143,10 +145,14 @@ def crop_params(
 
 
 def _crop_params(
-    epochs: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int
+    epochs: np.ndarray,
+    indices: np.ndarray,
+    augment: AugmentConfig,
+    seed: int,
+    copies: np.ndarray | int = 0,
 ) -> np.ndarray:
     """int32 [N, 4]: the numbers that `crops.train_image` draws from each example's generator."""
-    key = augmentation_key(seed, epochs.astype(np.uint64), indices.astype(np.uint64))
+    key = augmentation_key(seed, *(np.uint64(x) for x in (epochs, indices, copies)))
     words = first_words(np.stack(key, axis=-1))
     crops = np.zeros((len(indices), len(COLUMNS)), np.int32)
     crops[:, 0] = indices

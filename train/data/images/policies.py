@@ -35,7 +35,7 @@ def draw_policy(
     Examples:
       >>> rng = np.random.default_rng(0)
       >>> draw_policy("rand-m9-p1-n1-inc1", rng, 224)[0][:2]
-      ('shear_y', -0.27)
+      ('shear_y', 0.27)
     """
     parsed = parse_policy(policy)
     if isinstance(parsed, RandAugment):
