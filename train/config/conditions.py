@@ -24,6 +24,7 @@ ALWAYS = (
     *("augment.scale", "augment.interpolation", "augment.flip", "augment.vertical_flip"),
     *("augment.rotate", "augment.translate", "augment.shear", "augment.zoom", "augment.policy"),
     *("augment.jitter", "augment.grey", "augment.blur", "augment.lighting", "augment.repeats"),
+    "augment.preset",
     "mix.label_smoothing",
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
