@@ -76,10 +76,12 @@ def ours(
     *,
     workers: bool = False,
     decoder: Literal["cpu", "dali"] = "cpu",
+    augment: dict[str, Any] | None = None,
 ) -> Loader:
     """Our training batches, with the augmentation of the ImageNet recipes.
 
     Args:
+      augment: other values of `augment.*`.
       workers: uses a process for each core (`data.workers`) instead of a thread.
       decoder: `data.decoder`.
     """
@@ -94,7 +96,13 @@ def ours(
         workers=cores if workers else 0,
     )
     batches = train_batches(
-        source_of(files), data, AugmentConfig(), seed=0, batch_size=batch, start=0, stop=10**9
+        source_of(files),
+        data,
+        AugmentConfig(**augment or {}),
+        seed=0,
+        batch_size=batch,
+        start=0,
+        stop=10**9,
     )
     return (found["image"] for found in batches)
 
