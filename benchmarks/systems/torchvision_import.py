@@ -6,7 +6,7 @@ from typing import Any
 
 
 def import_torchvision() -> Any:
-    """The module, also if it is built for CUDA and torch for CPUs: then two operators are missing."""
+    """The module. If it is built for CUDA and torch for CPUs, two unused operators are missing."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError:

@@ -32,6 +32,10 @@ def sample_scaled_crop(
     that are cropped (fb.resnet.torch, transforms.lua: RandomScale, RandomCrop). Here the same part
     is cropped first and then resized, which needs to decode and resize less; its edges are rounded
     to whole pixels of the image.
+
+    Examples:
+      >>> sample_scaled_crop(512, 600, 224, (256, 256), np.random.default_rng(0))[2:]
+      (448, 448)
     """
     short = int(rng.integers(scale[0], scale[1] + 1))
     side = min(max(1, round(size * min(height, width) / short)), height, width)
@@ -121,6 +125,11 @@ def colour_jitter(jitter: tuple[float, float, float, float], rng: Generator) -> 
 
     Args:
       jitter: a of brightness, contrast, saturation and hue.
+
+    Examples:
+      >>> drawn = colour_jitter((0.4, 0.4, 0.4, 0.1), np.random.default_rng(0))
+      >>> sorted(operation.name for operation in drawn)
+      ['brightness', 'contrast', 'hue', 'saturation']
     """
     brightness, contrast, saturation, hue = jitter
     drawn = [
@@ -138,7 +147,13 @@ def colour_jitter(jitter: tuple[float, float, float, float], rng: Generator) -> 
 
 
 def lighting(std: float, rng: Generator) -> Operations:
-    """Draws the weights of the principal colours, from N(0, std) (Krizhevsky 2012, section 4.1)."""
+    """Draws the weights of the principal colours, from N(0, std) (Krizhevsky 2012, section 4.1).
+
+    Examples:
+      >>> [operation] = lighting(0.1, np.random.default_rng(0))
+      >>> operation.name, len(operation.value)
+      ('lighting', 3)
+    """
     return (Operation("lighting", tuple(rng.normal(0, std, 3).tolist())),)
 
 
@@ -147,9 +162,15 @@ def affine_map(augment: AugmentConfig, size: int, rng: Generator) -> Operations:
 
     Args:
       size: side of the image, in pixels.
+
+    Examples:
+      >>> from train.config import AugmentConfig
+      >>> [operation] = affine_map(AugmentConfig(rotate=30), 224, np.random.default_rng(0))
+      >>> operation.value.zoom, abs(operation.value.angle) < 30
+      (1.0, True)
     """
-    signed = 2 * rng.random(4) - 1
-    right, down = np.rint(signed[1:3] * augment.translate * size).tolist()
+    angle, x, y, shear = (2 * rng.random(4) - 1).tolist()
+    shift = tuple(round(signed * augment.translate * size) for signed in (x, y))
     zoom = rng.uniform(*augment.zoom)
-    value = Affine(signed[0] * augment.rotate, (right, down), zoom, signed[3] * augment.shear)
+    value = Affine(angle * augment.rotate, shift, zoom, shear * augment.shear)
     return (Operation("affine", value),)

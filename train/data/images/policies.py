@@ -81,6 +81,11 @@ def rand_augment(policy: RandAugment, rng: Generator, size: int) -> Operations:
 
     Of 15 operations, `count` are drawn, and each of them is applied with `probability`. With
     `weights`, no operation is drawn twice.
+
+    Examples:
+      >>> always = RandAugment(magnitude=9, count=3, probability=1.0)
+      >>> len(rand_augment(always, np.random.default_rng(0), 224))
+      3
     """
     if policy.weights:
         shares = RAND_WEIGHTS[policy.weights]
@@ -110,6 +115,10 @@ def rand_value(name: str, level: float, increasing: bool, rng: Generator, size: 
         code of EfficientNet, factors go from 0.1 to 1.9, and `posterize` and `solarize` become
         weaker.
       size: side of the image, in pixels.
+
+    Examples:
+      >>> rand_value("solarize", 0.25, True, np.random.default_rng(0), 224)
+      192
     """
     match name:
         case "shear_x" | "shear_y":
@@ -141,6 +150,11 @@ def ta_wide(rng: Generator, size: int) -> Operations:
 
     The operation is one of 14 of the wide space, and the magnitude one of 31; both are uniform.
     Values are those of torchvision's `TrivialAugmentWide`.
+
+    Examples:
+      >>> [operation] = ta_wide(np.random.default_rng(0), 224)
+      >>> operation.name in WIDE
+      True
     """
     name = WIDE[rng.integers(len(WIDE))]
     level = rng.integers(BINS) / (BINS - 1)
@@ -181,6 +195,11 @@ def autoaugment(
 
     Args:
       table: pairs of (operation, probability, magnitude from 0 to 9); see `policy_tables`.
+
+    Examples:
+      >>> table = ((("invert", 1.0, 0), ("posterize", 1.0, 9)),)
+      >>> [operation[:2] for operation in autoaugment(table, np.random.default_rng(0), 32)]
+      [('invert', 0.0), ('posterize', 4)]
     """
     pair = table[rng.integers(len(table))]
     return tuple(
@@ -224,6 +243,11 @@ def augmix(rng: Generator, size: int) -> Operations:
     result is mixed with the image with a share from Beta(1, 1). Each operation draws its own
     magnitude, uniform between 0.1 and 3 of 10. (torchvision's form adds four operations on colours,
     and draws one of the three magnitudes 0, 10/9 and 20/9.)
+
+    Examples:
+      >>> [operation] = augmix(np.random.default_rng(0), 224)
+      >>> operation.name, len(operation.value.chains)
+      ('augmix', 3)
     """
     weights = rng.dirichlet(np.ones(WIDTH)).tolist()
     share = float(rng.beta(1, 1))
