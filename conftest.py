@@ -6,6 +6,7 @@ Eight simulated CPU devices, or with RESNET_JAX_TEST_ON=gpu the GPU that is ther
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ from train.runtime import set_xla_flags, use_compilation_cache
 set_xla_flags()  # as the command line does
 
 use_compilation_cache(None)
+
+# A shell starts a command in the background (`pytest &`, nohup) with these ignored, and children
+# inherit that. The tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 ROOT = Path(__file__).parent
 
 

@@ -120,7 +120,8 @@ def test_a_signal_before_the_first_step(tmp_path):
     stop = StopSignal()
     with stop.install():
         os.kill(os.getpid(), signal.SIGINT)
-        while not stop.signal:
+        deadline = time.monotonic() + 60
+        while not stop.signal and time.monotonic() < deadline:
             time.sleep(0.01)
         with pytest.raises(RunError, match="stopped by SIGINT after step 0 of 60, nothing to save"):
             fit(tiny(), tmp_path, quiet=True, stop=stop)
