@@ -14,6 +14,7 @@ usage: resnet-jax bench COMMAND ...
   end_to_end [RECIPE] --data.dir DIR               training on real images, and the input's share
   training [RECIPE] --seconds 120                  training within a time limit, and its accuracy
   input ...                                        the data loader alone
+  augment ...                                      the data loader with augmentation
   resident RECIPE                                  images on the device, against the data loader
   compile [NAMES]                                  time to trace and compile, and the first step
   startup                                          time from process start to the first step
@@ -32,6 +33,7 @@ COMMANDS = {
     "end_to_end": ("benchmarks.end_to_end", False),
     "training": ("benchmarks.training", False),
     "input": ("benchmarks.input", True),
+    "augment": ("benchmarks.augment", True),
     "resident": ("benchmarks.resident", False),
     "compile": ("benchmarks.compile", True),
     "startup": ("benchmarks.startup", True),

@@ -29,12 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.loaders import (
     LOADERS,
     PREFETCH,
+    Loader,
     find,
     source_of,
     write_synthetic,
@@ -52,19 +54,21 @@ PACKAGES = (
     "grain",
     "tensorflow-cpu",
     "tensorflow",
+    "pillow",
+    "torch",
+    "torchvision",
 )
 STAGES = 400  # images
 
 
-def work(args: argparse.Namespace, files: list[str]) -> None:
+def serve(batches: Loader, drain: int) -> None:
     """The child process of a loader: warms up, then reads a number of batches per line of stdin."""
-    batches = LOADERS[args.worker](files, args.size, args.batch, args.cores, args.windows)
-    for _ in range(args.drain):
+    for _ in range(drain):
         pixels = next(batches)
     facts = {"python": platform.python_version(), "versions": versions(PACKAGES)}
     print(json.dumps({**facts, "batch": [str(pixels.dtype), *pixels.shape]}), flush=True)
     for line in sys.stdin:
-        for _ in range(args.drain):
+        for _ in range(drain):
             next(batches)
         since, before = time.perf_counter(), cpu_seconds()
         for _ in range(int(line)):
@@ -85,9 +89,10 @@ def cpu_seconds() -> float:
 class LoaderProcess:
     """A loader in a child process, which is stopped except during measurements."""
 
-    def __init__(self, peer: str, python: str, options: list[str]):
+    def __init__(self, peer: str, python: str, options: list[str], module: str):
+        """Runs `python -m module --worker peer options`, which must call `serve`."""
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.input", "--worker", peer, *options],
+            [python, "-m", module, "--worker", peer, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -121,14 +126,21 @@ class LoaderProcess:
         self.process.wait()
 
 
-def measure(args: argparse.Namespace, files: list[str]) -> dict[str, Any]:
-    """Measures all loaders in rounds."""
-    options = [f"--{name}={getattr(args, name)}" for name in ("data", "size", "batch", "cores")]
-    options += [f"--drain={args.drain}", f"--windows={args.windows}"]
-    pythons = {peer: args.peer_python if "tf" in peer else sys.executable for peer in args.peers}
+def measure(
+    args: argparse.Namespace, more: dict[str, Any], module: str = "benchmarks.input"
+) -> dict[str, Any]:
+    """Measures all loaders in rounds.
+
+    Args:
+      more: further options of the child processes.
+      module: that of the child processes; see `LoaderProcess`.
+    """
+    given = {name: getattr(args, name) for name in ("data", "size", "batch", "cores", "drain")}
+    options = [f"--{name}={value}" for name, value in (given | more).items()]
     loaders = {}
     for peer in args.peers:
-        loaders[peer] = LoaderProcess(peer, pythons[peer], options)
+        python = sys.executable if peer.startswith(("ours", "Grain")) else args.peer_python
+        loaders[peer] = LoaderProcess(peer, python, options, module)
         atexit.register(loaders[peer].close)  # a stopped process would never end
     absent = [peer for peer, loader in loaders.items() if loader.ready is None]
     for peer in absent:
@@ -217,7 +229,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         args.windows = Path(scratch) / "windows.npy"
         write_windows(files, args.windows)  # reads all files into the page cache
         kilobytes = sum(os.path.getsize(file) for file in files) / len(files) / 1000
-        measured = measure(args, files)
+        measured = measure(args, {"windows": args.windows})
         cost = measured["cpu_us_per_image"]["ours"]["median"]
         return {
             **before,
@@ -235,11 +247,16 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(about: str, peers: Iterable[str], needs: str) -> argparse.ArgumentParser:
+    """The options of this benchmark and of `benchmarks.augment`.
+
+    Args:
+      needs: what the Python of the peers has installed.
+    """
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--data", type=Path, default=DATA, help="a folder with JPEGs in it")
-    parser.add_argument("--peers", default=",".join(LOADERS), help="any of the default")
-    parser.add_argument("--peer_python", default=sys.executable, help="with TensorFlow")
+    parser.add_argument("--peers", default=",".join(peers), help="any of the default")
+    parser.add_argument("--peer_python", default=sys.executable, help=f"with {needs}")
     for name, value, text in (
         ("cores", os.cpu_count(), "threads of each loader"),
         ("size", 224, "pixels"),
@@ -250,17 +267,19 @@ def arguments() -> argparse.ArgumentParser:
     ):
         parser.add_argument(f"--{name}", type=at_least_one, default=value, help=text)
     parser.add_argument("--out", type=Path, help="append the result to this file")
-    parser.add_argument("--windows", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser
 
 
 def main() -> None:
-    parser = arguments()
+    parser = arguments(__doc__.splitlines()[0], LOADERS, "TensorFlow")
+    parser.add_argument("--windows", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         try:
-            return work(args, find(args.data))
+            files = find(args.data)
+            loader = LOADERS[args.worker]
+            return serve(loader(files, args.size, args.batch, args.cores, args.windows), args.drain)
         except (ImportError, ValueError) as error:  # our errors are ValueErrors
             raise SystemExit(f"{args.worker}: {error}") from None
     # Exit normally, so that child processes are closed.

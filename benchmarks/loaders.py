@@ -42,7 +42,7 @@ def write_synthetic(folder: Path, count: int = 100) -> None:
 def write_windows(files: list[str], path: Path) -> None:
     """Writes our random crops of an epoch, for other loaders: int32 [N, 4]."""
     from train.config import AugmentConfig
-    from train.data.images.crops import sample_crop
+    from train.data.images.draws import sample_crop
     from train.data.images.jpeg import read_header
     from train.data.philox import generator
 
@@ -76,10 +76,12 @@ def ours(
     *,
     workers: bool = False,
     decoder: Literal["cpu", "dali"] = "cpu",
+    augment: dict[str, Any] | None = None,
 ) -> Loader:
     """Our training batches, with the augmentation of the ImageNet recipes.
 
     Args:
+      augment: other values of `augment.*`.
       workers: uses a process for each core (`data.workers`) instead of a thread.
       decoder: `data.decoder`.
     """
@@ -94,7 +96,13 @@ def ours(
         workers=cores if workers else 0,
     )
     batches = train_batches(
-        source_of(files), data, AugmentConfig(), seed=0, batch_size=batch, start=0, stop=10**9
+        source_of(files),
+        data,
+        AugmentConfig(**augment or {}),
+        seed=0,
+        batch_size=batch,
+        start=0,
+        stop=10**9,
     )
     return (found["image"] for found in batches)
 

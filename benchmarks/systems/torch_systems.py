@@ -1,8 +1,6 @@
 """Training steps of torchvision: eager or with torch.compile, channels_last, autocast."""
 
-import importlib
 import itertools
-import sys
 import time
 from typing import Any
 
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.systems.torchvision_import import import_torchvision
 from benchmarks.workloads import Unsupported, facts, random_batch
 from train.config import RunConfig
 
@@ -69,21 +68,6 @@ def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     )
 
 
-def _torchvision() -> Any:
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError:
-        # torchvision for CUDA with torch for CPUs: two unused operators do not load
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for op in ("nms", "qnms"):
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        found = importlib.import_module("torchvision")
-        found.kept = library  # type: ignore[attr-defined]
-        return found
-
-
 class _Block(nn.Module):
     """The block of a CIFAR network, which torchvision does not have."""
 
@@ -103,7 +87,7 @@ class _Block(nn.Module):
 
 def _model(name: str, classes: int) -> nn.Module:
     if name != "resnet20_cifar":
-        models = _torchvision().models
+        models = import_torchvision().models
         if not hasattr(models, name):
             raise Unsupported(f"{name}: torchvision has no such network")
         return getattr(models, name)(num_classes=classes)

@@ -86,6 +86,8 @@ UNKNOWN = {
     ("--num-workers", "8"): "--data.threads 8",
     ("--output-dir", "x"): "--workdir x",
     ("--mixup", "0.2"): "--mix.mixup 0.2",
+    ("--aa", "rand-m9"): "--augment.policy rand-m9",
+    ("--color-jitter", "0.4"): "--augment.jitter 0.4 0.4 0.4 0",
     ("--cutmix", "1"): "--mix.cutmix 1",
     ("--reprob", "0.1"): "--mix.erasing 0.1",
     ("--weight-decay", "1e-4"): "--optim.weight_decay 1e-4",
@@ -98,7 +100,6 @@ UNKNOWN = {
 
 SENTENCES = {
     ("--resume", "x"): "run the same command again: it continues the run in its --workdir",
-    ("--auto-augment", "ra"): "AutoAugment and RandAugment are not supported yet",
     ("--num-classes", "2"): "the classes are counted from the data; remove this option",
     ("--gpus", "1"): "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 ",
 }
@@ -141,7 +142,7 @@ def test_options_are_those_of_the_config():
     shared = {option.name: option for option in KNOWN if option.shared}
     tree = flatten(to_json(DIGITS.config))
     model = {name for name in shared if name.startswith("model.")}
-    assert set(shared) == {name for name in tree if name != "recipe"} | model
+    assert set(shared) == {name for name in tree if name != "recipe"} | model | {"augment.preset"}
     assert len(model) > 30
     for name in set(tree) - {"recipe"}:
         default = shared[name].default

@@ -50,6 +50,7 @@ BOTTLENECK = {"model.block": "bottleneck"}
 OPEN = {"model.zero_gamma": False}  # branches that are not zero at first
 MESH = {"mesh.coordinator": "localhost:1", "mesh.processes": 2, "mesh.process_id": 0}
 CROP = {"augment.crop": "random_resized"}
+COLOURS = {**SYNTHETIC, "data.mean": (0.5,), "data.std": (0.5,)}
 ADAM = {"optim.name": "adamw"}
 STEP = {"optim.schedule": "step"}
 MIXUP = {"mix.mixup": 0.2}
@@ -137,6 +138,22 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "augment.aspect": ((3.0, 4.0), batch, CROP),
     "augment.pad": (3, batch, {}),
     "augment.flip": (True, batch, {}),
+    "augment.vertical_flip": (True, batch, {}),
+    "augment.scale": ((9, 12), batch, {}),
+    "augment.pad_mode": ("reflect", batch, {}),
+    "augment.interpolation": ("bicubic", batch, CROP),
+    "augment.rotate": (30.0, batch, {}),
+    "augment.translate": (0.5, batch, {}),
+    "augment.shear": (30.0, batch, {}),
+    "augment.zoom": ((0.5, 0.6), batch, {}),
+    "augment.policy": ("ta_wide", batch, {}),
+    "augment.fill": ((9,), batch, {"augment.rotate": 30.0}),
+    "augment.jitter": ((0.4, 0.0, 0.0, 0.0), batch, {}),
+    "augment.grey": (0.5, batch, COLOURS),
+    "augment.blur": (0.5, batch, {}),
+    "augment.blur_sigma": ((1.0, 1.5), batch, {"augment.blur": 0.5}),
+    "augment.lighting": (0.1, batch, COLOURS),
+    "augment.repeats": (2, batch, {}),
     "mix.label_smoothing": (0.1, steps, {}),
     "mix.smooth_over": ("others", steps, {"mix.label_smoothing": 0.5}),
     "mix.mixup": (0.2, steps, {}),

@@ -113,7 +113,7 @@ def test_the_fields_with_choices_are_found():
         *("data.held_out", "data.order", "data.listing", "data.on_bad_image", "data.decoder"),
         "data.resident",
         *("mix." + f for f in ("smooth_over", "per", "erasing_fill")),
-        "augment.crop",
+        *("augment." + f for f in ("crop", "pad_mode", "interpolation")),
         *("optim." + f for f in ("name", "decay", "decay_mask", "scaling", "schedule")),
         "eval.interpolation",
         "checkpoint.best",
@@ -200,6 +200,42 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("augment.area", [[0.0, 1.0], [0.5, 0.4], [0.5, 1.1]], [[1.0, 1.0]], "0 < low <= high <= 1"),
     ("augment.aspect", [[0.0, 1.0], [2.0, 1.0]], [[1.0, 1.0], [2.0, 9.0]], "0 < low <= high"),
     ("augment.pad", [-1], [0], "must be at least 0"),
+    (
+        "augment.scale",
+        [[0, 9], [9, 8], [-1, 9]],
+        [[256, 256], [0, 0]],
+        "needs 1 <= low <= high, or 0 0",
+    ),
+    ("augment.zoom", [[0.0, 1.0], [2.0, 1.0]], [[1.0, 1.0], [0.5, 9.0]], "0 < low <= high"),
+    ("augment.zoom", [[1.0, math.inf]], [[0.1, 0.1]], "must be finite"),
+    ("augment.blur_sigma", [[0.0, 1.0], [2.0, 1.0]], [[1.0, 1.0]], "0 < low <= high"),
+    ("augment.rotate", [-1.0, 181.0, math.nan], [0.0, 180.0], "must be in [0, 180]"),
+    ("augment.translate", [-0.1, 1.1], [0.0, 1.0], "must be in [0, 1]"),
+    ("augment.grey", [-0.1, 1.1], [0.0, 1.0], "must be in [0, 1]"),
+    ("augment.blur", [-0.1, 1.1], [0.0, 1.0], "must be in [0, 1]"),
+    ("augment.shear", [-0.1, 90.0], [0.0, 89.0], "must be in [0, 90)"),
+    ("augment.fill", [[], [1, 2]], [[1], [1, 2, 3]], "needs one value, or three"),
+    ("augment.fill", [[-1], [0, 0, 256]], [[0], [255]], "must be in 0..255"),
+    (
+        "augment.jitter",
+        [[-0.1, 0, 0, 0], [0, 0, 0, 0.6], [math.nan, 0, 0, 0]],
+        [[9, 9, 9, 0.5]],
+        "hue",
+    ),
+    ("augment.lighting", [-0.1, math.nan], [0.0], "must be at least 0"),
+    ("augment.repeats", [0], [1, 256], "must be at least 1"),
+    ("augment.repeats", [257], [256], "must be at most batch_size 256"),
+    ("augment.lighting", [math.inf], [0.1], "must be finite"),
+    (
+        "augment.policy",
+        ["rand9", "random", "TA_wide"],
+        ["ta_wide", "augmix", "rand", ""],
+        "'ta_wide', ",
+    ),
+    ("augment.policy", ["rand-", "rand-m7-m8", "rand-m1.5"], ["rand-m7-n3"], "m7 (magnitude)"),
+    ("augment.policy", ["rand-p0", "rand-n0", "rand-inc2"], ["rand-m0-p1-inc0"], "is invalid"),
+    ("augment.policy", ["rand-w1", "rand-w0-w0", "rand-x3"], ["rand-w0"], "w0 or tweights"),
+    ("augment.policy", ["rand-n14-w0", "rand-n16-tweights"], ["rand-n13-w0"], "can be drawn"),
     ("mix.label_smoothing", [-0.1, 1.0], [0.0, 0.99], "[0, 1)"),
     ("mix.mixup", [-0.1, math.nan], [0.0, 2.0], "must be at least 0"),
     ("mix.cutmix", [-0.1, math.nan], [0.0, 2.0], "must be at least 0"),
@@ -275,6 +311,13 @@ def test_value_at_the_edge_of_a_rule_is_allowed(field, value):
 def test_a_number_without_a_unit_comes_back_with_one(field, value, units):
     message = refusal(from_json, nest({field: value}))
     assert message == f"{field} {value!r} is not a duration: write {units}"
+
+
+def test_scale_jitter_is_not_smaller_than_the_crop():
+    data = DataConfig(image_size=224)
+    message = refusal(RunConfig, data=data, augment=AugmentConfig(scale=(223, 480)))
+    assert message == "augment.scale (223, 480): must be at least data.image_size 224"
+    assert RunConfig(data=data, augment=AugmentConfig(scale=(224, 480)))
 
 
 @pytest.mark.parametrize("bad", ["", "half"])

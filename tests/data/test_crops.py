@@ -7,9 +7,9 @@ from PIL import Image
 
 from tests.data.test_images import LIMIT, difference, encode, exif, noise, rng, smooth
 from train.config import AugmentConfig
-from train.data.images import crops
 from train.data.images.crops import eval_image, train_image
 from train.data.images.decode import decode
+from train.data.images.draws import sample_crop
 from train.data.images.resize import resize_crop
 
 # --- random resized crop -------------------------------------------------------------------------
@@ -24,7 +24,7 @@ def coordinates(height: int, width: int) -> np.ndarray:
 def test_random_resized_samples_area_and_aspect():
     augment = AugmentConfig(crop="random_resized", area=(0.1, 0.6), aspect=(0.5, 2.0))
     generator = rng(1)
-    boxes = np.array([crops.sample_crop(1000, 1000, augment, generator) for _ in range(2000)])
+    boxes = np.array([sample_crop(1000, 1000, augment, generator) for _ in range(2000)])
     top, left, height, width = boxes.T
     assert (boxes >= 0).all() and (top + height <= 1000).all() and (left + width <= 1000).all()
     area, aspect = height * width / 1e6, np.log(width / height)
@@ -41,7 +41,7 @@ def test_random_resized_samples_area_and_aspect():
 )
 def test_random_resized_falls_back_to_the_centre(height, width, expected):
     augment = AugmentConfig(crop="random_resized", area=(0.9, 1.0))
-    assert crops.sample_crop(height, width, augment, rng()) == expected
+    assert sample_crop(height, width, augment, rng()) == expected
 
 
 def test_random_resized_cuts_what_it_sampled():
@@ -49,7 +49,7 @@ def test_random_resized_cuts_what_it_sampled():
     augment = AugmentConfig(crop="random_resized", area=(0.1, 0.5), flip=False)
     for seed in range(20):
         view = train_image(pixels, 16, augment, rng(seed), max_pixels=LIMIT).astype(float)
-        top, left, height, width = crops.sample_crop(200, 250, augment, rng(seed))
+        top, left, height, width = sample_crop(200, 250, augment, rng(seed))
         assert (view[..., 2] == 77).all()
         y = top + (np.arange(16) + 0.5) * height / 16 - 0.5
         x = left + (np.arange(16) + 0.5) * width / 16 - 0.5

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from train.config import AugmentConfig, DataConfig
-from train.data.images.crops import pad_offsets, sample_crop
+from train.data.images.draws import pad_offsets, sample_crop
 from train.data.on_device import _crop_params
 from train.data.philox import generator
 from train.data.sources import open_splits

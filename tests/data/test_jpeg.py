@@ -10,6 +10,7 @@ from PIL import Image
 from train.config import AugmentConfig
 from train.data.images import crops, jpeg, turbojpeg
 from train.data.images.decode import BadImage, decode
+from train.data.images.draws import sample_crop
 
 END = b"\xff\xd9"
 
@@ -166,7 +167,7 @@ def test_a_crop_needs_no_rows_below_it(monkeypatch, with_library):
     augment, above, below = AugmentConfig(area=(0.1, 0.3)), 0, 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        top, left, height, width = crops.sample_crop(400, 300, augment, rng)
+        top, left, height, width = sample_crop(400, 300, augment, rng)
 
         def crop(seed: int = seed) -> np.ndarray:
             rng = np.random.default_rng(seed)

@@ -124,14 +124,14 @@ def test_plans_of_several_steps_are_one():
 # --- whether it does -----------------------------------------------------------------------------
 
 
-def decided(*, platform="gpu", steps=45, source=None, **changes) -> bool:
+def decided(*, platform="gpu", steps=45, source=None, decide=lives_on_devices, **changes):
     """The decision for 45 steps of 32 on 1,438 digits: slightly more than an epoch."""
     config = tiny()
     data = {"resident": changes.pop("resident", "auto")}
     config = replace(config, data=replace(config.data, **data), **changes)
     mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
     splits = Splits(source, source) if source else open_splits(config.data)
-    return lives_on_devices(config, splits, mesh, steps)
+    return decide(config, splits, mesh, steps)
 
 
 def test_auto_takes_what_it_can():

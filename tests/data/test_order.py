@@ -16,7 +16,7 @@ from tests.data.test_pipeline import DATA, PLAIN, assert_same, batches, column, 
 from tests.runs import tiny
 from train.config.serialize import to_json
 from train.data.on_device import crop_params
-from train.data.order import example_indices, example_indices_between
+from train.data.order import batch_positions, example_indices, examples_at
 from train.run.directory import read_config
 from train.run.resume import resumed_config
 
@@ -36,9 +36,8 @@ def draw(count: int, epochs: Sequence[tuple[int, int]], order: int) -> np.ndarra
     """int64 [epochs, count]: the examples of each (seed, epoch), in order."""
     found = []
     for seed, epoch in epochs:
-        table = example_indices_between(
-            count, seed, epoch * count, (epoch + 1) * count, order=order
-        )
+        positions = np.arange(epoch * count, (epoch + 1) * count)
+        table = examples_at(count, seed, positions, order=order)
         assert (table[:, 0] == epoch).all()
         found.append(table[:, 1])
     return np.stack(found)
@@ -193,7 +192,7 @@ def test_the_order_does_not_depend_on_numpys_version():
         [3, 0, 4, 8, 2, 7, 9, 6, 1, 5],
         [5, 9, 4, 6, 3, 2, 8, 7, 0, 1],
     ]
-    assert int(example_indices_between(10**6, 0, 17, 18)[0, 1]) == 250059
+    assert int(examples_at(10**6, 0, np.array([17]))[0, 1]) == 250059
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -201,8 +200,8 @@ def test_the_order_does_not_depend_on_numpys_version():
     "count, start, stop", [(20, 0, 0), (20, 7, 7), (7, 3, 40), (1, 0, 3), (9, 18, 27)]
 )
 def test_any_part_of_the_stream_is_that_of_the_whole(count, start, stop, order):
-    whole = example_indices_between(count, 1, 0, 60, order=order)
-    found = example_indices_between(count, 1, start, stop, order=order)
+    whole = examples_at(count, 1, np.arange(60), order=order)
+    found = examples_at(count, 1, np.arange(start, stop), order=order)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, whole[start:stop])
     np.testing.assert_array_equal(whole[:, 0], np.arange(60) // count)
@@ -242,3 +241,57 @@ def test_a_run_from_before_keeps_its_order(tmp_path):
     [batch] = batches(noise(400), 400, 3, 4, data=small, augment=PLAIN, seed=28)
     first = (batch["index"][:32] >= 200).sum()
     assert first == 6  # as in a run of that version
+
+
+# --- repeated augmentation -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count, repeats", [(12, 3), (20, 3), (7, 7), (5, 9)])
+def test_each_index_comes_several_times_in_a_row(count, repeats):
+    """timm's RepeatAugSampler with one process: repeat_interleave, of which `count` are taken."""
+    for epoch in (0, 3):
+        permutation = draw(count, [(1, epoch)], 2)[0]
+        positions = np.arange(epoch * count, (epoch + 1) * count)
+        found = examples_at(count, 1, positions, repeats=repeats)
+        np.testing.assert_array_equal(found[:, 1], np.repeat(permutation, repeats)[:count])
+        np.testing.assert_array_equal(found[:, 2], np.arange(count) % repeats)
+
+
+@pytest.mark.parametrize("batch_size, repeats", [(12, 3), (12, 4), (10, 4)])
+def test_the_rows_are_dealt_as_to_processes(batch_size, repeats):
+    """The sampler gives position i to process i modulo the number of processes."""
+    rows = batch_positions(batch_size, 5, 7, repeats).reshape(2, batch_size)
+    for step, found in enumerate(rows, start=5):
+        whole = np.arange(step * batch_size, (step + 1) * batch_size)
+        dealt = [whole[process::repeats] for process in range(repeats)]
+        np.testing.assert_array_equal(found, np.concatenate(dealt))
+        indices = example_indices(120, 0, batch_size, step, repeats=repeats)
+        assert len(set(indices.tolist())) <= batch_size // repeats + 2
+        assert (indices != np.roll(indices, 1)).all()  # the partners of mixup
+
+
+def test_copies_are_augmented_anew_and_any_process_reads_its_rows():
+    augment = dataclasses.replace(PLAIN, crop="pad", pad=3, repeats=3)
+    whole = batches(noise(), 12, 0, 4, augment=augment, seed=2)
+    for batch in whole:
+        assert len(set(batch["index"].tolist())) <= 6
+    views = {image.tobytes() for batch in whole[:1] for image in batch["image"]}
+    assert len(views) > 9  # of 49 crops of each image
+    for process in (0, 1):
+        part = batches(noise(), 12, 0, 4, augment=augment, seed=2, shard=(process, 2))
+        for batch, all_rows in zip(part, whole, strict=True):
+            rows = slice(6 * process, 6 * process + 6)
+            np.testing.assert_array_equal(batch["image"], all_rows["image"][rows])
+            np.testing.assert_array_equal(batch["index"], all_rows["index"][rows])
+    for step, batch in enumerate(whole):
+        expected = example_indices(20, 2, 12, step, repeats=3)
+        np.testing.assert_array_equal(batch["index"], expected)
+
+
+def test_the_first_copy_is_the_view_without_repeats():
+    augment = dataclasses.replace(PLAIN, crop="pad", pad=3)
+    repeated = batches(noise(), 6, 0, 1, augment=dataclasses.replace(augment, repeats=2))[0]
+    plain = batches(noise(), 20, 0, 1, augment=augment)[0]
+    found = dict(zip(plain["index"].tolist(), plain["image"], strict=True))
+    for index, image in zip(repeated["index"][:3].tolist(), repeated["image"][:3], strict=True):
+        np.testing.assert_array_equal(image, found[index])

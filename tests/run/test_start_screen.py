@@ -18,6 +18,7 @@ from train.config import (
     RunConfig,
 )
 from train.data.sources import ArraySource, FolderSource, Splits
+from train.run.checks import check_parts, find_warnings
 from train.run.directory import newest_checkpoint
 from train.run.fit import fit
 from train.run.parts import Run
@@ -62,6 +63,45 @@ def test_the_whole_screen():
         "workdir": "runs/x, new",
     }
     assert int(cores) >= 1
+
+
+def test_augmentation_is_named_with_its_values(monkeypatch):
+    splits = Splits(arrays({"a": 9}), arrays({"a": 9}))
+    augment = AugmentConfig(crop="pad", pad=1, policy="ta_wide", jitter=(0.4, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(train.run.start_screen, "why_on_host", lambda *args: "augment.x is")
+    assert said(tiny(augment=augment), splits)["images"] == (
+        "8x8, cropped after a padding of 1, mirrored at random, policy ta_wide, jitter 0.4 0.0 "
+        "0.0 0.0, evaluated at crop_fraction 1; mean 0.305, std 0.376; data.resident is off: "
+        "augment.x is"
+    )
+    augment = AugmentConfig(scale=(9, 12), flip=False, vertical_flip=True)
+    assert said(tiny(augment=augment), splits)["images"].startswith(
+        "8x8, random crops at a short side of 9 to 12, vertical flip True, evaluated"
+    )
+
+
+@pytest.mark.parametrize(
+    "option, warned",
+    [
+        ({"jitter": (0.4, 0.4, 0.4, 0.0)}, "augment.jitter's saturation and hue"),
+        ({"grey": 0.5}, "augment.grey"),
+        ({"lighting": 0.1}, "augment.lighting"),
+        ({"jitter": (0.4, 0.4, 0.0, 0.0)}, ""),
+    ],
+)
+def test_grey_images_have_no_colours(option, warned):
+    for channels, expected in ((1, warned), (3, "")):
+        splits = Splits(*[arrays({"a": 9}, channels)] * 2)
+        run = Run(tiny(augment=AugmentConfig(crop="pad", **option)), splits=splits)
+        found = [w for w in find_warnings(run, trains=True) if "augment." in w]
+        assert found == [f"{expected}: no effect, the images are grey"] * bool(expected)
+
+
+def test_the_fill_of_grey_images_has_one_value():
+    splits = Splits(*[arrays({"a": 9}, 1)] * 2)
+    augment = AugmentConfig(crop="pad", rotate=9.0, fill=(1, 2, 3))
+    with pytest.raises(ConfigError, match=r"augment.fill \(1, 2, 3\): needs one value, because"):
+        check_parts(Run(tiny(augment=augment, batch_size=8), splits=splits))
 
 
 def test_parameters_are_those_of_the_state():

@@ -16,8 +16,18 @@ from typing import Any
 import tyro
 
 from train.cli.habits import HABITS
-from train.cli.options import COMMON, UNKNOWN, Option, first_page, help_text, list_of, options
-from train.config import ConfigError
+from train.cli.options import (
+    COMMON,
+    PRESET_NAME,
+    UNKNOWN,
+    Option,
+    first_page,
+    help_text,
+    list_of,
+    options,
+)
+from train.config import ConfigError, RunConfig
+from train.config.presets import PRESETS
 
 HELP = ("-h", "--help", "--help-all", "--help_all")
 
@@ -62,6 +72,8 @@ def parse(
         head = _head(f"usage: resnet-jax {usage or command} [options]", description)
         print(head + _help(_name(command), shown, common, everything))
         raise SystemExit(0)
+    if PRESET_NAME in option_names(args):  # `take_preset` has not taken it
+        raise ConfigError(f"--{PRESET_NAME}: is an option of train and plan, not of {command}")
     written = io.StringIO()
     try:
         with contextlib.redirect_stderr(written), contextlib.redirect_stdout(written):
@@ -80,6 +92,31 @@ def parse(
     if unknown:
         raise ConfigError(_unknown(unknown, known, command))
     return given
+
+
+def take_preset(recipe: RunConfig, args: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """Takes `--augment.preset NAME` out of the arguments, and its values into the recipe.
+
+    Raises:
+      ConfigError: there is no such preset.
+
+    >>> take_preset(RunConfig(), ["--augment.preset", "rsb-a1", "--seed", "1"])[1]
+    ['--seed', '1']
+    """
+    preset = next(option for option in options(RunConfig, recipe) if option.name == PRESET_NAME)
+    if preset.name not in option_names(args):
+        return recipe, list(args)
+    words = values(preset, args)
+    if len(words) != 1 or words[0] not in PRESETS:
+        got = " ".join(map(repr, words)) or "(no value)"
+        raise ConfigError(f"--{preset.name} {got}: needs {preset.needs}")
+    rest, is_value = list[str](), False
+    for arg in args:
+        is_preset = _with_underscores(arg.partition("=")[0]) == f"--{preset.name}"
+        if not is_preset and not is_value:
+            rest.append(arg)
+        is_value = is_preset and "=" not in arg
+    return replace(recipe, augment=PRESETS[words[0]]), rest
 
 
 def _head(usage: str, description: str) -> str:

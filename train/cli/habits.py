@@ -1,8 +1,5 @@
 """Options of other programs and their counterparts here, for messages about unknown options."""
 
-_AUGMENT = (
-    "AutoAugment and RandAugment are not supported yet; --augment.crop and --augment.flip are"
-)
 _FOLDERS = "name the folder that has both splits: --data.dir DIR, with DIR/train and DIR/val"
 _RESUME = "run the same command again: it continues the run in its --workdir"
 _GPUS = "choose the GPUs before the command: CUDA_VISIBLE_DEVICES=0 (or 0,1) resnet-jax ..."
@@ -98,12 +95,22 @@ HABITS = {
     "mixup_alpha": "--mix.mixup VALUE",
     "cutmix": "--mix.cutmix VALUE",
     "cutmix_alpha": "--mix.cutmix VALUE",
-    "auto_augment": _AUGMENT,
-    "aa": _AUGMENT,
-    "augment.auto": _AUGMENT,
-    "randaugment": _AUGMENT,
-    "rand_augment": _AUGMENT,
-    "trivial_augment": _AUGMENT,
+    "auto_augment": "--augment.policy VALUE",
+    "aa": "--augment.policy VALUE",
+    "augment.auto": "--augment.policy VALUE",
+    "randaugment": "--augment.policy rand-m9-mstd0.5-inc1",
+    "rand_augment": "--augment.policy rand-m9-mstd0.5-inc1",
+    "trivial_augment": "--augment.policy ta_wide",
+    "augmix": "--augment.policy augmix",
+    "color_jitter": "--augment.jitter VALUE VALUE VALUE 0",
+    "vflip": "--augment.vertical_flip True",
+    "flipud": "--augment.vertical_flip True",
+    "train_interpolation": "--augment.interpolation VALUE",
+    "grayscale_prob": "--augment.grey VALUE",
+    "gaussian_blur_prob": "--augment.blur VALUE",
+    "degrees": "--augment.rotate VALUE",
+    "aug_repeats": "--augment.repeats VALUE",
+    "ra_reps": "--augment.repeats VALUE",
     "random_erase": "--mix.erasing VALUE",
     "random_erasing": "--mix.erasing VALUE",
     "reprob": "--mix.erasing VALUE",

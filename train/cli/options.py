@@ -14,7 +14,8 @@ from typing import Any, Literal
 import tyro
 
 from resnet_jax.spec import ResNetSpec
-from train.config import ModelConfig, RunConfig, field_docs
+from train.config import AugmentConfig, ModelConfig, RunConfig, field_docs
+from train.config.presets import PRESETS
 
 COMMON = (
     *("data.dir", "data.name", "data.image_size", "model.name", "init.weights", "duration"),
@@ -51,6 +52,18 @@ class Option:
         if self.name.startswith("model."):  # None means unset there, and "none" may be a choice
             members = [kind for kind in members if kind is not type(None)]
         return " or ".join(dict.fromkeys(map(_words, members)))
+
+
+PRESET_NAME = "augment.preset"
+_PRESET = Option(
+    PRESET_NAME,
+    Literal[tuple(PRESETS)],
+    "Start from the augment.* of a published pipeline, instead of those of the recipe. Other "
+    "augment.* options change it.",
+    "",
+    shared=True,
+)
+"""No field of a config: see `train/config/presets.py`."""
 
 
 def _members(kind: Any) -> list[Any]:
@@ -129,6 +142,8 @@ def options(kind: type, default: Any, *, prefix: str = "", shared: bool = False)
         else:
             doc = " ".join(docs.get(name, "").split())
             found.append(Option(prefix + name, hint, doc, value, shared))
+    if kind is AugmentConfig:
+        found.append(_PRESET)
     return found
 
 

@@ -1,6 +1,6 @@
 """`plan`: compiles a training step for other hardware, and reports on it."""
 
-from train.cli.arguments import HELP, parse
+from train.cli.arguments import HELP, parse, take_preset
 from train.cli.choose_recipe import take_recipe
 from train.cli.usage import PLAN_HELP
 from train.config import ConfigError
@@ -20,7 +20,7 @@ def plan(args: list[str]) -> None:
             "the recipe is missing: resnet-jax plan RECIPE --topology CHIPS; "
             "`resnet-jax recipes` lists them"
         )
-    recipe = get_recipe(name or "imagenet-resnet50")
+    recipe, options = take_preset(get_recipe(name or "imagenet-resnet50"), options)
     given: planner.PlanArgs = parse(
         f"plan {name}",
         PLAN_HELP,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from train.cli.arguments import option_names, parse
+from train.cli.arguments import option_names, parse, take_preset
 from train.cli.choose_recipe import choose, find_stored
 from train.cli.usage import TRAIN_HELP
 from train.config import RunConfig
@@ -36,6 +36,7 @@ def train(args: list[str]) -> None:
     else:
         name, options, note, warning = choose(args)
         recipe, workdir = get_recipe(name), Path("runs") / name
+    recipe, options = take_preset(recipe, options)
     about = TRAIN_HELP.format(recipes=", ".join(all_recipes()), name=name)
     start = TrainArgs(recipe, workdir)
     given: TrainArgs = parse(

@@ -1,7 +1,8 @@
 """The options of a run, checked when a config is built. Nothing here imports JAX."""
 
+from train.config.augment import AugmentConfig
 from train.config.base import field_docs, to_steps
-from train.config.data import AugmentConfig, DataConfig
+from train.config.data import DataConfig
 from train.config.learn import MixConfig, OptimConfig
 from train.config.model import InitConfig, ModelConfig
 from train.config.run import CheckpointConfig, EvalConfig, MeshConfig, RunConfig

@@ -1,4 +1,4 @@
-"""The options of the data, `data.*`, and of augmentation on the host, `augment.*`."""
+"""The options of the data, `data.*`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -94,28 +94,3 @@ class DataConfig:
             check(where, values, len(values) in (1, 3), "needs one value, or three for RGB")
             check(where, values, is_finite(*values), "must be finite")
         check("data.std", self.std, min(self.std) > 0, "must be positive")
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Augmentation of training images on the host."""
-
-    crop: Literal["random_resized", "pad", "none"] = "random_resized"
-    """Random area and aspect ratio (Szegedy 2015), pad and crop (He 2016a, 4.2), or the evaluation
-    crop."""
-    area: tuple[float, float] = (0.08, 1.0)
-    """Share of the image's area that a random_resized crop covers."""
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Aspect ratio of that crop, width / height."""
-    pad: int = 4
-    """Pixels added on every side before a `pad` crop."""
-    flip: bool = True
-    """Flip left-right with probability 1/2."""
-
-    def __post_init__(self) -> None:
-        check_types(self, "augment.")
-        low, high = self.area
-        check("augment.area", self.area, 0 < low <= high <= 1, "needs 0 < low <= high <= 1")
-        low, high = self.aspect
-        check("augment.aspect", self.aspect, 0 < low <= high, "needs 0 < low <= high")
-        check("augment.pad", self.pad, self.pad >= 0, "must be at least 0")

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 import tyro
 
 from resnet_jax.zoo import get_spec
+from train.config.augment import AugmentConfig
 from train.config.base import check, check_duration, check_types
-from train.config.data import AugmentConfig, DataConfig
+from train.config.data import DataConfig
 from train.config.learn import MixConfig, OptimConfig
 from train.config.model import InitConfig, ModelConfig
 from train.errors import ConfigError
@@ -149,6 +150,11 @@ class RunConfig:
                 "examples of a device) or None (the global batch)"
             )
             check("norm_group_size", group, good, rule)
+        repeats, rule = self.augment.repeats, f"must be at most batch_size {self.batch_size}"
+        check("augment.repeats", repeats, repeats <= self.batch_size, rule)
+        scale, size = self.augment.scale, self.data.image_size
+        good = scale == (0, 0) or scale[0] >= size
+        check("augment.scale", scale, good, f"must be at least data.image_size {size}")
         if self.mix.mixes:
             rule = "mixup and CutMix need a batch of at least 2"
             check("batch_size", self.batch_size, self.batch_size > 1, rule)

@@ -43,8 +43,8 @@ class BatchRows:
 
     def fill(self, batch: HostBatch, step: int, rows: range) -> None:
         """Reads the examples of some rows of a step into the batch."""
-        before = step * self.batch_size + self.first
-        examples = self.reader.example_indices(before + rows.start, before + rows.stop)
+        whole = range(self.first + rows.start, self.first + rows.stop)
+        examples = self.reader.examples(self.batch_size, step, whole)
         for row, example in zip(rows, examples, strict=True):
             found = self.reader(example, batch["image"][row])
             for name in _COLUMNS:

@@ -17,9 +17,11 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunConfig
+from train.config.effects import shown
 from train.data.batch import HostBatch
-from train.data.images.crops import pad_offsets
-from train.data.order import example_indices_between
+from train.data.images.crops import padded
+from train.data.images.draws import pad_offsets
+from train.data.order import batch_positions, examples_at
 from train.data.philox import augmentation_key, first_words
 from train.data.pipeline import eval_batches
 from train.data.prefetch import Feed, never
@@ -30,10 +32,14 @@ from train.distributed.mesh import Batch, batch_sharding, replicated_sharding
 LIMIT = 2 * 2**30
 """Most bytes of images per device with which `data.resident` "auto" turns it on."""
 COLUMNS = ("index", "top", "left", "mirrored")
-"""Columns of the crop parameters, int32 [..., B, 4]."""
+"""Columns of the crop parameters, int32 [..., B, 4]; `mirrored`: 1 left-right, 2 top-bottom, 3
+both."""
 
 _CROPS = ("pad", "none")
-_SUPPORTED = ("crop", "pad", "flip", "area", "aspect")  # area and aspect: for other crops, unused
+_SUPPORTED = (
+    *("crop", "pad", "pad_mode", "flip", "vertical_flip", "interpolation", "repeats"),
+    *("area", "aspect", "fill", "blur_sigma"),  # have no effect without an option of the host
+)
 _BLOCK = 4096  # examples sampled at once; more do not reduce NumPy's overhead further
 _READ = 256  # batch size of reading the set
 
@@ -52,10 +58,23 @@ def lives_on_devices(config: RunConfig, splits: Splits, mesh: Mesh, total_steps:
         raise ConfigError(f"data.resident 'on': {why_not}; choose auto or off")
     if choice != "auto":
         return choice == "on"
+    return not why_not and _worthwhile(config, splits, mesh, total_steps)
+
+
+def why_on_host(config: RunConfig, splits: Splits, mesh: Mesh, total_steps: int) -> str:
+    """The reason why "auto" is off, if only an option of the host is in the way; else ""."""
+    small = config.augment.crop in _CROPS and not any(config.augment.scale)
+    if config.data.resident != "auto" or not small:
+        return ""
+    why_not = _unsupported(config.augment, jax.process_count())
+    return why_not if _worthwhile(config, splits, mesh, total_steps) else ""
+
+
+def _worthwhile(config: RunConfig, splits: Splits, mesh: Mesh, total_steps: int) -> bool:
     long_enough = total_steps * config.batch_size >= len(splits.train)
     small_enough = _bytes_on_device(config, splits) <= LIMIT
     accelerator = mesh.devices.flat[0].platform != "cpu"
-    return not why_not and accelerator and long_enough and small_enough
+    return accelerator and long_enough and small_enough
 
 
 def _unsupported(augment: AugmentConfig, processes: int) -> str:
@@ -65,7 +84,9 @@ def _unsupported(augment: AugmentConfig, processes: int) -> str:
     for field in fields(augment):
         value = getattr(augment, field.name)
         if field.name not in _SUPPORTED and value != field.default:
-            return f"augment.{field.name} {value!r} is done on the host"
+            return f"augment.{field.name} {shown(value)} is done on the host"
+    if augment.interpolation == "random":
+        return "augment.interpolation random is done on the host"
     if processes > 1:
         return f"there are {processes} processes, and only one is supported"
     return ""
@@ -108,10 +129,12 @@ def crop_params(
     steps = max(_BLOCK // batch_size, 1)
     for first in range(start, stop, steps):
         last = min(first + steps, stop)
-        positions = first * batch_size, last * batch_size
-        epochs, requested = example_indices_between(count, seed, *positions, order=order).T
+        repeats = augment.repeats
+        positions = batch_positions(batch_size, first, last, repeats)
+        found = examples_at(count, seed, positions, order=order, repeats=repeats)
+        epochs, requested, copies = found.T
         indices = requested if replacement is None else replacement[requested]
-        crops = _crop_params(epochs, indices, augment, seed)
+        crops = _crop_params(epochs, indices, augment, seed, copies)
         unreadable = np.where(indices == requested, -1, requested).astype(np.int32)
         for rows in range(0, len(indices), batch_size):
             yield {
@@ -122,10 +145,14 @@ def crop_params(
 
 
 def _crop_params(
-    epochs: np.ndarray, indices: np.ndarray, augment: AugmentConfig, seed: int
+    epochs: np.ndarray,
+    indices: np.ndarray,
+    augment: AugmentConfig,
+    seed: int,
+    copies: np.ndarray | int = 0,
 ) -> np.ndarray:
     """int32 [N, 4]: the numbers that `crops.train_image` draws from each example's generator."""
-    key = augmentation_key(seed, epochs.astype(np.uint64), indices.astype(np.uint64))
+    key = augmentation_key(seed, *(np.uint64(x) for x in (epochs, indices, copies)))
     words = first_words(np.stack(key, axis=-1))
     crops = np.zeros((len(indices), len(COLUMNS)), np.int32)
     crops[:, 0] = indices
@@ -134,10 +161,20 @@ def _crop_params(
         words = words[:, 1:]
     if augment.flip:
         crops[:, 3] = words[:, 0] >> 63 == 0  # Generator.random() < 1/2
+        words = words[:, 1:]
+    if augment.vertical_flip:
+        crops[:, 3] += 2 * (words[:, 0] >> 63 == 0)
     return crops
 
 
-def gather_crops(images: jax.Array, labels: jax.Array, crops: jax.Array, size: int) -> Batch:
+def gather_crops(
+    images: jax.Array,
+    labels: jax.Array,
+    crops: jax.Array,
+    size: int,
+    *,
+    vertical_flip: bool = False,
+) -> Batch:
     """Crops a batch from the resident images. It is traced by JAX.
 
     Args:
@@ -145,6 +182,7 @@ def gather_crops(images: jax.Array, labels: jax.Array, crops: jax.Array, size: i
       labels: int32 [N].
       crops: int32 [B, 4] with columns `COLUMNS`.
       size: height and width of the crops.
+      vertical_flip: whether `mirrored` may be above 1.
 
     Returns:
       `image` uint8 [B, size, size, C], `label` int32 [B], `mask` float32 [B].
@@ -154,7 +192,10 @@ def gather_crops(images: jax.Array, labels: jax.Array, crops: jax.Array, size: i
     def one(row: jax.Array) -> jax.Array:
         index, top, left, mirrored = row
         view = lax.dynamic_slice(images, (index, top, left, jnp.zeros_like(top)), shape)[0]
-        return jnp.where(mirrored > 0, view[:, ::-1], view)
+        if not vertical_flip:
+            return jnp.where(mirrored > 0, view[:, ::-1], view)
+        view = jnp.where(mirrored & 1, view[:, ::-1], view)
+        return jnp.where(mirrored & 2, view[::-1], view)
 
     index = crops[:, 0]
     mask = (index >= 0).astype(jnp.float32)
@@ -166,7 +207,7 @@ class Resident:
     """A training set in device memory; every device holds all of it."""
 
     images: jax.Array
-    """uint8 [N, H, W, C], padded with zeros if `augment.crop` is "pad"."""
+    """uint8 [N, H, W, C], padded if `augment.crop` is "pad"."""
     labels: jax.Array
     """int32 [N]."""
     replacement: np.ndarray | None
@@ -174,6 +215,7 @@ class Resident:
     size: int
     """Height and width of the images that the network receives."""
     mesh: Mesh
+    vertical_flip: bool = False
 
     @cached_property
     def gather_crops(self) -> Callable[[jax.Array, jax.Array, jax.Array], Batch]:
@@ -181,7 +223,7 @@ class Resident:
         data = batch_sharding(self.mesh)
 
         def batch(images: jax.Array, labels: jax.Array, crops: jax.Array) -> Batch:
-            found = gather_crops(images, labels, crops, self.size)
+            found = gather_crops(images, labels, crops, self.size, vertical_flip=self.vertical_flip)
             return lax.with_sharding_constraint(found, data)
 
         return batch
@@ -219,17 +261,21 @@ def upload(
     size, pad, count = data.image_size, _margin(augment), len(source)
     images = np.zeros((count, size + 2 * pad, size + 2 * pad, source.channels), np.uint8)
     labels, readable = np.zeros(count, np.int32), np.zeros(count, bool)
-    whole = EvalConfig(crop_fraction=1.0)  # the view from which "pad" and "none" crop
+    # the view from which "pad" and "none" crop
+    assert augment.interpolation != "random"
+    whole = EvalConfig(crop_fraction=1.0, interpolation=augment.interpolation)
     batches = eval_batches(source, data, whole, batch_size=_READ)
     options: Any = {"report": report, "stopped": stopped, "what": "reading of the set, batch"}
     with Feed(batches, lambda _: None, data, **options) as feed:
         for batch, _ in feed:
             valid = batch["index"] >= 0
             index = batch["index"][valid]
-            images[index, pad : pad + size, pad : pad + size] = batch["image"][valid]
+            views = batch["image"][valid]
+            images[index] = padded(views, augment) if pad else views
             labels[index], readable[index] = batch["label"][valid], True
     put = partial(jax.device_put, device=replicated_sharding(mesh))
-    return Resident(put(images), put(labels), _replacements(readable), size, mesh)
+    found = _replacements(readable)
+    return Resident(put(images), put(labels), found, size, mesh, augment.vertical_flip)
 
 
 def _replacements(readable: np.ndarray) -> np.ndarray | None:

@@ -14,6 +14,12 @@ counts vary more than 3.5 times (up to 13 times) as much as at random; with 50,0
 counts vary half as much as at random. With 6 or more rounds neither effect is visible, but an index
 costs 7 to 100 us, because the cipher has at least 16 bits and is repeated until its output is the
 index of an example.
+
+With `augment.repeats` r, the stream has each index of the permutation r times in a row, and an
+epoch is as long as before, so that it has only 1/r of the examples. In a batch, the copies of an
+example are dealt out as to r processes (timm's RepeatAugSampler): the first rows have the first
+copies, the next ones the second copies. So mixup and CutMix, whose partner is the row before, mix
+different examples.
 """
 
 import functools
@@ -26,7 +32,7 @@ _shuffle_lock = threading.Lock()
 
 
 def example_indices(
-    count: int, seed: int, batch_size: int, step: int, *, order: int = 2
+    count: int, seed: int, batch_size: int, step: int, *, order: int = 2, repeats: int = 1
 ) -> np.ndarray:
     """The examples of a training step, computed without reading them.
 
@@ -35,32 +41,54 @@ def example_indices(
       batch_size: global.
       step: counted from 0, as in `train_batches`.
       order: `data.order`.
+      repeats: `augment.repeats`.
 
     Returns:
       int64 [batch_size]: indices in the source. They equal the global batch's `index`, except where
       an unreadable example was replaced.
     """
-    start = step * batch_size
-    return example_indices_between(count, seed, start, start + batch_size, order=order)[:, 1]
+    positions = batch_positions(batch_size, step, step + 1, repeats)
+    return examples_at(count, seed, positions, order=order, repeats=repeats)[:, 1]
 
 
-def example_indices_between(
-    count: int, seed: int, start: int, stop: int, *, order: int = 2
+def batch_positions(batch_size: int, start: int, stop: int, repeats: int = 1) -> np.ndarray:
+    """Positions in the training stream of the rows of steps `start` up to `stop`.
+
+    Returns:
+      int64 [(stop - start) * batch_size].
+
+    Examples:
+      >>> batch_positions(6, 1, 2).tolist()
+      [6, 7, 8, 9, 10, 11]
+      >>> batch_positions(6, 1, 2, repeats=2).tolist()
+      [6, 8, 10, 7, 9, 11]
+    """
+    rows = np.arange(batch_size)
+    if repeats > 1:
+        rows = np.concatenate([rows[copy::repeats] for copy in range(repeats)])
+    return (np.arange(start, stop)[:, None] * batch_size + rows).ravel()
+
+
+def examples_at(
+    count: int, seed: int, positions: np.ndarray, *, order: int = 2, repeats: int = 1
 ) -> np.ndarray:
-    """int64 [stop - start, 2]: epoch and index at these positions of the training stream."""
-    found = [np.empty((0, 2), np.int64)]
-    for epoch in range(start // count, -(-stop // count)):
-        first = epoch * count
-        places = range(max(start - first, 0), min(stop - first, count))
-        indices = _INDICES[order](count, seed, epoch, places)
-        found.append(np.stack([np.full(len(places), epoch), indices], axis=-1))
-    return np.concatenate(found)
+    """int64 [N, 3]: epoch, index and copy at int64 [N] positions of the training stream.
+
+    The copy is the position modulo `repeats`, counted from the start of the epoch.
+    """
+    epochs, places = np.divmod(positions, count)
+    places, copies = np.divmod(places, repeats)
+    indices = np.empty(len(positions), np.int64)
+    for epoch in sorted({*epochs.tolist()}):
+        here = epochs == epoch
+        indices[here] = _INDICES[order](count, seed, epoch, places[here])
+    return np.stack([epochs, indices, copies], axis=-1)
 
 
-def _shuffled(count: int, seed: int, epoch: int, places: range) -> np.ndarray:
+def _shuffled(count: int, seed: int, epoch: int, places: np.ndarray) -> np.ndarray:
     # One thread shuffles an epoch and the others wait, so that the work is done once.
     with _shuffle_lock:
-        return _permutation(count, seed, epoch)[places.start : places.stop]
+        return _permutation(count, seed, epoch)[places]
 
 
 @functools.lru_cache(maxsize=2)  # prefetched batches may belong to the next epoch
@@ -71,9 +99,9 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return permutation
 
 
-def _enciphered(count: int, seed: int, epoch: int, places: range) -> np.ndarray:
+def _enciphered(count: int, seed: int, epoch: int, places: np.ndarray) -> np.ndarray:
     key = _cipher_key(seed, epoch)
-    found = [index_shuffle(place, max_index=count - 1, seed=key, rounds=4) for place in places]
+    found = [index_shuffle(int(place), max_index=count - 1, seed=key, rounds=4) for place in places]
     return np.array(found, np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Random numbers of the augmentation: Philox, with a key for each (seed, epoch, index).
+"""Random numbers of the augmentation: Philox, with a key for each (seed, epoch, index, copy).
 
 `generator` serves one example on the host. `first_words` computes the first numbers of many
 examples at once, without the 10 us of Python that NumPy's generator takes for each key.
@@ -14,21 +14,22 @@ _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 _WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 _ROUNDS = 10
 _LOW = 0xFFFFFFFF
+_COPY_AT = 48  # the bit of the second word of a key where the copy begins
 
 _ZEROS = np.zeros(4, np.uint64)
 _per_thread = threading.local()
 
 
-def augmentation_key(seed: int, epoch: Any, index: Any) -> tuple[Any, Any]:
-    """The Philox key of an example's augmentation: a function of (seed, epoch, index) alone.
+def augmentation_key(seed: int, epoch: Any, index: Any, copy: Any = 0) -> tuple[Any, Any]:
+    """The Philox key of an example's augmentation: a function of these arguments alone.
 
-    `epoch` and `index` are integers, or uint64 arrays.
+    `epoch`, `index` and `copy` (of `augment.repeats`) are integers, or uint64 arrays.
     """
-    return seed << 32 | epoch, index
+    return seed << 32 | epoch, copy << _COPY_AT | index
 
 
-def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random generator of an example's augmentation: a function of (seed, epoch, index) alone.
+def generator(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
+    """The random generator of an example's augmentation: a function of the arguments alone.
 
     It draws what a new `Philox(key=augmentation_key(...))` would draw. Each thread has one
     generator, and the next call in the same thread resets it: creating a new one takes 3 times as
@@ -36,7 +37,7 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """
     if not hasattr(_per_thread, "generator"):
         _per_thread.generator = np.random.Generator(np.random.Philox(0))
-    key = np.array(augmentation_key(seed, epoch, index), np.uint64)
+    key = np.array(augmentation_key(seed, epoch, index, copy), np.uint64)
     _per_thread.generator.bit_generator.state = {
         "bit_generator": "Philox",
         "state": {"counter": _ZEROS, "key": key},

@@ -120,8 +120,13 @@ def worker_batches(rows: BatchRows, steps: range, data: DataConfig) -> Iterator[
 def check_decoder(data: DataConfig, augment: AugmentConfig) -> None:
     """Raises `ConfigError` if DALI is requested and is not installed or lacks the feature."""
     if data.decoder == "dali":
-        if augment.crop != "random_resized":
+        if augment.crop != "random_resized" and not any(augment.scale):
             raise ConfigError(f"data.decoder dali: crops random_resized, not {augment.crop!r}")
+        if augment.interpolation != "bilinear":
+            raise ConfigError(
+                f"data.decoder dali: augment.interpolation must be bilinear, not "
+                f"{augment.interpolation}"
+            )
         if data.workers:
             raise ConfigError(f"data.decoder dali: data.workers must be 0, not {data.workers}")
         dali.check()

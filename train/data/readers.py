@@ -1,7 +1,7 @@
 """Readers: one example of the training or the evaluation stream, read, decoded and cropped.
 
-A reader turns positions of its stream into (epoch, index) pairs, and each pair into the pixels,
-label and bookkeeping of one row of a batch.
+A reader turns rows of a batch into (epoch, index, copy), and each of these into the pixels, label
+and bookkeeping of one row.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
 from train.data.images import crops, dali
 from train.data.images.decode import BadImage
-from train.data.order import example_indices_between
+from train.data.order import batch_positions, examples_at
 from train.data.philox import generator
 from train.data.retry import read_again
 from train.data.sources import Source
@@ -77,21 +77,23 @@ class TrainReader(_Reader):
     deferred: list[dali.View] | None = None
     """If given, receives the views that DALI will decode later; None: DALI is not used."""
 
-    def example_indices(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """(epoch, index) at each position from `start` up to `stop`."""
-        count, order = len(self.source), self.data.order
-        return example_indices_between(count, self.seed, start, stop, order=order).tolist()
+    def examples(self, batch_size: int, step: int, rows: range) -> list[tuple[int, ...]]:
+        """(epoch, index, copy) of some rows of the global batch of a step."""
+        repeats, order = self.augment.repeats, self.data.order
+        positions = batch_positions(batch_size, step, step + 1, repeats)[rows.start : rows.stop]
+        count = len(self.source)
+        return examples_at(count, self.seed, positions, order=order, repeats=repeats).tolist()
 
-    def __call__(self, example: tuple[int, int], out: np.ndarray) -> Row:
-        """Writes the pixels of (epoch, index) to `out`.
+    def __call__(self, example: tuple[int, ...], out: np.ndarray) -> Row:
+        """Writes the pixels of (epoch, index, copy) to `out`.
 
         An unreadable example is replaced by the next readable one of the source.
         """
-        epoch, first = example
+        epoch, first, copy = example
         unreadable = -1
         for index in itertools.chain(range(first, len(self.source)), range(first)):
             transform = functools.partial(
-                self.view, rng=generator(self.seed, epoch, index), out=out
+                self.view, rng=generator(self.seed, epoch, index, copy), out=out
             )
             try:
                 _, label, retried = self.read(index, transform)
@@ -107,13 +109,12 @@ class TrainReader(_Reader):
         self, image: bytes | np.ndarray, rng: np.random.Generator, out: np.ndarray
     ) -> np.ndarray:
         """Writes a training view to `out`, or adds it to `deferred` for DALI to decode."""
-        limits = crops.limits(self.data)
+        limits, size = crops.limits(self.data), self.data.image_size
         if self.deferred is not None and isinstance(image, bytes):
-            sampled = crops.sample_view(image, self.augment, rng, **limits)
+            sampled = crops.sample_view(image, size, self.augment, rng, **limits)
             if sampled is not None:
-                self.deferred.append(dali.View(image, *sampled, out))
+                self.deferred.append(dali.View(image, *sampled, self.augment.fill, out))
                 return out
-        size = self.data.image_size
         return crops.train_image(image, size, self.augment, rng, **limits, out=out)
 
 
@@ -123,13 +124,15 @@ class EvalReader(_Reader):
 
     config: EvalConfig
 
-    def example_indices(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """(epoch, index) at each position from `start` up to `stop`; the epoch is always 0."""
-        return [(0, position) for position in range(start, stop)]
+    def examples(self, batch_size: int, step: int, rows: range) -> list[tuple[int, ...]]:
+        """(epoch, index, copy) of some rows of a batch; the epoch and the copy are always 0."""
+        return [(0, step * batch_size + row, 0) for row in rows]
 
-    def __call__(self, example: tuple[int, int], out: np.ndarray) -> Row:
-        """Writes the pixels of (epoch, index) to `out`; zeros for padding and unreadable images."""
-        _, index = example
+    def __call__(self, example: tuple[int, ...], out: np.ndarray) -> Row:
+        """Writes the pixels of (epoch, index, copy) to `out`; zeros for padding and unreadable
+        images.
+        """
+        index = example[1]
         out[...] = 0
         if index >= len(self.source):
             return Row(0, -1, -1, 0)

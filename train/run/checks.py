@@ -88,6 +88,9 @@ def check_parts(run: Run) -> None:
         raise ConfigError(
             f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
         )
+    fill = run.config.augment.fill
+    if len(fill) == 3 and run.splits.train.channels == 1:
+        raise ConfigError(f"augment.fill {fill}: needs one value, because the images are grey")
     make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)
@@ -121,10 +124,24 @@ def find_warnings(run: Run, *, trains: bool) -> list[str]:
     found = [
         *unused_by_folder(splits.unused, config.data, vars(recipe.data)),
         *splits.notes,
+        *_unused_by_grey(run),
         small_images(config),
         check_statistics(run) if trains else None,
     ]
     return [warning for warning in found if warning]
+
+
+def _unused_by_grey(run: Run) -> list[str]:
+    """Warnings about options for colours, if the images have one channel."""
+    if run.splits.train.channels > 1:
+        return []
+    augment = run.config.augment
+    unused = {
+        "augment.jitter's saturation and hue": any(augment.jitter[2:]),
+        "augment.grey": augment.grey > 0,
+        "augment.lighting": augment.lighting > 0,
+    }
+    return [f"{name}: no effect, the images are grey" for name, given in unused.items() if given]
 
 
 def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:

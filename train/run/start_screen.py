@@ -3,12 +3,14 @@
 import importlib.metadata
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import jax
 
 from train.config import RunConfig
 from train.config.effects import changes, shown
+from train.data.on_device import why_on_host
 from train.data.sources import Source, class_counts
 from train.learn.optim import ema_decay_at, ema_warmup, peak_rate
 from train.run.parts import Run
@@ -29,7 +31,7 @@ def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
     lines = {
         "data": _data(run),
         "classes": _classes(run.splits.train),
-        "images": _images(run.config),
+        "images": _images(run),
         "network": _network(run),
         "weights": _weights(run.config, resumes=checkpoint is not None),
         "optimiser": _optimiser(run),
@@ -66,17 +68,30 @@ def _classes(source: Source) -> str:
     )
 
 
-def _images(config: RunConfig) -> str:
+def _images(run: Run) -> str:
+    config = run.config
     data, augment, size = config.data, config.augment, config.data.image_size
     crop = {
         "random_resized": "random crops",
         "pad": f"cropped after a padding of {augment.pad}",
         "none": "centre crops",
     }[augment.crop]
+    if any(augment.scale):
+        crop = "random crops at a short side of {} to {}".format(*augment.scale)
     mirrored = ", mirrored at random" if augment.flip else ""
+    others = "".join(
+        f", {field.name.replace('_', ' ')} {shown(getattr(augment, field.name))}"
+        for field in fields(augment)
+        if field.name not in _SHOWN and getattr(augment, field.name) != field.default
+    )
     evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
     mean, std = (" ".join(f"{x:g}" for x in values) for values in (data.mean, data.std))
-    return f"{size}x{size}, {crop}{mirrored}, {evaluated}; mean {mean}, std {std}"
+    why = why_on_host(config, run.splits, run.mesh, run.total_steps)
+    resident = f"; data.resident is off: {why}" if why else ""
+    return f"{size}x{size}, {crop}{mirrored}{others}, {evaluated}; mean {mean}, std {std}{resident}"
+
+
+_SHOWN = ("crop", "area", "aspect", "scale", "pad", "flip")  # options of `augment`, in other words
 
 
 def _network(run: Run) -> str:

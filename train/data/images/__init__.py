@@ -1,7 +1,10 @@
 """Images: from encoded bytes to the uint8 pixels of an example.
 
 Modules:
-  crops: crops, for training and evaluation.
+  crops: the training and evaluation views.
+  draws: what is drawn for a training view.
+  policies, policy_tables: RandAugment, TrivialAugment, AutoAugment, AugMix.
+  operations: operations on the pixels of a view.
   resize: resizing with antialiasing.
   decode: any image file to RGB, within a bound on memory.
   jpeg: decoding only the needed part of a JPEG.

@@ -1,4 +1,4 @@
-"""The training and evaluation views of an image: decoded, cropped, resized, flipped.
+"""The training and evaluation views of an image: decoded, cropped, resized, flipped, augmented.
 
 Views are uint8. The device normalises, mixes and erases them (`train/learn/prepare.py`).
 """
@@ -6,7 +6,7 @@ Views are uint8. The device normalises, mixes and erases them (`train/learn/prep
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import cv2
 import numpy as np
@@ -21,7 +21,10 @@ from train.data.images.decode import (
     decode_with_pillow,
     read_jpeg_header,
 )
+from train.data.images.draws import draw_flips, draw_operations, pad_offsets, sample_box
 from train.data.images.jpeg import Box
+from train.data.images.operations import apply
+from train.data.images.policies import Operations, draw_filter
 from train.data.images.resize import resize_crop, resized_centre
 
 if TYPE_CHECKING:
@@ -50,18 +53,17 @@ def train_image(
     max_bytes: int = MAX_BYTES,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A random training view of an image: crop, resize, flip.
+    """A random training view of an image: crop, resize, flips, and the operations of `augment`.
 
-    `augment.crop` is one of
+    With `augment.scale`, the crop is that of `sample_scaled_crop`. Else `augment.crop` is one of
 
     - "random_resized": a random part of the image, by area and aspect ratio (Szegedy et al. 2015,
       "Going deeper with convolutions", section 6);
-    - "pad": zeros added on each side, then a random crop (He et al. 2015, "Deep residual learning",
-      section 4.2);
+    - "pad": zeros, or the mirrored image, added on each side, then a random crop (He et al. 2015,
+      "Deep residual learning", section 4.2);
     - "none": the short side is resized to `size`, and the centre is cropped.
 
-    The view is a function of the image, the arguments and `rng`. Every image takes the same number
-    of random draws.
+    The view is a function of the image, the arguments and `rng`.
 
     Args:
       image: an encoded file (C = 3), or uint8 [H, W, C] with C = 1 or 3, which is not modified.
@@ -75,37 +77,60 @@ def train_image(
     Raises:
       BadImage: see `decode`. Of a JPEG, the rows below the crop are not checked.
     """
-    if augment.crop == "random_resized":
+    if augment.crop == "random_resized" or any(augment.scale):
         crop = random_crop(image, size, augment, rng, max_pixels=max_pixels, max_bytes=max_bytes)
-        view = resize_crop(crop, size, out)
+        view = resize_crop(crop, size, out, draw_filter(rng, augment.interpolation))
     else:
-        view = eval_image(image, size, 1.0, max_pixels=max_pixels, max_bytes=max_bytes)
+        method = draw_filter(rng, augment.interpolation)
+        pixels = _as_pixels(image, max_pixels, max_bytes)
+        view = resized_centre(pixels, size, size, method)
         if augment.crop == "pad":
-            pad = augment.pad
-            top, left = pad_offsets(rng.bit_generator.random_raw(1), pad)[0]
-            padded = np.pad(view, ((pad, pad), (pad, pad), (0, 0)))
-            view = padded[top : top + size, left : left + size]
+            top, left = pad_offsets(rng.bit_generator.random_raw(1), augment.pad)[0]
+            view = padded(view, augment)[top : top + size, left : left + size]
         out = np.empty(view.shape, np.uint8) if out is None else out
         out[...] = view
         view = out
-    if augment.flip and rng.random() < 0.5:
-        cv2.flip(view, 1, dst=view)  # in place; NumPy takes 40 times as long
+    mirrored, upside_down = draw_flips(augment, rng)
+    if mirrored or upside_down:
+        # In place; NumPy takes 40 times as long. 1: left-right, 0: top-bottom, -1: both.
+        cv2.flip(view, -1 if mirrored and upside_down else int(mirrored), dst=view)
+    if operations := draw_operations(augment, size, rng):
+        view[...] = apply(view, operations, augment.fill)
     return view
+
+
+def padded(views: np.ndarray, augment: AugmentConfig) -> np.ndarray:
+    """Adds `augment.pad` pixels on each side of uint8 [..., H, W, C]."""
+    pad = augment.pad
+    mode: Literal["constant", "reflect"] = "reflect"
+    if augment.pad_mode == "zeros":
+        mode = "constant"
+    return np.pad(views, (*[(0, 0)] * (views.ndim - 3), (pad, pad), (pad, pad), (0, 0)), mode)
+
+
+class SampledView(NamedTuple):
+    """What `train_image` draws for a view that is resized from a crop."""
+
+    box: Box
+    mirrored: bool
+    upside_down: bool
+    operations: Operations
 
 
 def sample_view(
     image: bytes | np.ndarray,
+    size: int,
     augment: AugmentConfig,
     rng: Generator,
     *,
     max_pixels: int,
     max_bytes: int = MAX_BYTES,
-) -> tuple[Box, bool] | None:
-    """Samples the crop and the flip of a random_resized view, for another decoder (DALI).
+) -> SampledView | None:
+    """Samples a view that is resized from a crop, for another decoder (DALI).
 
     Returns:
-      (crop, whether it is flipped), the same as `train_image` draws; None, with nothing drawn from
-      `rng`, if the image is not an upright, sequential, complete JPEG: use `train_image` then.
+      The same as `train_image` draws; None, with nothing drawn from `rng`, if the image is not an
+      upright, sequential, complete JPEG: use `train_image` then.
 
     Raises:
       BadImage: see `decode`.
@@ -113,24 +138,8 @@ def sample_view(
     header = _jpeg_header(image, max_pixels, max_bytes)
     if header is None or header.orientation != 1 or header.header.height_at is None:
         return None
-    return sample_crop(*header.size(1), augment, rng), augment.flip and rng.random() < 0.5
-
-
-def pad_offsets(words: np.ndarray, pad: int) -> np.ndarray:
-    """Offsets of a crop in an image padded by `pad`: uniform in 0..2 pad, from random words.
-
-    The lower and the upper half of a word are scaled to the top and the left offset (Lemire 2019,
-    arXiv:1805.10941). His rejection step is skipped: it concerns one draw in 10^8, and the bias is
-    far too small to matter.
-
-    Args:
-      words: random uint64 [...], one for each image.
-
-    Returns:
-      int64 [..., 2]: top and left.
-    """
-    halves = np.stack([words & 0xFFFFFFFF, words >> 32], axis=-1)
-    return (halves * (2 * pad + 1) >> 32).astype(np.int64)
+    box = sample_box(*header.size(1), size, augment, rng)
+    return SampledView(box, *draw_flips(augment, rng), draw_operations(augment, size, rng))
 
 
 def eval_image(
@@ -192,7 +201,7 @@ def random_crop(
     max_pixels: int,
     max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
-    """The random part of an image that a random_resized view shows, before it is resized.
+    """The random part of an image that is resized to a view.
 
     Of a JPEG, only what the crop needs is decoded: at 1/2, 1/4 or 1/8 of its size if the crop still
     has `size` pixels on each side; without the rows below the crop; and, where the TurboJPEG
@@ -207,9 +216,9 @@ def random_crop(
     header = _jpeg_header(image, max_pixels, max_bytes)
     if isinstance(image, np.ndarray) or header is None:
         pixels = _as_pixels(image, max_pixels, max_bytes)
-        return _crop(pixels, sample_crop(pixels.shape[0], pixels.shape[1], augment, rng))
+        return _crop(pixels, sample_box(pixels.shape[0], pixels.shape[1], size, augment, rng))
     full = header.size(1)
-    box = sample_crop(*full, augment, rng)
+    box = sample_box(*full, size, augment, rng)
     min_size = (-(-size * full[0] // box[2]), -(-size * full[1] // box[3]))
     factor = header.factor(min_size)
     scaled = _scale_box(box, full, header.size(factor))
@@ -235,22 +244,3 @@ def _scale_box(box: Box, full: tuple[int, int], size: tuple[int, int]) -> Box:
         height,
         width,
     )
-
-
-def sample_crop(height: int, width: int, augment: AugmentConfig, rng: Generator) -> Box:
-    """Samples (top, left, height, width) as torchvision's RandomResizedCrop.get_params does.
-
-    Of ten random candidates the first that fits is used; if none fits, the largest central crop of
-    an allowed aspect ratio. All numbers are drawn at once, so that their count is always the same.
-    """
-    drawn = rng.random(22).tolist()
-    (small, large), (low, high) = augment.area, map(math.log, augment.aspect)
-    for share, shape in zip(drawn[:10], drawn[10:20], strict=True):
-        area = height * width * (small + (large - small) * share)
-        aspect = math.exp(low + (high - low) * shape)
-        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 0 < h <= height and 0 < w <= width:
-            return int(drawn[20] * (height - h + 1)), int(drawn[21] * (width - w + 1)), h, w
-    h = min(height, max(1, round(width / augment.aspect[0])))
-    w = min(width, max(1, round(height * augment.aspect[1])))
-    return (height - h) // 2, (width - w) // 2, h, w

@@ -13,17 +13,24 @@ import numpy as np
 
 from train.config import ConfigError
 from train.data.images.jpeg import Box
+from train.data.images.operations import apply
+from train.data.images.policies import Operations
 
 _per_thread = threading.local()
 _pipeline_numbers = itertools.count()
 
 
 class View(NamedTuple):
-    """A training view of a JPEG: its crop and flip, and the array for its pixels."""
+    """A training view of a JPEG: what was drawn for it, and the array for its pixels."""
 
     data: bytes
     box: Box
-    flip: bool
+    mirrored: bool
+    upside_down: bool
+    operations: Operations
+    """On the view, run on the CPU."""
+    fill: tuple[int, ...]
+    """`augment.fill`."""
     out: np.ndarray
     """uint8 [size, size, 3]."""
 
@@ -64,7 +71,8 @@ def decode(views: list[View], max_views: int, threads: int) -> None:
         "data": [np.frombuffer(view.data, np.uint8) for view in views],
         "begin": list(begin),
         "extent": list(extent),
-        "flip": list(np.array([view.flip for view in views], np.int32)),
+        "mirrored": list(np.array([view.mirrored for view in views], np.int32)),
+        "upside_down": list(np.array([view.upside_down for view in views], np.int32)),
     }
     try:
         for name, values in inputs.items():
@@ -75,7 +83,7 @@ def decode(views: list[View], max_views: int, threads: int) -> None:
         del _per_thread.key, _per_thread.pipeline  # a pipeline cannot be used after an error
         raise Failed(str(error)) from None
     for view, image in zip(views, decoded, strict=True):
-        view.out[...] = image
+        view.out[...] = apply(image, view.operations, view.fill)
 
 
 def _pipeline(max_views: int, threads: int, size: int) -> Any:
@@ -96,7 +104,8 @@ def _pipeline(max_views: int, threads: int, size: int) -> Any:
         data = fn.external_source(name="data", dtype=types.UINT8, ndim=1)
         begin = fn.external_source(name="begin", dtype=types.INT32, ndim=1)
         extent = fn.external_source(name="extent", dtype=types.INT32, ndim=1)
-        flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
+        mirrored = fn.external_source(name="mirrored", dtype=types.INT32, ndim=0)
+        upside_down = fn.external_source(name="upside_down", dtype=types.INT32, ndim=0)
         pixels = fn.decoders.image_slice(
             data,
             begin,
@@ -110,7 +119,7 @@ def _pipeline(max_views: int, threads: int, size: int) -> Any:
         pixels = fn.resize(
             pixels, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True
         )
-        return fn.flip(pixels, horizontal=flip)
+        return fn.flip(pixels, horizontal=mirrored, vertical=upside_down)
 
     pipeline = views()
     pipeline.build()

@@ -1,4 +1,5 @@
-"""Resizing an image: training crops with OpenCV, evaluation images with Pillow as torchvision does.
+"""Resizing an image: training crops with OpenCV (bicubic: Pillow), evaluation images with Pillow as
+torchvision does.
 
 Both filters are antialiased.
 """
@@ -15,10 +16,16 @@ cv2.setNumThreads(0)  # the data loader has threads; OpenCV's own pool would com
 _MAX_RESIZED = 2**24  # pixels (64 MB); larger results are computed only where the crop is
 
 
-def resize_crop(pixels: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
+def resize_crop(
+    pixels: np.ndarray,
+    size: int,
+    out: np.ndarray | None = None,
+    method: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
     """Resizes a training crop, uint8 [H, W, C], to [size, size, C].
 
-    This approximates antialiased bilinear interpolation, whose filter is a triangle as wide as two
+    Other filters than bilinear are Pillow's, which are antialiased. For bilinear, this approximates
+    antialiased interpolation, whose filter is a triangle as wide as two
     *output* pixels. The method depends on how much an axis shrinks, s = input / output:
 
     - s <= sqrt(5): a blur with the weights a, 1 - 2a, a, then plain bilinear interpolation, whose
@@ -37,6 +44,9 @@ def resize_crop(pixels: np.ndarray, size: int, out: np.ndarray | None = None) ->
     """
     height, width, channels = pixels.shape
     out = np.empty((size, size, channels), np.uint8) if out is None else out
+    if method != Image.Resampling.BILINEAR:
+        out[...] = np.asarray(_to_pillow(pixels).resize((size, size), method)).reshape(out.shape)
+        return out
     target = out if channels == 3 else out[..., 0]  # OpenCV drops a channel axis of length 1
     down, across = max(height / size, 1.0), max(width / size, 1.0)
     if max(down, across) ** 2 > 5:
