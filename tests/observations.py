@@ -30,6 +30,7 @@ from train.data.readers import EvalReader
 from train.data.sources import ArraySource, Example, open_splits
 from train.distributed.launchers import detect_process
 from train.distributed.mesh import put_batch
+from train.learn.losses import make_penalty
 from train.learn.model import make_model
 from train.learn.optim import make_optimizer, make_schedule
 from train.learn.tasks import Classify
@@ -94,6 +95,16 @@ def updates(config: RunConfig, workdir) -> str:
         change, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, change)
     return digest((params, [schedule(i) for i in range(0, 60, 5)]))
+
+
+def objective(config: RunConfig, workdir) -> str:
+    """The loss of some logits, and the penalty of some parameters."""
+    run, draw = Run(config), np.random.default_rng(0)
+    target = jnp.asarray(draw.dirichlet(np.ones(10), 4), jnp.float32)
+    losses = run.task.loss(jnp.asarray(draw.normal(size=(4, 10)), jnp.float32), {"target": target})
+    penalty = make_penalty(config.loss)
+    params = {"head": {"kernel": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5])}}
+    return digest((losses, penalty(params) if penalty else None))
 
 
 def batch(config: RunConfig, workdir) -> str:

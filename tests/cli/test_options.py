@@ -28,6 +28,7 @@ from tests.observations import (
     names,
     network,
     numbered,
+    objective,
     outcome,
     patience,
     processes,
@@ -53,6 +54,7 @@ CROP = {"augment.crop": "random_resized"}
 ADAM = {"optim.name": "adamw"}
 STEP = {"optim.schedule": "step"}
 MIXUP = {"mix.mixup": 0.2}
+BCE = {"loss.name": "bce"}
 ERASING = {"mix.erasing": 1.0}
 
 # field: (the other value, the observation, what both sides are set to besides)
@@ -150,6 +152,15 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mix.erasing_area": ((0.2, 0.3), steps, ERASING),
     "mix.erasing_aspect": ((3.0, 4.0), steps, ERASING),
     "mix.erasing_fill": ("pixel", steps, ERASING),
+    "loss.name": ("bce", objective, {}),
+    "loss.threshold": (0.5, objective, BCE),
+    "loss.reduction": ("sum", objective, BCE),
+    "loss.gamma": (0.5, objective, {"loss.name": "focal"}),
+    "loss.class_weights": ("inverse", objective, {}),
+    "loss.l1": (0.1, objective, {}),
+    "loss.l1_on": (".*bias", objective, {"loss.l1": 0.1}),
+    "loss.l2": (0.1, objective, {}),
+    "loss.l2_on": (".*bias", objective, {"loss.l2": 0.1}),
     "optim.name": ("adamw", updates, {}),
     "optim.lr": (0.3, updates, {}),
     "optim.lr_batch": (64, updates, {}),
@@ -207,7 +218,7 @@ def test_option_changes_something(path, tmp_path):
         base, other = (in_folder(c, tmp_path / "photos", bad=bad) for c in (base, other))
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    if observe in (network, steps, updates, layout):  # which write no files
+    if observe in (network, steps, updates, objective, layout):  # which write no files
         before = observed_once(observe, base)
     else:
         before = observe(base, tmp_path / "a")

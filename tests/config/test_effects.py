@@ -7,7 +7,7 @@ import pytest
 
 import train.run.fit
 from tests.cli.test_options import CHANGES
-from tests.observations import batch, changed, names, together, updates
+from tests.observations import batch, changed, names, objective, together, updates
 from tests.runs import tiny
 from train.__main__ import main
 from train.cli.choose_recipe import choose, take_recipe
@@ -51,6 +51,10 @@ CASES: dict[str, tuple[dict, dict]] = {
     "augment.area": ({}, {"augment.crop": "random_resized"}),
     "augment.aspect": ({"augment.crop": "none"}, {"augment.crop": "random_resized"}),
     "augment.pad": ({"augment.crop": "random_resized"}, {}),
+    "mix.label_smoothing": (
+        {"loss.name": "bce", "loss.threshold": 0.2},
+        {"loss.name": "bce", "loss.threshold": 0.2, "mix.mixup": 0.2},
+    ),
     "mix.smooth_over": ({}, {"mix.label_smoothing": 0.1}),
     "mix.probability": ({}, {"mix.mixup": 0.2}),
     "mix.per": ({}, {"mix.cutmix": 1.0}),
@@ -59,6 +63,11 @@ CASES: dict[str, tuple[dict, dict]] = {
     "mix.erasing_area": ({}, {"mix.erasing": 0.5}),
     "mix.erasing_aspect": ({}, {"mix.erasing": 0.5}),
     "mix.erasing_fill": ({}, {"mix.erasing": 0.5}),
+    "loss.threshold": ({}, {"loss.name": "bce"}),
+    "loss.reduction": ({"loss.name": "focal"}, {"loss.name": "bce"}),
+    "loss.gamma": ({}, {"loss.name": "focal"}),
+    "loss.l1_on": ({"loss.l2": 0.1}, {"loss.l1": 0.1}),
+    "loss.l2_on": ({"loss.l1": 0.1}, {"loss.l2": 0.1}),
     "optim.nesterov": ({"optim.momentum": 0.0}, {}),
     "optim.beta2": ({}, {"optim.name": "adamw"}),
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
@@ -104,6 +113,8 @@ def test_options_without_effect_are_reported(name):
 def observations(name: str):
     if name.startswith("optim."):
         return updates
+    if name.startswith("loss."):
+        return objective
     return {"data.examples": names, "data.classes": names}.get(name, batch)
 
 
@@ -115,6 +126,7 @@ TRUE += (
     "data.train_split",
     "data.eval_split",
 )
+TRUE += ("loss.threshold", "loss.reduction", "loss.gamma", "loss.l1_on", "loss.l2_on")
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
 TRUE += (
     "optim.decay_mask",

@@ -3,6 +3,7 @@
 from train.config.base import field_docs, to_steps
 from train.config.data import AugmentConfig, DataConfig
 from train.config.learn import MixConfig, OptimConfig
+from train.config.loss import LossConfig
 from train.config.model import InitConfig, ModelConfig
 from train.config.run import CheckpointConfig, EvalConfig, MeshConfig, RunConfig
 from train.errors import ConfigError, RunError
@@ -14,6 +15,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "InitConfig",
+    "LossConfig",
     "MeshConfig",
     "MixConfig",
     "ModelConfig",

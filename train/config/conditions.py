@@ -21,8 +21,9 @@ ALWAYS = (
     *("model.drop_block", "model.block_dropout", "model.dropout", "model.drop_connect"),
     *("init.weights", "data.name", "data.order", "data.image_size", "data.mean", "data.std"),
     *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
-    *("augment.crop", "augment.flip", "mix.label_smoothing"),
+    *("augment.crop", "augment.flip"),
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
+    *("loss.name", "loss.class_weights", "loss.l1", "loss.l2"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
     *("optim.weight_decay", "optim.clip", "optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
@@ -135,6 +136,12 @@ CONDITIONS = (
         "augment.crop pad",
     ),
     Condition(
+        ("mix.label_smoothing",),
+        "loss.threshold",
+        lambda config: config.loss.threshold is None or config.mix.mixes,
+        "targets that stay soft",
+    ),
+    Condition(
         ("mix.smooth_over",),
         "mix.label_smoothing",
         lambda config: config.mix.label_smoothing > 0,
@@ -164,6 +171,17 @@ CONDITIONS = (
         lambda config: config.mix.erasing > 0,
         "mix.erasing above 0",
     ),
+    Condition(
+        ("loss.threshold", "loss.reduction"),
+        "loss.name",
+        lambda config: config.loss.name == "bce",
+        "loss.name bce",
+    ),
+    Condition(
+        ("loss.gamma",), "loss.name", lambda config: config.loss.name == "focal", "loss.name focal"
+    ),
+    Condition(("loss.l1_on",), "loss.l1", lambda config: config.loss.l1 > 0, "loss.l1 above 0"),
+    Condition(("loss.l2_on",), "loss.l2", lambda config: config.loss.l2 > 0, "loss.l2 above 0"),
     Condition(
         ("optim.nesterov",),
         "optim.momentum",

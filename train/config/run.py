@@ -9,6 +9,7 @@ from resnet_jax.zoo import get_spec
 from train.config.base import check, check_duration, check_types
 from train.config.data import AugmentConfig, DataConfig
 from train.config.learn import MixConfig, OptimConfig
+from train.config.loss import LossConfig
 from train.config.model import InitConfig, ModelConfig
 from train.errors import ConfigError
 
@@ -128,6 +129,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from train.config import RunConfig
+from train.config import LossConfig, RunConfig
 from train.config.effects import changes, shown
 from train.data.sources import Source, class_counts
 from train.learn.optim import ema_decay_at, ema_warmup, peak_rate
@@ -33,11 +33,12 @@ def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
         "network": _network(run),
         "weights": _weights(run.config, resumes=checkpoint is not None),
         "optimiser": _optimiser(run),
+        "loss": _loss(run),
         "duration": _duration(run),
         "devices": _devices(run),
         "workdir": f"{workdir}, {resumes}",
     }
-    return [f"{label:<10} {text}" for label, text in lines.items()]
+    return [f"{label:<10} {text}" for label, text in lines.items() if text]
 
 
 def _data(run: Run) -> str:
@@ -116,6 +117,25 @@ def _optimiser(run: Run) -> str:
     elif optim.floor:
         schedule += f" to {optim.floor:g}"
     return f"{optim.name}, {rate}, {schedule}{warmup}{decay}"
+
+
+def _loss(run: Run) -> str:
+    """The loss; "" for plain cross-entropy."""
+    loss, parts = run.config.loss, []
+    if loss == LossConfig():
+        return ""
+    if loss.name == "bce":
+        targets = "" if loss.threshold is None else f" of targets above {loss.threshold:g}"
+        parts.append(f"{loss.reduction} of the classes{targets}")
+    if loss.name == "focal":
+        parts.append(f"gamma {loss.gamma:g}")
+    if weights := run.class_weights:
+        rule = f" ({loss.class_weights})" if isinstance(loss.class_weights, str) else ""
+        parts.append(f"class weights {min(weights):.4g} to {max(weights):.4g}{rule}")
+    for name, value, on in (("L1", loss.l1, loss.l1_on), ("L2", loss.l2, loss.l2_on)):
+        if value:
+            parts.append(f"{name} penalty {value:g} on {on}")
+    return ", ".join([loss.name, *parts])
 
 
 def _duration(run: Run) -> str:

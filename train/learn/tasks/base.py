@@ -85,7 +85,7 @@ class Task(abc.ABC):
     headline: ClassVar[Metric]
     """One of `metrics`: printed in progress lines, drawn in the report, and by default the metric
     that decides which checkpoint is the best."""
-    loss_metric: ClassVar[Metric] = Metric("loss", "loss", higher_is_better=False)
+    loss_metric: Metric = Metric("loss", "loss", higher_is_better=False)
     """How the loss is shown. Its name is always "loss"."""
 
     @abc.abstractmethod

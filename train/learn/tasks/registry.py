@@ -6,7 +6,9 @@ from train.config import RunConfig
 from train.learn.tasks.base import Task
 from train.learn.tasks.classify import Classify
 
-TASKS: dict[str, Callable[[RunConfig], Task]] = {Classify.name: lambda config: Classify()}
+TASKS: dict[str, Callable[[RunConfig], Task]] = {
+    Classify.name: lambda config: Classify(config.loss)
+}
 """By name: config -> task."""
 
 
