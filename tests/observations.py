@@ -294,6 +294,16 @@ def numbered(config: RunConfig, workdir) -> str:
     return str(open_splits(data).train.class_names)
 
 
+def tested(config: RunConfig, workdir) -> str:
+    """The files of the split that is tested, in a folder of three splits."""
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            picture(workdir / "photos" / split / name / "1.png")
+    where = {"name": "folder", "dir": str(workdir / "photos"), "eval_split": "val"}
+    test = open_splits(replace(config.data, **where)).test
+    return str(test and test.file_names())
+
+
 def listed(config: RunConfig, workdir) -> str:
     """The files of a folder in which a GIF and hidden files lie beside PNGs."""
     for name in ("a", "b"):

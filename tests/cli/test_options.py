@@ -38,6 +38,7 @@ from tests.observations import (
     stalling,
     start,
     steps,
+    tested,
     together,
     updates,
 )
@@ -111,6 +112,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.dir": ("/nowhere", outcome, {"data.name": "cifar10"}),
     "data.train_split": ("other", outcome, {}),
     "data.eval_split": ("other", outcome, {}),
+    "data.test_split": ("test", tested, {}),
     "data.image_key": ("photo", keys, {}),
     "data.label_key": ("kind", keys, {}),
     "data.remap_labels": (True, numbered, {}),

@@ -73,6 +73,7 @@ EVERY = {
     "data.dir": ("/data", "/elsewhere"),
     "data.train_split": ("a", "b"),
     "data.eval_split": ("a", "b"),
+    "data.test_split": ("a", "b"),
     "data.image_key": ("image", "photo"),
     "data.label_key": ("label", "kind"),
     "data.remap_labels": (True, False),

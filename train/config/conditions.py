@@ -99,7 +99,11 @@ CONDITIONS = (
     Condition(("data.listing",), "data.name", _is_data("folder"), "folders of photos", True),
     Condition(("data.remap_labels",), "data.name", _is_data("npz"), "npz files", True),
     Condition(
-        ("data.train_split", "data.eval_split"), "data.name", _is_encoded, _FILES, is_mistake=True
+        ("data.train_split", "data.eval_split", "data.test_split"),
+        "data.name",
+        _is_encoded,
+        _FILES,
+        is_mistake=True,
     ),
     Condition(
         ("data.on_bad_image", "data.max_pixels", "data.max_image_bytes", "data.decoder"),

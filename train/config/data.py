@@ -19,6 +19,9 @@ class DataConfig:
     spellings are found too ("Train", "training")."""
     eval_split: str = "test"
     """Split to evaluate on. In a folder, other spellings are found too ("valid", "validation")."""
+    test_split: str = ""
+    """Split on which the best checkpoint is reported at the end of the run, if it is not the one
+    that chooses it, `eval_split`; '': both are the same."""
     image_key: str | None = None
     """The feature of a TFDS data set that is the image. None: the one that the data set declares
     (supervised_keys), else the only image, else "image". A resumed run keeps its feature."""

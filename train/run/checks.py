@@ -81,6 +81,12 @@ def check_parts(run: Run) -> None:
       ConfigError: the warmup is not shorter than the run; options of the network contradict each
         other or the data; or `data.resident` or `data.decoder` is impossible here.
     """
+    data = run.config.data
+    if data.test_split and data.test_split == data.eval_split:
+        raise ConfigError(
+            f"data.test_split {data.test_split!r}: is data.eval_split too, which chooses the best "
+            "checkpoint; name another split, or leave it out"
+        )
     mix, size, classes = run.config.mix, run.config.data.image_size, len(run.class_names)
     if mix.cutout > size:
         raise ConfigError(f"mix.cutout {mix.cutout}: must be at most data.image_size {size}")
@@ -129,7 +135,7 @@ def find_warnings(run: Run, *, trains: bool) -> list[str]:
 
 
 def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:
-    """Finds unreadable evaluation images before training. A resumed run skips this check.
+    """Finds unreadable evaluation and test images before training. A resumed run skips this check.
 
     Raises:
       ConfigError: there are some, and `data.on_bad_image` is "error".
@@ -138,5 +144,8 @@ def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopS
         return
     shard = (processes.index, processes.count)
     stopped = lambda: stop.signal is not None  # noqa: E731
-    if warning := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
-        warn(warning)
+    for source in (run.splits.eval, run.splits.test):
+        if source is None:
+            continue
+        if warning := check_images(source, run.config.data, shard=shard, stopped=stopped):
+            warn(warning)

@@ -32,8 +32,7 @@ def check_data(workdir: Path, run: Run) -> list[str]:
     _check_same(workdir, "class_names", began, list(splits.train.class_names), data)
     files = began.get("files")
     if not files or not run.files:
-        count = {"train": len(splits.train), "eval": len(splits.eval)}
-        _check_same(workdir, "examples", began, count, data)
+        _check_same(workdir, "examples", began, splits.counts, data)
         return []
     if change := file_list.find_change(workdir, files, run.files, splits, "train"):
         raise ConfigError(
@@ -82,6 +81,8 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
     began, data = read_record(workdir), config.data
     if data.dir and ".." in Path(data.dir).parts:
         data = replace(data, dir=str(data_path(data)))
+    if data.eval_split != began["data"].get("eval_split"):
+        data = replace(data, test_split="")  # perhaps the one that is evaluated now
     if _is_own(began, data):
         try:
             splits = open_splits(data)
@@ -130,12 +131,11 @@ def _open_as_run(
     if nfc(splits.train.class_names) != nfc(began["class_names"]):
         return None
     if "files" not in began:
-        count = {"train": len(splits.train), "eval": len(splits.eval)}
         note = (
             f"{data.dir} holds the same number of images of the same classes as the run's folder: "
             "it is split as in training"
         )
-        return (splits, [note]) if count == began["examples"] else None
+        return (splits, [note]) if splits.counts == began["examples"] else None
     files, classes = began["files"], began["class_names"]
     everything = replace(splits, eval=splits.train)
     if not file_list.overlap(workdir, files, classes, everything).is_sure:
@@ -162,7 +162,7 @@ def _changes(workdir: Path, began: dict[str, Any], data: DataConfig, splits: Spl
     """Notes about changes in the run's data, and about evaluated images that were trained on."""
     files, now = began.get("files"), file_list.summary(splits)
     if not files or not now:
-        count = {"train": len(splits.train), "eval": len(splits.eval)}
+        count = splits.counts
         if data.name != "folder" or data.held_out == "by_name" or count == began["examples"]:
             return []
         return [

@@ -120,7 +120,7 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     extras: dict[str, Any] = {
         "parameters": parameters,
         **provenance(),
-        "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
+        "examples": run.splits.counts,
         "class_names": list(run.splits.train.class_names),
     }
     if isinstance(run.config.loss.class_weights, str) and run.class_weights:

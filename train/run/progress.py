@@ -6,6 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as BarTask
 from rich.text import Text
 
+from train.config import DataConfig
 from train.learn.tasks import Task
 from train.printable import utf8
 from train.report.metrics_file import Row
@@ -89,6 +90,20 @@ class Display:
         if self._live:
             self._doing.plain = ""
             self._live.stop()
+
+
+def describe_best(row: Row, task: Task, data: DataConfig) -> str:
+    """The line about the best checkpoint, from its evaluation, at the end of a run."""
+    metric = task.headline
+    which = f"step {row['step']}" + (" (averaged weights)" if row["weights"] == "ema" else "")
+    images = "evaluation images"
+    if row.get("split") == "test":
+        which += f", chosen on the split {data.eval_split!r}"
+        images = f"images of the split {data.test_split!r}"
+    return (
+        f"best checkpoint: {which}, {metric.full_name} {metric.text(row[metric.name])} and "
+        f"loss {row['loss']:.4f} on {row['examples']:,} {images}"
+    )
 
 
 def describe(row: Row, task: Task) -> str:

@@ -45,9 +45,10 @@ def _data(run: Run) -> str:
     data, splits = run.config.data, run.splits
     colour = {1: "grey", 3: "RGB"}.get(splits.train.channels, f"{splits.train.channels} channels")
     where = f" in {data.dir}" if data.dir else ""
+    test = "" if splits.test is None else f", {len(splits.test):,} to test the best checkpoint on"
     return (
         f"{data.name}{where}: {len(splits.train):,} images to train on, {len(splits.eval):,} to "
-        f"evaluate on, {colour}"
+        f"evaluate on{test}, {colour}"
     )
 
 

@@ -92,7 +92,7 @@ class SyntheticSource:
 
 @dataclass(frozen=True)
 class Splits:
-    """The training and the evaluation split of a data set; iterates over the two."""
+    """The splits of a data set; iterates over the training and the evaluation split."""
 
     train: Source
     eval: Source
@@ -102,10 +102,19 @@ class Splits:
     """Values chosen for options of `DataConfig` that were None; they are saved in config.json."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Options of `DataConfig` without effect on this data set -> the reason."""
+    test: Source | None = None
+    """The split `data.test_split`, on which only the best checkpoint is evaluated; None: no such
+    split."""
 
     def __iter__(self) -> Iterator[Source]:
         yield self.train
         yield self.eval
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of examples of each split."""
+        test = {} if self.test is None else {"test": len(self.test)}
+        return {"train": len(self.train), "eval": len(self.eval), **test}
 
 
 def class_counts(source: Source) -> np.ndarray | None:

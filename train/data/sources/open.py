@@ -51,7 +51,9 @@ def open_splits(
 
 
 def _check_not_empty(config: DataConfig, splits: Splits) -> None:
-    for split, source in zip((config.train_split, config.eval_split), splits, strict=True):
+    named = list(zip((config.train_split, config.eval_split), splits, strict=True))
+    named += [(config.test_split, splits.test)] if splits.test is not None else []
+    for split, source in named:
         if not len(source):
             total = len(splits.train) + len(splits.eval)
             held_out = config.name in ("digits", "folder")
