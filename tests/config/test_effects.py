@@ -165,7 +165,7 @@ def test_messages_name_the_option_the_value_and_the_reason():
         check_effects(given, tiny())
     assert str(error.value) == (
         "--data.dir my photos has no effect with data.name digits: "
-        "it belongs to folder, npz and TFDS data sets"
+        "it belongs to folder, csv, npz and TFDS data sets"
     )
     both = changed(given, "data.classes", 7)
     with pytest.raises(ConfigError, match=r"data.dir.*\n.*--data.classes 7 has no effect"):

@@ -48,7 +48,7 @@ class Condition(NamedTuple):
 
 
 _BUILT_IN = ("digits", "npz", "synthetic")
-_FILES = "folders and TFDS data sets"
+_FILES = "folders, CSV files and TFDS data sets"
 
 
 def _is_data(*names: str) -> Callable[[RunConfig], bool]:
@@ -61,7 +61,7 @@ def _is_encoded(config: RunConfig) -> bool:
 
 
 def _is_tfds(config: RunConfig) -> bool:
-    return config.data.name not in (*_BUILT_IN, "folder")
+    return config.data.name not in (*_BUILT_IN, "csv", "folder")
 
 
 def spec_of(config: RunConfig) -> Any:
@@ -78,7 +78,7 @@ CONDITIONS = (
         ("data.dir",),
         "data.name",
         lambda config: config.data.name not in ("digits", "synthetic"),
-        "folder, npz and TFDS data sets",
+        "folder, csv, npz and TFDS data sets",
         is_mistake=True,
     ),
     Condition(
@@ -91,8 +91,8 @@ CONDITIONS = (
     Condition(
         ("data.eval_fraction", "data.split_seed", "data.held_out"),
         "data.name",
-        _is_data("digits", "folder"),
-        "digits and a folder of classes, of which a share is held out",
+        _is_data("csv", "digits", "folder"),
+        "digits, a CSV file and a folder of classes, of which a share is held out",
         is_mistake=True,
     ),
     Condition(("data.image_key", "data.label_key"), "data.name", _is_tfds, "TFDS data sets", True),

@@ -11,12 +11,13 @@ class DataConfig:
     """Where examples come from and how they are read."""
 
     name: str = "digits"
-    """digits, folder, npz, synthetic, or a TFDS data set ("cifar10", "imagenet2012:5.1.0")."""
+    """digits, folder, csv, npz, synthetic, or a TFDS data set ("cifar10", "imagenet2012:5.1.0")."""
     dir: str | None = None
-    """Folder of photos, .npz file, or TFDS data directory (None: the default of TFDS)."""
+    """Folder of photos, .csv or .npz file, folder of .csv files, or TFDS data directory (None: the
+    default of TFDS)."""
     train_split: str = "train"
     """Split to train on, or a slice of it in TFDS, such as "train[:90%]". In a folder, other
-    spellings are found too ("Train", "training")."""
+    spellings are found too ("Train", "training"). Of CSV files: train.csv."""
     eval_split: str = "test"
     """Split to evaluate on. In a folder, other spellings are found too ("valid", "validation")."""
     test_split: str = ""
@@ -30,7 +31,8 @@ class DataConfig:
     remap_labels: bool = False
     """Map the labels of an npz file, such as ids, to 0, 1, 2, ... in ascending order."""
     eval_fraction: float = 0.2
-    """Share held out for evaluation if there is only one split (digits, a folder of classes)."""
+    """Share held out for evaluation if there is only one split (digits, a folder of classes, a CSV
+    file)."""
     split_seed: int = 0
     """Seed of the held-out share. It is separate from `seed`, so that all runs share a test set."""
     held_out: Literal["by_name", "by_place"] = "by_name"

@@ -151,7 +151,9 @@ def _split(config: Row, names: Sequence[str]) -> str:
     """
     split = _get(config, "data.eval_split") or "evaluation"
     in_folder = any(name.startswith(f"{split}/") for name in names)
-    held_out = _get(config, "data.name") == "folder" and not in_folder  # a share of DIR/CLASS
+    name, where = _get(config, "data.name"), Path(str(_get(config, "data.dir")))
+    held_out = name == "folder" and not in_folder  # a share of DIR/CLASS
+    held_out |= name == "csv" and not (where / f"{split}.csv").is_file()
     return "held-out share" if held_out else f"{split} split"
 
 

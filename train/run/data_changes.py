@@ -14,6 +14,7 @@ from train.data.sources.prepare_hint import NotPrepared
 from train.run.directory import read_record
 from train.run.parts import Run
 
+_FILE_LISTS = ("csv", "folder")  # data sets whose files have names
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
 
 
@@ -104,7 +105,7 @@ def _open_other(workdir: Path, began: dict[str, Any], data: DataConfig) -> tuple
     splits = open_splits(data, whole=True, class_names=began["class_names"])
     count = len(splits.eval)
     note = f"evaluating all {count:,} images of {data.dir}, which is not the run's folder"
-    if began["data"]["name"] != "folder":
+    if began["data"]["name"] not in _FILE_LISTS:
         return splits, [note]
     if "files" not in began:
         return splits, [
@@ -122,7 +123,7 @@ def _open_as_run(
     workdir: Path, began: dict[str, Any], data: DataConfig
 ) -> tuple[Splits, list[str]] | None:
     """The run's data in another folder, split as in training; None: the folder holds other data."""
-    if began["data"]["name"] != "folder":
+    if began["data"]["name"] not in _FILE_LISTS:
         return None
     try:
         splits = open_splits(data)
@@ -148,13 +149,14 @@ def _open_as_run(
 
 def _is_own(began: dict[str, Any], data: DataConfig) -> bool:
     """Whether a config names the folder that the run was trained on; True for other sources."""
-    if data.name != "folder" or not data.dir:
+    if data.name not in _FILE_LISTS or not data.dir:
         return True
-    if began["data"]["name"] != "folder":
+    if began["data"]["name"] != data.name:
         return False
     if data.dir == began["data"]["dir"]:
         return True
-    home = began["files"]["folder"] if "files" in began else str(began["data"]["dir"])
+    listed = "files" in began and data.name == "folder"
+    home = began["files"]["folder"] if listed else str(began["data"]["dir"])
     return file_list.same_folder(home, data.dir)
 
 
