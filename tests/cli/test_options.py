@@ -119,6 +119,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.eval_fraction": (0.5, names, {}),
     "data.split_seed": (1, batch, {}),
     "data.held_out": ("by_place", batch, {}),
+    "data.balance": ("inverse", batch, {}),
     "data.order": (1, batch, {}),
     "data.listing": (1, listed, {"data.eval_fraction": 0.5}),
     "data.image_size": (12, batch, {}),

@@ -39,6 +39,9 @@ class DataConfig:
     """How the held-out share is chosen: by a hash of each file's name (digits: the exact share of
     each class), or by the position in the list of files, as before this option existed. A resumed
     run keeps its rule."""
+    balance: Literal["none", "inverse", "sqrt_inverse"] = "none"
+    """Sampling of the training examples by class: as they are, in inverse frequency (each class
+    equally often), or in the inverse square root of the frequency."""
     order: Literal[1, 2] = 2
     """Version of the shuffle; 1: as before this option existed. A resumed run keeps its version."""
     listing: Literal[1, 2] = 2

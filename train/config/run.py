@@ -151,6 +151,11 @@ class RunConfig:
                 "examples of a device) or None (the global batch)"
             )
             check("norm_group_size", group, good, rule)
+        weights, balance = self.loss.class_weights, self.data.balance
+        if "inverse" in (weights, balance) and isinstance(weights, str):
+            good = "none" in (weights, balance)
+            rule = f"rare classes are weighted already by data.balance {balance}; choose one"
+            check("loss.class_weights", weights, good, rule)
         if self.mix.mixes:
             rule = "mixup and CutMix need a batch of at least 2"
             check("batch_size", self.batch_size, self.batch_size > 1, rule)

@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunConfig
+from train.data.balance import Balance
 from train.data.batch import HostBatch
 from train.data.images.crops import pad_offsets
 from train.data.order import example_indices_between
@@ -91,13 +92,14 @@ def crop_params(
     start: int,
     stop: int,
     order: int = 2,
+    balance: Balance | None = None,
     replacement: np.ndarray | None = None,
 ) -> Iterator[HostBatch]:
     """Samples the crop parameters of the training batches of steps `start` up to `stop`.
 
     Args:
       count: number of examples in the source.
-      order: `data.order`.
+      order, balance: `data.order`, `data.balance`.
       replacement: int64 [count], the example that is used for each one, where some are unreadable;
         None: all are readable.
 
@@ -109,7 +111,8 @@ def crop_params(
     for first in range(start, stop, steps):
         last = min(first + steps, stop)
         positions = first * batch_size, last * batch_size
-        epochs, requested = example_indices_between(count, seed, *positions, order=order).T
+        found = example_indices_between(count, seed, *positions, order=order, balance=balance)
+        epochs, requested = found.T
         indices = requested if replacement is None else replacement[requested]
         crops = _crop_params(epochs, indices, augment, seed)
         unreadable = np.where(indices == requested, -1, requested).astype(np.int32)

@@ -22,11 +22,19 @@ import threading
 import numpy as np
 from grain.experimental import index_shuffle
 
+from train.data.balance import Balance
+
 _shuffle_lock = threading.Lock()
 
 
 def example_indices(
-    count: int, seed: int, batch_size: int, step: int, *, order: int = 2
+    count: int,
+    seed: int,
+    batch_size: int,
+    step: int,
+    *,
+    order: int = 2,
+    balance: Balance | None = None,
 ) -> np.ndarray:
     """The examples of a training step, computed without reading them.
 
@@ -34,24 +42,31 @@ def example_indices(
       count: number of examples in the source.
       batch_size: global.
       step: counted from 0, as in `train_batches`.
-      order: `data.order`.
+      order, balance: `data.order`, `data.balance`.
 
     Returns:
       int64 [batch_size]: indices in the source. They equal the global batch's `index`, except where
       an unreadable example was replaced.
     """
     start = step * batch_size
-    return example_indices_between(count, seed, start, start + batch_size, order=order)[:, 1]
+    stop = start + batch_size
+    return example_indices_between(count, seed, start, stop, order=order, balance=balance)[:, 1]
 
 
 def example_indices_between(
-    count: int, seed: int, start: int, stop: int, *, order: int = 2
+    count: int, seed: int, start: int, stop: int, *, order: int = 2, balance: Balance | None = None
 ) -> np.ndarray:
-    """int64 [stop - start, 2]: epoch and index at these positions of the training stream."""
+    """int64 [stop - start, 2]: epoch and index at these positions of the training stream.
+
+    With `balance`, an example has the number of its pass in place of the epoch.
+    """
     found = [np.empty((0, 2), np.int64)]
     for epoch in range(start // count, -(-stop // count)):
         first = epoch * count
         places = range(max(start - first, 0), min(stop - first, count))
+        if balance is not None:
+            found.append(balance.epoch(seed, epoch)[places.start : places.stop])
+            continue
         indices = _INDICES[order](count, seed, epoch, places)
         found.append(np.stack([np.full(len(places), epoch), indices], axis=-1))
     return np.concatenate(found)

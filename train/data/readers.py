@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
+from train.data.balance import Balance
 from train.data.images import crops, dali
 from train.data.images.decode import BadImage
 from train.data.order import example_indices_between
@@ -76,11 +77,16 @@ class TrainReader(_Reader):
     seed: int
     deferred: list[dali.View] | None = None
     """If given, receives the views that DALI will decode later; None: DALI is not used."""
+    balance: Balance | None = None
+    """The order of `data.balance`; None: every example once an epoch."""
 
     def example_indices(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """(epoch, index) at each position from `start` up to `stop`."""
+        """(epoch, index) at each position from `start` up to `stop`; see `order`."""
         count, order = len(self.source), self.data.order
-        return example_indices_between(count, self.seed, start, stop, order=order).tolist()
+        found = example_indices_between(
+            count, self.seed, start, stop, order=order, balance=self.balance
+        )
+        return found.tolist()
 
     def __call__(self, example: tuple[int, int], out: np.ndarray) -> Row:
         """Writes the pixels of (epoch, index) to `out`.

@@ -95,6 +95,7 @@ def check_parts(run: Run) -> None:
             f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
         )
     run.check_loss()
+    _ = run.balance
     make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)

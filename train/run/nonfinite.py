@@ -55,9 +55,13 @@ def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
       each example in the global batch, in order.
     """
     config, source = run.config, run.splits.train
-    order = config.data.order
     indices = example_indices(
-        len(source), config.seed, config.batch_size, found.step - 1, order=order
+        len(source),
+        config.seed,
+        config.batch_size,
+        found.step - 1,
+        order=config.data.order,
+        balance=run.balance,
     )
     return {
         **found._asdict(),

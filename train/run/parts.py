@@ -13,6 +13,7 @@ from resnet_jax import Classifier, stack_blocks
 from train.checkpoint.weights import initial
 from train.config import ConfigError, RunConfig, to_steps
 from train.data import file_list
+from train.data.balance import Balance, make_balance
 from train.data.on_device import lives_on_devices
 from train.data.sources import Splits, open_splits
 from train.distributed.mesh import make_mesh
@@ -94,6 +95,11 @@ class Run:
           ConfigError: `data.resident` is "on", but it is not possible.
         """
         return lives_on_devices(self.config, self.splits, self.mesh, self.total_steps)
+
+    @cached_property
+    def balance(self) -> Balance | None:
+        """The order of `data.balance`; None: "none". Raises as `make_balance` does."""
+        return make_balance(self.splits.train, self.config.data)
 
     # --- steps -----------------------------------------------------------------------------------
 

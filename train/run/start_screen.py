@@ -28,7 +28,7 @@ def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
     resumes = "new" if checkpoint is None else f"resumes from the checkpoint of step {checkpoint:,}"
     lines = {
         "data": _data(run),
-        "classes": _classes(run.splits.train),
+        "classes": _classes(run.splits.train) + _sampling(run.config),
         "images": _images(run.config),
         "network": _network(run),
         "weights": _weights(run.config, resumes=checkpoint is not None),
@@ -66,6 +66,13 @@ def _classes(source: Source) -> str:
         f"{len(names):,}: {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) "
         "training images each"
     )
+
+
+def _sampling(config: RunConfig) -> str:
+    """A note about `data.balance`; "" if there is none."""
+    how = {"none": "", "inverse": "", "sqrt_inverse": " square root of the"}
+    balance = config.data.balance
+    return "" if balance == "none" else f"; sampled in inverse{how[balance]} frequency"
 
 
 def _images(config: RunConfig) -> str:
