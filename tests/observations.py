@@ -294,6 +294,20 @@ def numbered(config: RunConfig, workdir) -> str:
     return str(open_splits(data).train.class_names)
 
 
+def several(config: RunConfig, workdir) -> str:
+    """What an npz file with a matrix of labels is read as."""
+    images, labels = np.zeros((2, 8, 8), np.uint8), np.array([[1, 1, 0], [0, 0, 1]])
+    arrays = {
+        f"{key}_{s}": a for s in ("train", "test") for key, a in (("x", images), ("y", labels))
+    }
+    np.savez(workdir / "data.npz", **arrays)
+    data = replace(config.data, name="npz", dir=str(workdir / "data.npz"))
+    try:
+        return str(open_splits(data).train[0].label)
+    except ConfigError as error:
+        return str(error)
+
+
 def tested(config: RunConfig, workdir) -> str:
     """The files of the split that is tested, in a folder of three splits."""
     for split in ("train", "val", "test"):

@@ -34,7 +34,7 @@ RUN = {
     r"resnet-jax train( --seed 0)?": SMALL,
     r"resnet-jax train --workdir (DIR|runs/digits)": "",
     r"resnet-jax train --workdir runs/digits --duration 60ep --extend": "--duration 3st",
-    r"resnet-jax train folder --workdir runs/csv .*": PHOTOS,
+    r"resnet-jax train folder --workdir runs/(csv|labels) .*": PHOTOS,
     r"resnet-jax train digits (?!.*(\$TINY|--mesh)).*--workdir .*": SMALL,
     r"resnet-jax train folder --data\.dir DIR( --workdir runs/photos)?": PHOTOS,
     r"resnet-jax eval runs/(digits|photos)": "",

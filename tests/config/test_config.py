@@ -76,6 +76,7 @@ EVERY = {
     "data.test_split": ("a", "b"),
     "data.image_key": ("image", "photo"),
     "data.label_key": ("label", "kind"),
+    "data.multi_label": (True, False),
     "data.remap_labels": (True, False),
     "data.eval_fraction": (0.5, 0.25),
     "data.split_seed": (3, 4),

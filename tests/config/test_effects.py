@@ -38,6 +38,10 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.listing": ({}, PHOTOS),
     "data.image_key": (PHOTOS, {"data.name": "cifar10"}),
     "data.label_key": ({}, {"data.name": "cifar10"}),
+    "data.multi_label": (
+        {"loss.name": "bce"},
+        {"loss.name": "bce", "data.name": "npz", "data.dir": "x"},
+    ),
     "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),
     "data.train_split": ({}, PHOTOS),
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),

@@ -107,6 +107,9 @@ CONDITIONS = (
     Condition(("data.listing",), "data.name", _is_data("folder"), "folders of photos", True),
     Condition(("data.remap_labels",), "data.name", _is_data("npz"), "npz files", True),
     Condition(
+        ("data.multi_label",), "data.name", _is_data("csv", "npz"), "npz and CSV files", True
+    ),
+    Condition(
         ("data.train_split", "data.eval_split", "data.test_split"),
         "data.name",
         _is_encoded,
@@ -184,9 +187,12 @@ CONDITIONS = (
         "mix.erasing above 0",
     ),
     Condition(
-        ("loss.threshold", "loss.reduction"),
+        ("loss.threshold",), "loss.name", lambda config: config.loss.name == "bce", "loss.name bce"
+    ),
+    Condition(
+        ("loss.reduction",),
         "loss.name",
-        lambda config: config.loss.name == "bce",
+        lambda config: config.loss.name == "bce" or config.data.multi_label,
         "loss.name bce",
     ),
     Condition(

@@ -28,6 +28,9 @@ class DataConfig:
     (supervised_keys), else the only image, else "image". A resumed run keeps its feature."""
     label_key: str | None = None
     """The feature of a TFDS data set that is the class label; None: found in the same way."""
+    multi_label: bool = False
+    """Whether an image may have several labels, or none: y_train is a 0/1 matrix in an npz file; in
+    a CSV file, the labels of a row are separated by spaces or ";". Needs loss.name bce or focal."""
     remap_labels: bool = False
     """Map the labels of an npz file, such as ids, to 0, 1, 2, ... in ascending order."""
     eval_fraction: float = 0.2

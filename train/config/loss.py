@@ -18,7 +18,7 @@ class LossConfig:
     threshold: float | None = None
     """Targets of bce above this become 1, the others 0, as in timm; None: soft targets."""
     reduction: Literal["mean", "sum"] = "mean"
-    """Mean or sum over the classes, of bce."""
+    """Mean or sum over the classes, of bce, and of focal with data.multi_label."""
     gamma: float = 2.0
     """Exponent of the focal loss; 0: it is the cross-entropy."""
     class_weights: Rule | tuple[float, ...] = "none"

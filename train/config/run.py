@@ -44,7 +44,8 @@ class CheckpointConfig:
     keep: int = 2
     """Number of newest checkpoints to keep. The best one is also kept."""
     best: Literal["top1", "loss"] = "top1"
-    """Evaluation metric of the best checkpoint. If several are equal, the newest is the best."""
+    """Evaluation metric of the best checkpoint; top1: with data.multi_label, the mean average
+    precision. If several are equal, the newest is the best."""
 
     def __post_init__(self) -> None:
         check_types(self, "checkpoint.")
@@ -151,6 +152,9 @@ class RunConfig:
                 "examples of a device) or None (the global batch)"
             )
             check("norm_group_size", group, good, rule)
+        if self.data.multi_label:
+            rule = "data.multi_label needs bce or focal"
+            check("loss.name", self.loss.name, self.loss.name != "cross_entropy", rule)
         weights, balance = self.loss.class_weights, self.data.balance
         if "inverse" in (weights, balance) and isinstance(weights, str):
             good = "none" in (weights, balance)

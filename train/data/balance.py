@@ -90,4 +90,9 @@ def make_balance(source: Source, data: DataConfig) -> Balance | None:
         return None
     if data.order == 1:
         raise ConfigError(f"data.balance {data.balance}: needs data.order 2, not 1")
+    if data.multi_label:
+        raise ConfigError(
+            f"data.balance {data.balance}: needs one label for each image, not data.multi_label; "
+            f"loss.class_weights {data.balance} weights the labels"
+        )
     return Balance(read_labels(source, data), root=data.balance == "sqrt_inverse")

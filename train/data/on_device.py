@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunConfig
 from train.data.balance import Balance
-from train.data.batch import HostBatch
+from train.data.batch import HostBatch, label_array
 from train.data.images.crops import pad_offsets
 from train.data.order import example_indices_between
 from train.data.philox import augmentation_key, first_words
@@ -145,7 +145,7 @@ def gather_crops(images: jax.Array, labels: jax.Array, crops: jax.Array, size: i
 
     Args:
       images: uint8 [N, H, W, C], padded.
-      labels: int32 [N].
+      labels: int32 [N], or uint8 [N, K].
       crops: int32 [B, 4] with columns `COLUMNS`.
       size: height and width of the crops.
 
@@ -171,7 +171,7 @@ class Resident:
     images: jax.Array
     """uint8 [N, H, W, C], padded with zeros if `augment.crop` is "pad"."""
     labels: jax.Array
-    """int32 [N]."""
+    """int32 [N]; with `data.multi_label`, uint8 [N, K]."""
     replacement: np.ndarray | None
     """int64 [N], the example that is used for each one; None: all are readable."""
     size: int
@@ -221,7 +221,8 @@ def upload(
     """
     size, pad, count = data.image_size, _margin(augment), len(source)
     images = np.zeros((count, size + 2 * pad, size + 2 * pad, source.channels), np.uint8)
-    labels, readable = np.zeros(count, np.int32), np.zeros(count, bool)
+    labels: np.ndarray = np.zeros(*label_array(count, data, len(source.class_names)))
+    readable = np.zeros(count, bool)
     whole = EvalConfig(crop_fraction=1.0)  # the view from which "pad" and "none" crop
     batches = eval_batches(source, data, whole, batch_size=_READ)
     options: Any = {"report": report, "stopped": stopped, "what": "reading of the set, batch"}

@@ -19,7 +19,9 @@ from train.data.order import example_indices_between
 from train.data.philox import generator
 from train.data.retry import read_again
 from train.data.sources import Source
+from train.data.sources.base import is_label
 
+Label = int | np.ndarray
 Transform = Callable[[bytes | np.ndarray], np.ndarray]
 
 
@@ -27,7 +29,7 @@ Transform = Callable[[bytes | np.ndarray], np.ndarray]
 class Row:
     """One row of a batch, without its pixels and its mask."""
 
-    label: int
+    label: Label
     index: int
     """Index of the example in the source; -1: padding, or an unreadable evaluation example."""
     unreadable: int
@@ -47,7 +49,7 @@ class _Reader:
     source: Source
     data: DataConfig
 
-    def read(self, index: int, transform: Transform) -> tuple[np.ndarray, int, int]:
+    def read(self, index: int, transform: Transform) -> tuple[np.ndarray, Label, int]:
         """Reads an example: (transformed pixels, label, number of retries).
 
         Raises:
@@ -64,7 +66,7 @@ class _Reader:
             raise BadExample(
                 f"{name}: {error}. `--data.on_bad_image skip` skips and counts such files"
             ) from None
-        if not 0 <= label < len(source.class_names):
+        if not is_label(label, len(source.class_names)):
             raise ConfigError(f"{name}: label {label} is not in 0..{len(source.class_names) - 1}")
         return pixels, label, retried
 

@@ -70,7 +70,11 @@ def evaluate(
     batch_size = round_up(min(config.eval.batch_size, len(source)), run.mesh)
     windows = {name: Window() for name in weights}
     unreadable: list[np.ndarray] = []
-    collected: list[dict[str, np.ndarray]] = []
+    collected: dict[str, list[dict[str, np.ndarray]]] = {
+        name: []
+        for i, name in enumerate(weights)
+        if run.task.uses_whole_split or (per_example and i == 0)
+    }
     explain = out_of_memory.for_evaluation(run, batch_size)
     with (
         out_of_memory.explained(explain),
@@ -80,17 +84,20 @@ def evaluate(
             if stopped(0.0):
                 raise Stopped
             unreadable.append(batch["unreadable"])
-            for i, (name, variables) in enumerate(weights.items()):
+            for name, variables in weights.items():
                 sums, values = run.eval_step(variables, on_device)
                 windows[name].add(step, sums)
-                if per_example and i == 0:
-                    collected.append({"index": batch["index"], **_local_rows(values)})
+                if name in collected:
+                    collected[name].append({"index": batch["index"], **_local_rows(values)})
             del batch, on_device  # the feed has the next one by now
     totals = {name: window.fetch(finite=False) for name, window in windows.items()}
     count = int(next(iter(totals.values()))["count"])
     metrics = {name: means(total) for name, total in totals.items()}
+    ordered = {name: _in_order(batches) for name, batches in collected.items()}
+    for name, (_, rows) in ordered.items():
+        metrics[name].update(run.task.whole_split(rows))
     names = [source.name(i) for i in sorted(_all_rows(np.concatenate(unreadable))) if i >= 0]
-    examples = _examples(run, source, collected) if per_example else None
+    examples = _examples(run, source, *ordered[next(iter(weights))]) if per_example else None
     return Evaluation(count, names, metrics, examples)
 
 
@@ -100,13 +107,20 @@ def _source(run: Run, split: str) -> Source:
     return source
 
 
-def _examples(run: Run, source: Source, collected: list[dict[str, np.ndarray]]) -> Examples:
-    """The values that all processes collected, in the order of the split, without padding."""
-    config = run.config
+def _in_order(
+    collected: list[dict[str, np.ndarray]],
+) -> tuple[list[int], dict[str, np.ndarray]]:
+    """(indices, values) of all processes, in the order of the split, without padding."""
     values = {key: _all_rows(np.concatenate([b[key] for b in collected])) for key in collected[0]}
     order = values["index"].argsort(kind="stable")[(values["index"] < 0).sum() :]
     values = {key: rows[order] for key, rows in values.items()}
-    indices = values.pop("index").tolist()
+    return values.pop("index").tolist(), values
+
+
+def _examples(
+    run: Run, source: Source, indices: list[int], values: dict[str, np.ndarray]
+) -> Examples:
+    config = run.config
 
     def picture(i: int) -> np.ndarray:
         reader = EvalReader(source, config.data, config.eval)

@@ -117,7 +117,9 @@ def describe(row: Row, task: Task) -> str:
     metric = task.headline
     parts = [f"epoch {row['epoch']:.2f}"]
     name = "" if row["split"] == "train" else f"{row['split']} "
-    parts.append(f"{name}loss {row['loss']:.4f}  {metric.label} {metric.text(row[metric.name])}")
+    parts.append(f"{name}loss {row['loss']:.4f}")
+    if metric.name in row:  # a metric of a whole split is not in rows of training
+        parts.append(f"{metric.label} {metric.text(row[metric.name])}")
     if (averaged := f"ema_{metric.name}") in row:
         parts.append(f"EMA {metric.label} {metric.text(row[averaged])}")
     if "examples" in row:

@@ -4,13 +4,14 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from train.config import ConfigError, DataConfig
-from train.data.sources.base import Splits, data_path, listed, nfc
+from train.data.sources.base import Splits, counts_of, data_path, listed, nfc
 from train.data.sources.folder import FolderSource
 from train.data.sources.held_out import held_out_by_name, held_out_by_place
 from train.data.sources.listing import IMAGE_SUFFIXES
@@ -33,9 +34,10 @@ class CsvSource(FolderSource):
 
     def subset(self, indices: np.ndarray) -> "CsvSource":
         """The files at these indices."""
-        labels = np.asarray(self.labels)[indices].tolist()
+        labels = np.asarray(self.labels)[indices]
         files, rows = ([each[i] for i in indices] for each in (self.files, self.rows))
-        return CsvSource(self.root, files, labels, self.class_names, rows=rows)
+        found = labels if labels.ndim == 2 else labels.tolist()
+        return CsvSource(self.root, files, found, self.class_names, rows=rows)
 
 
 class _Row(NamedTuple):
@@ -58,24 +60,24 @@ def open_csv(
     Raises:
       ConfigError: a CSV file or an image file does not exist, or a row has no label.
     """
-    path = data_path(config)
+    path, read = data_path(config), partial(_read, several=config.multi_label)
     if whole:
         files = [_file_of(path, config.eval_split), _file_of(path, config.train_split)]
         used = next((file for file in files if file.is_file()), files[0])
-        source = _read(used, class_names)
+        source = read(used, class_names)
         return Splits(source, source, unused=_held_out_options(f"all rows of {used} are evaluated"))
     if config.test_split and not path.is_dir():
         raise ConfigError(
             f"data.test_split {config.test_split!r}: needs a folder with a CSV file for each split "
             f"as data.dir, and {str(path)!r} is not a folder"
         )
-    train = _read(_file_of(path, config.train_split), class_names)
+    train = read(_file_of(path, config.train_split), class_names)
     names, test, evaluation = train.class_names, None, _file_of(path, config.eval_split)
     if config.test_split:
-        test = _read(_file_of(path, config.test_split), names)
+        test = read(_file_of(path, config.test_split), names)
     if path.is_dir() and (evaluation.is_file() or test is None):
         unused = _held_out_options(f"{path} has {evaluation.name}")
-        return Splits(train, _read(evaluation, names), unused=unused, test=test)
+        return Splits(train, read(evaluation, names), unused=unused, test=test)
     parts = _hold_out(train, config)
     options = ("eval_split",) if path.is_dir() else ("train_split", "eval_split")
     reason = "data.eval_fraction of the training rows is held out"
@@ -91,9 +93,16 @@ def _held_out_options(reason: str) -> dict[str, str]:
     return dict.fromkeys(("eval_fraction", "split_seed", "held_out"), reason)
 
 
-def _read(path: Path, class_names: Sequence[str] | None) -> CsvSource:
-    """The rows of a CSV file, whose image files exist."""
+def _read(path: Path, class_names: Sequence[str] | None, *, several: bool) -> CsvSource:
+    """The rows of a CSV file, whose image files exist.
+
+    Args:
+      several: whether a row may have several labels, or none.
+    """
     rows = _rows(path)
+    unlabelled = None if several else next((row for row in rows if not row.label), None)
+    if unlabelled:
+        raise ConfigError(f"{unlabelled.where}: has no label")
     missing = [row for row in rows if not os.path.isfile(path.parent / row.path)]
     if missing:
         first = missing[0]
@@ -102,19 +111,37 @@ def _read(path: Path, class_names: Sequence[str] | None) -> CsvSource:
             f"{first.where}: no such file: {first.path!r}{more}. Relative paths start at "
             f"{path.parent}"
         )
-    found = nfc(row.label for row in rows)
-    names = list(class_names) if class_names is not None else _ascending(set(found))
+    found = _split_labels([row.label for row in rows]) if several else [[r.label] for r in rows]
+    found = [nfc(labels) for labels in found]
+    every = {label for labels in found for label in labels}
+    names = _ascending(every) if class_names is None else class_names
     label_of = {name: label for label, name in enumerate(nfc(names))}
-    for row, label in zip(rows, found, strict=True):
-        if label in label_of:
-            continue
-        raise ConfigError(
-            f"{row.where}: class {row.label!r} has no training images; the training classes are "
-            f"{listed(names, most=20)}"
-        )
+    for row, labels in zip(rows, found, strict=True):
+        if unknown := [label for label in labels if label not in label_of]:
+            raise ConfigError(
+                f"{row.where}: class {unknown[0]!r} has no training images; the training classes "
+                f"are {listed(names, most=20)}"
+            )
+    numbers = [[label_of[label] for label in labels] for labels in found]
     files = [path.parent / row.path for row in rows]
     texts = [f"{row.path},{row.label}" for row in rows]
-    return CsvSource(path.parent, files, [label_of[x] for x in found], names, rows=texts)
+    if several:
+        return CsvSource(path.parent, files, _matrix(numbers, len(names)), names, rows=texts)
+    return CsvSource(path.parent, files, [number for (number,) in numbers], names, rows=texts)
+
+
+def _split_labels(cells: Sequence[str]) -> list[list[str]]:
+    """The labels of each cell, separated by ";", or by spaces if no cell has a ";"."""
+    separator = ";" if any(";" in cell for cell in cells) else None
+    return [[x.strip() for x in cell.split(separator) if x.strip()] for cell in cells]
+
+
+def _matrix(numbers: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """uint8 [N, classes]: 1 for each number of a row."""
+    matrix = np.zeros((len(numbers), classes), np.uint8)
+    for row, labels in zip(matrix, numbers, strict=True):
+        row[labels] = 1
+    return matrix
 
 
 def _ascending(names: set[str]) -> list[str]:
@@ -160,8 +187,8 @@ def _row(where: str, cells: list[str], columns: tuple[int, int]) -> _Row:
     if len(cells) <= max(columns):
         raise ConfigError(f"{where}: has {len(cells)} column; needs a path and a label")
     path, label = (cells[column].strip() for column in columns)
-    if not path or not label:
-        raise ConfigError(f"{where}: has no {'label' if path else 'path'}")
+    if not path:
+        raise ConfigError(f"{where}: has no path")
     return _Row(where, path, label)
 
 
@@ -187,7 +214,7 @@ def _hold_out(source: CsvSource, config: DataConfig) -> tuple[CsvSource, CsvSour
     else:
         held = held_out_by_name([source.name(i) for i in range(len(source))], fraction, seed)
     train, evaluation = source.subset(np.flatnonzero(~held)), source.subset(np.flatnonzero(held))
-    counts = np.bincount(train.labels, minlength=len(source.class_names))
+    counts = counts_of(np.asarray(train.labels), len(source.class_names))
     if empty := [name for name, n in zip(source.class_names, counts, strict=True) if not n]:
         raise ConfigError(
             f"{config.dir}: all rows of {listed(empty)} are in the held-out share "

@@ -26,7 +26,7 @@ class FolderSource:
 
     root: Path
     files: Sequence[Path]
-    labels: Sequence[int]
+    labels: Sequence[int] | np.ndarray
     class_names: Sequence[str]
     channels: int = 3
 

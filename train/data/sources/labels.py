@@ -7,14 +7,14 @@ import numpy as np
 
 from train.config import DataConfig
 from train.data.retry import read_again
-from train.data.sources.base import Source
+from train.data.sources.base import Source, counts_of
 from train.data.thread_pool import in_threads
 
 _PER_JOB = 64
 
 
 def read_labels(source: Source, data: DataConfig) -> np.ndarray:
-    """int64 [N]: the label of each example.
+    """int64 [N]: the label of each example; [N, K] with `data.multi_label`.
 
     A source without a list of labels, such as a TFDS data set, is read once, by `data.threads`
     threads. Its images are not decoded.
@@ -38,9 +38,9 @@ def read_labels(source: Source, data: DataConfig) -> np.ndarray:
 
 def _read_label(source: Source, data: DataConfig, index: int) -> int:
     example, _ = read_again(partial(source.__getitem__, index), data.retries, source.name(index))
-    return example.label
+    return int(example.label)
 
 
 def count_labels(source: Source, data: DataConfig) -> np.ndarray:
     """int64 [K]: the number of labels of each class; see `read_labels`."""
-    return np.bincount(read_labels(source, data), minlength=len(source.class_names))
+    return counts_of(read_labels(source, data), len(source.class_names))
