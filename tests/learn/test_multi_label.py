@@ -83,6 +83,7 @@ def test_which_task_a_config_has():
     config = RunConfig(data=several, loss=LossConfig(name="focal"))
     assert isinstance(make_task(config), MultiLabel)
     assert make_task(config).ranking("top1").name == "map"
+    assert make_task(config).loss_metric.unit == "nats per class"
     with pytest.raises(ConfigError, match=r"loss.name 'cross_entropy': data.multi_label needs bce"):
         RunConfig(data=several)
 

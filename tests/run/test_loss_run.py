@@ -67,7 +67,7 @@ def test_the_start_screen_names_the_loss():
     )
     bce = LossConfig(name="bce", threshold=0.2, reduction="sum", class_weights=(1.0, 3.0))
     assert said(tiny(loss=bce), Splits(source, source))["loss"] == (
-        "bce, sum of the classes of targets above 0.2, class weights 1 to 3"
+        "bce, sum of the classes, targets above 0.2 are 1, class weights 1 to 3"
     )
     assert "loss" not in said(tiny(), Splits(source, source))
 

@@ -132,9 +132,10 @@ def _loss(run: Run) -> str:
     loss, parts = run.config.loss, []
     if loss == LossConfig():
         return ""
-    if loss.name == "bce":
-        targets = "" if loss.threshold is None else f" of targets above {loss.threshold:g}"
-        parts.append(f"{loss.reduction} of the classes{targets}")
+    if loss.name == "bce" or run.config.data.multi_label:
+        parts.append(f"{loss.reduction} of the classes")
+    if loss.name == "bce" and loss.threshold is not None:
+        parts.append(f"targets above {loss.threshold:g} are 1")
     if loss.name == "focal":
         parts.append(f"gamma {loss.gamma:g}")
     if weights := run.class_weights:

@@ -13,10 +13,10 @@ from train.learn.tasks.base import Metric, Task
 TOP1 = Metric("top1", "top-1", "top-1 accuracy", unit="%")
 
 
-def loss_metric(config: LossConfig) -> Metric:
-    """How the loss of a config is shown."""
-    mean_of_classes = config.name == "bce" and config.reduction == "mean"
-    unit = "nats per class" if mean_of_classes else "nats per example"
+def loss_metric(config: LossConfig, *, has_terms: bool) -> Metric:
+    """How the loss of a config is shown; `has_terms`: each class has its own, to be reduced."""
+    is_mean = has_terms and config.reduction == "mean"
+    unit = "nats per class" if is_mean else "nats per example"
     return Metric("loss", "loss", unit=unit, higher_is_better=False)
 
 
@@ -38,7 +38,7 @@ class Classify(Task):
     def __init__(self, config: LossConfig | None = None) -> None:
         """`loss.*`; None: the defaults. Its `class_weights` are numbers, or "none"."""
         self._config = config or LossConfig()
-        self.loss_metric = loss_metric(self._config)
+        self.loss_metric = loss_metric(self._config, has_terms=self._config.name == "bce")
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Float32 logits [B, K] -> [B], in nats."""

@@ -29,7 +29,7 @@ class MultiLabel(Task):
     def __init__(self, config: LossConfig) -> None:
         """`loss.*`, whose `name` is "bce" or "focal"."""
         self._config = config
-        self.loss_metric = loss_metric(config)
+        self.loss_metric = loss_metric(config, has_terms=True)
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Float32 logits [B, K] -> [B], in nats: the mean or the sum over the classes."""
