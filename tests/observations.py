@@ -30,6 +30,7 @@ from train.data.readers import EvalReader
 from train.data.sources import ArraySource, Example, open_splits
 from train.distributed.launchers import detect_process
 from train.distributed.mesh import put_batch
+from train.learn.losses import make_penalty
 from train.learn.model import make_model
 from train.learn.optim import make_optimizer, make_schedule
 from train.learn.tasks import Classify
@@ -94,6 +95,16 @@ def updates(config: RunConfig, workdir) -> str:
         change, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, change)
     return digest((params, [schedule(i) for i in range(0, 60, 5)]))
+
+
+def objective(config: RunConfig, workdir) -> str:
+    """The loss of some logits, and the penalty of some parameters."""
+    run, draw = Run(config), np.random.default_rng(0)
+    target = jnp.asarray(draw.dirichlet(np.ones(10), 4), jnp.float32)
+    losses = run.task.loss(jnp.asarray(draw.normal(size=(4, 10)), jnp.float32), {"target": target})
+    penalty = make_penalty(config.loss)
+    params = {"head": {"kernel": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5])}}
+    return digest((losses, penalty(params) if penalty else None))
 
 
 def batch(config: RunConfig, workdir) -> str:
@@ -281,6 +292,30 @@ def numbered(config: RunConfig, workdir) -> str:
     np.savez(workdir / "data.npz", **arrays)
     data = replace(config.data, name="npz", dir=str(workdir / "data.npz"))
     return str(open_splits(data).train.class_names)
+
+
+def several(config: RunConfig, workdir) -> str:
+    """What an npz file with a matrix of labels is read as."""
+    images, labels = np.zeros((2, 8, 8), np.uint8), np.array([[1, 1, 0], [0, 0, 1]])
+    arrays = {
+        f"{key}_{s}": a for s in ("train", "test") for key, a in (("x", images), ("y", labels))
+    }
+    np.savez(workdir / "data.npz", **arrays)
+    data = replace(config.data, name="npz", dir=str(workdir / "data.npz"))
+    try:
+        return str(open_splits(data).train[0].label)
+    except ConfigError as error:
+        return str(error)
+
+
+def tested(config: RunConfig, workdir) -> str:
+    """The files of the split that is tested, in a folder of three splits."""
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            picture(workdir / "photos" / split / name / "1.png")
+    where = {"name": "folder", "dir": str(workdir / "photos"), "eval_split": "val"}
+    test = open_splits(replace(config.data, **where)).test
+    return str(test and test.file_names())
 
 
 def listed(config: RunConfig, workdir) -> str:

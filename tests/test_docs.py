@@ -34,6 +34,7 @@ RUN = {
     r"resnet-jax train( --seed 0)?": SMALL,
     r"resnet-jax train --workdir (DIR|runs/digits)": "",
     r"resnet-jax train --workdir runs/digits --duration 60ep --extend": "--duration 3st",
+    r"resnet-jax train folder --workdir runs/(csv|labels) .*": PHOTOS,
     r"resnet-jax train digits (?!.*(\$TINY|--mesh)).*--workdir .*": SMALL,
     r"resnet-jax train folder --data\.dir DIR( --workdir runs/photos)?": PHOTOS,
     r"resnet-jax eval runs/(digits|photos)": "",
@@ -112,6 +113,8 @@ def start(tmp_path_factory: pytest.TempPathFactory, folder_of_the_session: None)
             Image.fromarray(pixels).save(place / folder / f"{i}.{suffix}")
     Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(place / "one.png")
     images, labels = rng.integers(0, 256, (80, 28, 28), np.uint8), np.arange(80) % 10
+    rows = [f"DIR/{name}/{i}.jpg,{name}\n" for name in ("cat", "dog") for i in range(40)]
+    (place / "FILE.csv").write_text("path,label\n" + "".join(rows))
     np.savez(place / "FILE.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

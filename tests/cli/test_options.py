@@ -28,15 +28,18 @@ from tests.observations import (
     names,
     network,
     numbered,
+    objective,
     outcome,
     patience,
     processes,
     reading,
     recipe,
     rereading,
+    several,
     stalling,
     start,
     steps,
+    tested,
     together,
     updates,
 )
@@ -54,6 +57,7 @@ COLOURS = {**SYNTHETIC, "data.mean": (0.5,), "data.std": (0.5,)}
 ADAM = {"optim.name": "adamw"}
 STEP = {"optim.schedule": "step"}
 MIXUP = {"mix.mixup": 0.2}
+BCE = {"loss.name": "bce"}
 ERASING = {"mix.erasing": 1.0}
 
 # field: (the other value, the observation, what both sides are set to besides)
@@ -110,12 +114,15 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.dir": ("/nowhere", outcome, {"data.name": "cifar10"}),
     "data.train_split": ("other", outcome, {}),
     "data.eval_split": ("other", outcome, {}),
+    "data.test_split": ("test", tested, {}),
     "data.image_key": ("photo", keys, {}),
     "data.label_key": ("kind", keys, {}),
+    "data.multi_label": (True, several, BCE),
     "data.remap_labels": (True, numbered, {}),
     "data.eval_fraction": (0.5, names, {}),
     "data.split_seed": (1, batch, {}),
     "data.held_out": ("by_place", batch, {}),
+    "data.balance": ("inverse", batch, {}),
     "data.order": (1, batch, {}),
     "data.listing": (1, listed, {"data.eval_fraction": 0.5}),
     "data.image_size": (12, batch, {}),
@@ -167,6 +174,15 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mix.erasing_area": ((0.2, 0.3), steps, ERASING),
     "mix.erasing_aspect": ((3.0, 4.0), steps, ERASING),
     "mix.erasing_fill": ("pixel", steps, ERASING),
+    "loss.name": ("bce", objective, {}),
+    "loss.threshold": (0.5, objective, BCE),
+    "loss.reduction": ("sum", objective, BCE),
+    "loss.gamma": (0.5, objective, {"loss.name": "focal"}),
+    "loss.class_weights": ("inverse", objective, {}),
+    "loss.l1": (0.1, objective, {}),
+    "loss.l1_on": (".*bias", objective, {"loss.l1": 0.1}),
+    "loss.l2": (0.1, objective, {}),
+    "loss.l2_on": (".*bias", objective, {"loss.l2": 0.1}),
     "optim.name": ("adamw", updates, {}),
     "optim.lr": (0.3, updates, {}),
     "optim.lr_batch": (64, updates, {}),
@@ -224,7 +240,7 @@ def test_option_changes_something(path, tmp_path):
         base, other = (in_folder(c, tmp_path / "photos", bad=bad) for c in (base, other))
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    if observe in (network, steps, updates, layout):  # which write no files
+    if observe in (network, steps, updates, objective, layout):  # which write no files
         before = observed_once(observe, base)
     else:
         before = observe(base, tmp_path / "a")

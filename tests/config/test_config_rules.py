@@ -13,6 +13,7 @@ from train.config import (
     DataConfig,
     EvalConfig,
     InitConfig,
+    LossConfig,
     MeshConfig,
     MixConfig,
     ModelConfig,
@@ -91,6 +92,7 @@ def literals() -> list:
     """(section, class, field, choices) of every field with a fixed set of choices."""
     found = []
     sections = {"": RunConfig, "model.": ModelConfig, "data.": DataConfig, "mix.": MixConfig}
+    sections |= {"loss.": LossConfig}
     sections |= {"augment.": AugmentConfig, "optim.": OptimConfig, "eval.": EvalConfig}
     sections |= {"checkpoint.": CheckpointConfig, "mesh.": MeshConfig, "init.": InitConfig}
     for section, cls in sections.items():
@@ -110,10 +112,18 @@ def test_the_fields_with_choices_are_found():
         *("model." + f for f in ("block", "stem", "stem_pool", "stride_at", "shortcut")),
         *("model." + f for f in ("anti_alias", "activation", "attention", "norm")),
         *("model." + f for f in ("output_stride", "kernel_init")),
-        *("data.held_out", "data.order", "data.listing", "data.on_bad_image", "data.decoder"),
+        *(
+            "data.held_out",
+            "data.balance",
+            "data.order",
+            "data.listing",
+            "data.on_bad_image",
+            "data.decoder",
+        ),
         "data.resident",
         *("mix." + f for f in ("smooth_over", "per", "erasing_fill")),
         *("augment." + f for f in ("crop", "pad_mode", "interpolation")),
+        *("loss." + f for f in ("name", "reduction", "class_weights")),
         *("optim." + f for f in ("name", "decay", "decay_mask", "scaling", "schedule")),
         "eval.interpolation",
         "checkpoint.best",
@@ -251,6 +261,11 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
         "0 < low <= high <= 1",
     ),
     ("mix.erasing_aspect", [[0.0, 1.0], [2.0, 1.0]], [[1.0, 1.0]], "0 < low <= high"),
+    ("loss.threshold", [-0.1, 1.0, math.nan], [0.0, 0.99, None], "[0, 1)"),
+    ("loss.gamma", [-0.1, math.nan], [0.0], "must be at least 0"),
+    ("loss.l1", [-0.1, math.nan], [0.0], "must be at least 0"),
+    ("loss.l2", [math.inf], [0.0], "must be finite"),
+    ("loss.class_weights", [[], [1.0, 0.0], [1.0, math.inf]], [[1.0, 2.0], "none"], "one positive"),
     ("optim.lr", [0.0, -0.1, math.nan], [1e-9], "must be positive"),
     ("optim.lr", [math.inf], [1e9], "must be finite"),
     ("optim.weight_decay", [math.inf], [1e9], "must be finite"),

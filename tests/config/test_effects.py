@@ -7,7 +7,7 @@ import pytest
 
 import train.run.fit
 from tests.cli.test_options import CHANGES
-from tests.observations import batch, changed, names, together, updates
+from tests.observations import batch, changed, names, objective, together, updates
 from tests.runs import tiny
 from train.__main__ import main
 from train.cli.choose_recipe import choose, take_recipe
@@ -38,9 +38,14 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.listing": ({}, PHOTOS),
     "data.image_key": (PHOTOS, {"data.name": "cifar10"}),
     "data.label_key": ({}, {"data.name": "cifar10"}),
+    "data.multi_label": (
+        {"loss.name": "bce"},
+        {"loss.name": "bce", "data.name": "npz", "data.dir": "x"},
+    ),
     "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),
     "data.train_split": ({}, PHOTOS),
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
+    "data.test_split": ({"data.name": "npz", "data.dir": "x"}, PHOTOS),
     "data.on_bad_image": ({}, PHOTOS),
     "data.max_pixels": ({}, PHOTOS),
     "data.max_image_bytes": ({}, PHOTOS),
@@ -55,6 +60,10 @@ CASES: dict[str, tuple[dict, dict]] = {
     "augment.crop": ({"augment.scale": (9, 12)}, {}),
     "augment.fill": ({}, {"augment.rotate": 10.0}),
     "augment.blur_sigma": ({}, {"augment.blur": 0.5}),
+    "mix.label_smoothing": (
+        {"loss.name": "bce", "loss.threshold": 0.2},
+        {"loss.name": "bce", "loss.threshold": 0.2, "mix.mixup": 0.2},
+    ),
     "mix.smooth_over": ({}, {"mix.label_smoothing": 0.1}),
     "mix.probability": ({}, {"mix.mixup": 0.2}),
     "mix.per": ({}, {"mix.cutmix": 1.0}),
@@ -63,6 +72,11 @@ CASES: dict[str, tuple[dict, dict]] = {
     "mix.erasing_area": ({}, {"mix.erasing": 0.5}),
     "mix.erasing_aspect": ({}, {"mix.erasing": 0.5}),
     "mix.erasing_fill": ({}, {"mix.erasing": 0.5}),
+    "loss.threshold": ({}, {"loss.name": "bce"}),
+    "loss.reduction": ({"loss.name": "focal"}, {"loss.name": "bce"}),
+    "loss.gamma": ({}, {"loss.name": "focal"}),
+    "loss.l1_on": ({"loss.l2": 0.1}, {"loss.l1": 0.1}),
+    "loss.l2_on": ({"loss.l1": 0.1}, {"loss.l2": 0.1}),
     "optim.nesterov": ({"optim.momentum": 0.0}, {}),
     "optim.beta2": ({}, {"optim.name": "adamw"}),
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
@@ -108,6 +122,8 @@ def test_options_without_effect_are_reported(name):
 def observations(name: str):
     if name.startswith("optim."):
         return updates
+    if name.startswith("loss."):
+        return objective
     return {"data.examples": names, "data.classes": names}.get(name, batch)
 
 
@@ -119,6 +135,7 @@ TRUE += (
     "data.train_split",
     "data.eval_split",
 )
+TRUE += ("loss.threshold", "loss.reduction", "loss.gamma", "loss.l1_on", "loss.l2_on")
 TRUE += ("optim.beta2", "optim.epsilon", "optim.milestones", "optim.gamma", "optim.decay")
 TRUE += (
     "optim.decay_mask",
@@ -156,7 +173,7 @@ def test_messages_name_the_option_the_value_and_the_reason():
         check_effects(given, tiny())
     assert str(error.value) == (
         "--data.dir my photos has no effect with data.name digits: "
-        "it belongs to folder, npz and TFDS data sets"
+        "it belongs to folder, csv, npz and TFDS data sets"
     )
     both = changed(given, "data.classes", 7)
     with pytest.raises(ConfigError, match=r"data.dir.*\n.*--data.classes 7 has no effect"):

@@ -31,12 +31,12 @@ from train.run.parts import Run
 from train.run.trainer import Trainer
 
 
-def on_devices(source, size, start, stop, devices, *, data=DATA, augment=PAD, seed=0):
+def on_devices(source, size, start, stop, devices, *, data=DATA, augment=PAD, seed=0, balance=None):
     """The host's crop parameters and the device's batches of a resident training set."""
     mesh = make_mesh(devices)
     found = upload(source, data, augment, mesh, report=pytest.fail)
     order = {"seed": seed, "batch_size": size, "start": start, "stop": stop}
-    order["order"] = data.order
+    order |= {"order": data.order, "balance": balance}
     host = list(crop_params(len(source), augment, replacement=found.replacement, **order))
     return host, [found.put(each) for each in host]
 

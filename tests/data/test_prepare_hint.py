@@ -60,7 +60,7 @@ def test_a_name_that_nobody_knows_is_guessed(tmp_path):
     assert "did you mean folder?" in how_to_prepare("foldr", tmp_path)
     assert "did you mean my_birds?" in how_to_prepare("my_bird", tmp_path)
     assert how_to_prepare("zzzz", tmp_path) == (
-        "data.name 'zzzz': choose digits, folder, npz, synthetic or a TFDS data set "
+        "data.name 'zzzz': choose csv, digits, folder, npz, synthetic or a TFDS data set "
         f"({tmp_path} holds my_birds; --data.dir DIR reads another folder)"
     )
 

@@ -15,7 +15,7 @@ import pytest
 
 from resnet_jax.zoo import ZOO
 from train.config import ConfigError, DataConfig, RunConfig, to_steps
-from train.config.serialize import to_json
+from train.config.serialize import flatten, to_json
 from train.data.images.decode import decode
 from train.data.sources import open_splits
 from train.recipes import all_recipes, get_recipe, modules
@@ -50,6 +50,7 @@ def test_there_is_a_golden_file_for_each_recipe_only():
 
 def test_the_recipes_that_others_rely_on():
     cifar = [f"cifar10-resnet{depth}" for depth in (20, 32, 44, 56, 110)]
+    cifar += [f"{name}-45k" for name in cifar]
     assert list(all_recipes()) == ["digits", *cifar, "imagenet-resnet50", "folder"]
     for name, config in all_recipes().items():
         assert config.recipe == name
@@ -104,7 +105,20 @@ def test_cifar_schedule_is_the_papers(name):
     assert (rate, config.optim.gamma, config.optim.momentum) == (0.1, 0.1, 0.9)
     assert (config.optim.weight_decay, config.optim.decay) == (1e-4, "l2")
     assert config.augment.crop == "pad" and config.augment.pad == 4 and config.augment.flip
-    assert config.optim.warmup == ("400st" if name.endswith("110") else "0st")
+    assert config.optim.warmup == ("400st" if "resnet110" in name else "0st")
+
+
+def test_the_papers_split_differs_in_its_splits_only():
+    for name in RECIPES:
+        if not name.endswith("-45k"):
+            continue
+        full, held_out = (flatten(to_json(get_recipe(n))) for n in (name[:-4], name))
+        assert {key: value for key, value in held_out.items() if full[key] != value} == {
+            "recipe": name,
+            "data.train_split": "train[:45000]",
+            "data.eval_split": "train[45000:]",
+            "data.test_split": "test",
+        }
 
 
 def test_imagenet_rate_is_goyals():

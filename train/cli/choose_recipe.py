@@ -81,6 +81,11 @@ def choose(args: Sequence[str]) -> Choice:
     if where is None or data is not None:
         return Choice(DEFAULT, options)
     path = expand(where, "data.dir")
+    if path.suffix.lower() == ".csv":
+        raise ConfigError(
+            f"--data.dir {where} is a CSV file: name the recipe and the kind of data: resnet-jax "
+            f"train folder --data.name csv --data.dir {where}"
+        )
     if path.is_file():
         raise ConfigError(
             f"--data.dir {where} is a file: name the recipe, and the kind of data if it is an "

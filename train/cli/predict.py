@@ -88,7 +88,13 @@ def predict(args: list[str]) -> None:
     files = image_files(names[1:])
     print_preprocessing(preprocessing)
     answers = classify(
-        model, trained.variables, class_names, preprocessing, files, limits=limits(config.data)
+        model,
+        trained.variables,
+        class_names,
+        preprocessing,
+        files,
+        limits=limits(config.data),
+        multi_label=config.data.multi_label,
     )
     show(answers, len(files), given.csv)
 

@@ -4,6 +4,7 @@ from train.config.augment import AugmentConfig
 from train.config.base import field_docs, to_steps
 from train.config.data import DataConfig
 from train.config.learn import MixConfig, OptimConfig
+from train.config.loss import LossConfig
 from train.config.model import InitConfig, ModelConfig
 from train.config.run import CheckpointConfig, EvalConfig, MeshConfig, RunConfig
 from train.errors import ConfigError, RunError
@@ -15,6 +16,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "InitConfig",
+    "LossConfig",
     "MeshConfig",
     "MixConfig",
     "ModelConfig",

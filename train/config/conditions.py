@@ -19,14 +19,22 @@ ALWAYS = (
     *("model.attention", "model.norm", "model.norm_epsilon", "model.weight_standardization"),
     *("model.output_stride", "model.zero_gamma", "model.kernel_init", "model.drop_path"),
     *("model.drop_block", "model.block_dropout", "model.dropout", "model.drop_connect"),
-    *("init.weights", "data.name", "data.order", "data.image_size", "data.mean", "data.std"),
+    *(
+        "init.weights",
+        "data.name",
+        "data.order",
+        "data.balance",
+        "data.image_size",
+        "data.mean",
+        "data.std",
+    ),
     *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
     *("augment.scale", "augment.interpolation", "augment.flip", "augment.vertical_flip"),
     *("augment.rotate", "augment.translate", "augment.shear", "augment.zoom", "augment.policy"),
     *("augment.jitter", "augment.grey", "augment.blur", "augment.lighting", "augment.repeats"),
     "augment.preset",
-    "mix.label_smoothing",
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
+    *("loss.name", "loss.class_weights", "loss.l1", "loss.l2"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
     *("optim.weight_decay", "optim.clip", "optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
@@ -51,7 +59,7 @@ class Condition(NamedTuple):
 
 
 _BUILT_IN = ("digits", "npz", "synthetic")
-_FILES = "folders and TFDS data sets"
+_FILES = "folders, CSV files and TFDS data sets"
 
 
 def _is_data(*names: str) -> Callable[[RunConfig], bool]:
@@ -64,7 +72,7 @@ def _is_encoded(config: RunConfig) -> bool:
 
 
 def _is_tfds(config: RunConfig) -> bool:
-    return config.data.name not in (*_BUILT_IN, "folder")
+    return config.data.name not in (*_BUILT_IN, "csv", "folder")
 
 
 def spec_of(config: RunConfig) -> Any:
@@ -81,7 +89,7 @@ CONDITIONS = (
         ("data.dir",),
         "data.name",
         lambda config: config.data.name not in ("digits", "synthetic"),
-        "folder, npz and TFDS data sets",
+        "folder, csv, npz and TFDS data sets",
         is_mistake=True,
     ),
     Condition(
@@ -94,15 +102,22 @@ CONDITIONS = (
     Condition(
         ("data.eval_fraction", "data.split_seed", "data.held_out"),
         "data.name",
-        _is_data("digits", "folder"),
-        "digits and a folder of classes, of which a share is held out",
+        _is_data("csv", "digits", "folder"),
+        "digits, a CSV file and a folder of classes, of which a share is held out",
         is_mistake=True,
     ),
     Condition(("data.image_key", "data.label_key"), "data.name", _is_tfds, "TFDS data sets", True),
     Condition(("data.listing",), "data.name", _is_data("folder"), "folders of photos", True),
     Condition(("data.remap_labels",), "data.name", _is_data("npz"), "npz files", True),
     Condition(
-        ("data.train_split", "data.eval_split"), "data.name", _is_encoded, _FILES, is_mistake=True
+        ("data.multi_label",), "data.name", _is_data("csv", "npz"), "npz and CSV files", True
+    ),
+    Condition(
+        ("data.train_split", "data.eval_split", "data.test_split"),
+        "data.name",
+        _is_encoded,
+        _FILES,
+        is_mistake=True,
     ),
     Condition(
         ("data.on_bad_image", "data.max_pixels", "data.max_image_bytes", "data.decoder"),
@@ -163,6 +178,12 @@ CONDITIONS = (
         "augment.blur above 0",
     ),
     Condition(
+        ("mix.label_smoothing",),
+        "loss.threshold",
+        lambda config: config.loss.threshold is None or config.mix.mixes,
+        "targets that stay soft",
+    ),
+    Condition(
         ("mix.smooth_over",),
         "mix.label_smoothing",
         lambda config: config.mix.label_smoothing > 0,
@@ -192,6 +213,20 @@ CONDITIONS = (
         lambda config: config.mix.erasing > 0,
         "mix.erasing above 0",
     ),
+    Condition(
+        ("loss.threshold",), "loss.name", lambda config: config.loss.name == "bce", "loss.name bce"
+    ),
+    Condition(
+        ("loss.reduction",),
+        "loss.name",
+        lambda config: config.loss.name == "bce" or config.data.multi_label,
+        "loss.name bce",
+    ),
+    Condition(
+        ("loss.gamma",), "loss.name", lambda config: config.loss.name == "focal", "loss.name focal"
+    ),
+    Condition(("loss.l1_on",), "loss.l1", lambda config: config.loss.l1 > 0, "loss.l1 above 0"),
+    Condition(("loss.l2_on",), "loss.l2", lambda config: config.loss.l2 > 0, "loss.l2 above 0"),
     Condition(
         ("optim.nesterov",),
         "optim.momentum",

@@ -11,29 +11,40 @@ class DataConfig:
     """Where examples come from and how they are read."""
 
     name: str = "digits"
-    """digits, folder, npz, synthetic, or a TFDS data set ("cifar10", "imagenet2012:5.1.0")."""
+    """digits, folder, csv, npz, synthetic, or a TFDS data set ("cifar10", "imagenet2012:5.1.0")."""
     dir: str | None = None
-    """Folder of photos, .npz file, or TFDS data directory (None: the default of TFDS)."""
+    """Folder of photos, .csv or .npz file, folder of .csv files, or TFDS data directory (None: the
+    default of TFDS)."""
     train_split: str = "train"
     """Split to train on, or a slice of it in TFDS, such as "train[:90%]". In a folder, other
-    spellings are found too ("Train", "training")."""
+    spellings are found too ("Train", "training"). Of CSV files: train.csv."""
     eval_split: str = "test"
     """Split to evaluate on. In a folder, other spellings are found too ("valid", "validation")."""
+    test_split: str = ""
+    """Split on which the best checkpoint is reported at the end of the run, if it is not the one
+    that chooses it, `eval_split`; '': both are the same."""
     image_key: str | None = None
     """The feature of a TFDS data set that is the image. None: the one that the data set declares
     (supervised_keys), else the only image, else "image". A resumed run keeps its feature."""
     label_key: str | None = None
     """The feature of a TFDS data set that is the class label; None: found in the same way."""
+    multi_label: bool = False
+    """Whether an image may have several labels, or none: y_train is a 0/1 matrix in an npz file; in
+    a CSV file, the labels of a row are separated by spaces or ";". Needs loss.name bce or focal."""
     remap_labels: bool = False
     """Map the labels of an npz file, such as ids, to 0, 1, 2, ... in ascending order."""
     eval_fraction: float = 0.2
-    """Share held out for evaluation if there is only one split (digits, a folder of classes)."""
+    """Share held out for evaluation if there is only one split (digits, a folder of classes, a CSV
+    file)."""
     split_seed: int = 0
     """Seed of the held-out share. It is separate from `seed`, so that all runs share a test set."""
     held_out: Literal["by_name", "by_place"] = "by_name"
     """How the held-out share is chosen: by a hash of each file's name (digits: the exact share of
     each class), or by the position in the list of files, as before this option existed. A resumed
     run keeps its rule."""
+    balance: Literal["none", "inverse", "sqrt_inverse"] = "none"
+    """Sampling of the training examples by class: as they are, in inverse frequency (each class
+    equally often), or in the inverse square root of the frequency."""
     order: Literal[1, 2] = 2
     """Version of the shuffle; 1: as before this option existed. A resumed run keeps its version."""
     listing: Literal[1, 2] = 2

@@ -9,7 +9,14 @@ from train.config.serialize import flatten, to_json
 
 EVALUATION = ("data.", "eval.", "precision", "compilation_cache")
 """Prefixes of the options of a run that `eval` accepts."""
-_TRAINING_ONLY = ("data.order", "data.resident", "data.decoder", "eval.every")
+_TRAINING_ONLY = (
+    "data.test_split",
+    "data.balance",
+    "data.order",
+    "data.resident",
+    "data.decoder",
+    "eval.every",
+)
 
 PREDICTION = (
     *("data.image_size", "data.mean", "data.std", "data.max_pixels", "data.max_image_bytes"),

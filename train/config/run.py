@@ -10,6 +10,7 @@ from train.config.augment import AugmentConfig
 from train.config.base import check, check_duration, check_types
 from train.config.data import DataConfig
 from train.config.learn import MixConfig, OptimConfig
+from train.config.loss import LossConfig
 from train.config.model import InitConfig, ModelConfig
 from train.errors import ConfigError
 
@@ -44,7 +45,8 @@ class CheckpointConfig:
     keep: int = 2
     """Number of newest checkpoints to keep. The best one is also kept."""
     best: Literal["top1", "loss"] = "top1"
-    """Evaluation metric of the best checkpoint. If several are equal, the newest is the best."""
+    """Evaluation metric of the best checkpoint; top1: with data.multi_label, the mean average
+    precision. If several are equal, the newest is the best."""
 
     def __post_init__(self) -> None:
         check_types(self, "checkpoint.")
@@ -129,6 +131,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -155,6 +158,14 @@ class RunConfig:
         scale, size = self.augment.scale, self.data.image_size
         good = scale == (0, 0) or scale[0] >= size
         check("augment.scale", scale, good, f"must be at least data.image_size {size}")
+        if self.data.multi_label:
+            rule = "data.multi_label needs bce or focal"
+            check("loss.name", self.loss.name, self.loss.name != "cross_entropy", rule)
+        weights, balance = self.loss.class_weights, self.data.balance
+        if "inverse" in (weights, balance) and isinstance(weights, str):
+            good = "none" in (weights, balance)
+            rule = f"rare classes are weighted already by data.balance {balance}; choose one"
+            check("loss.class_weights", weights, good, rule)
         if self.mix.mixes:
             rule = "mixup and CutMix need a batch of at least 2"
             check("batch_size", self.batch_size, self.batch_size > 1, rule)

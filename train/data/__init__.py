@@ -7,6 +7,7 @@ Modules:
   batch: the arrays of a batch on the host.
   readers: one example of a stream, read, decoded and cropped.
   order: the order of the training examples.
+  balance: class-balanced sampling.
   philox: random numbers for many examples at once.
   prefetch: background prefetch, with stall warnings.
   on_device: data sets that are stored on the accelerator.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from train.config import DataConfig
 from train.data.readers import EvalReader, Row, TrainReader
 
 _COLUMNS = tuple(field.name for field in fields(Row))
@@ -12,12 +13,17 @@ HostBatch = dict[str, np.ndarray]
 """The arrays of one process's rows of a batch:
 
 - `image` uint8 [B, H, W, C],
-- `label` int32 [B],
+- `label` int32 [B]; with `data.multi_label`, uint8 [B, K],
 - `mask` float32 [B]: 0 for padding and unreadable examples,
 - `index` int32 [B]: the example's index in the source; -1 for padding,
 - `unreadable` int32 [B]: the index of an unreadable example that this row requested; else -1,
 - `retried` int32 [B]: how often the read was tried again.
 """
+
+
+def label_array(count: int, data: DataConfig, classes: int) -> tuple[tuple[int, ...], type]:
+    """The shape and the type of an array of `count` labels."""
+    return ((count, classes), np.uint8) if data.multi_label else ((count,), np.int32)
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,13 @@ class BatchRows:
 
     def new_batch(self) -> HostBatch:
         """An uninitialised batch."""
-        size, channels = self.reader.data.image_size, self.reader.source.channels
+        data, source = self.reader.data, self.reader.source
+        shape = (self.count, data.image_size, data.image_size, source.channels)
         return {
-            "image": np.empty((self.count, size, size, channels), np.uint8),
+            "image": np.empty(shape, np.uint8),
             "mask": np.empty(self.count, np.float32),
             **{name: np.empty(self.count, np.int32) for name in _COLUMNS},
+            "label": np.empty(*label_array(self.count, data, len(source.class_names))),
         }
 
     def fill(self, batch: HostBatch, step: int, rows: range) -> None:

@@ -14,6 +14,7 @@ from train.data.images.crops import limits
 from train.data.images.decode import BadImage, decode
 from train.data.retry import read_again
 from train.data.sources import ArraySource, Source, SyntheticSource
+from train.data.sources.base import is_label
 from train.data.thread_pool import in_threads
 
 CHECK_SECONDS = 10.0
@@ -84,4 +85,4 @@ def _problem(source: Source, data: DataConfig, index: int) -> str:
     except (BadImage, OSError) as error:
         return f"{name}: {error}"
     classes = len(source.class_names)
-    return "" if 0 <= label < classes else f"{name}: label {label} is not in 0..{classes - 1}"
+    return "" if is_label(label, classes) else f"{name}: label {label} is not in 0..{classes - 1}"

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunConfig
 from train.config.effects import shown
-from train.data.batch import HostBatch
+from train.data.balance import Balance
+from train.data.batch import HostBatch, label_array
 from train.data.images.crops import padded
 from train.data.images.draws import pad_offsets
 from train.data.order import batch_positions, examples_at
@@ -112,13 +113,14 @@ def crop_params(
     start: int,
     stop: int,
     order: int = 2,
+    balance: Balance | None = None,
     replacement: np.ndarray | None = None,
 ) -> Iterator[HostBatch]:
     """Samples the crop parameters of the training batches of steps `start` up to `stop`.
 
     Args:
       count: number of examples in the source.
-      order: `data.order`.
+      order, balance: `data.order`, `data.balance`.
       replacement: int64 [count], the example that is used for each one, where some are unreadable;
         None: all are readable.
 
@@ -131,7 +133,7 @@ def crop_params(
         last = min(first + steps, stop)
         repeats = augment.repeats
         positions = batch_positions(batch_size, first, last, repeats)
-        found = examples_at(count, seed, positions, order=order, repeats=repeats)
+        found = examples_at(count, seed, positions, order=order, repeats=repeats, balance=balance)
         epochs, requested, copies = found.T
         indices = requested if replacement is None else replacement[requested]
         crops = _crop_params(epochs, indices, augment, seed, copies)
@@ -179,7 +181,7 @@ def gather_crops(
 
     Args:
       images: uint8 [N, H, W, C], padded.
-      labels: int32 [N].
+      labels: int32 [N], or uint8 [N, K].
       crops: int32 [B, 4] with columns `COLUMNS`.
       size: height and width of the crops.
       vertical_flip: whether `mirrored` may be above 1.
@@ -209,7 +211,7 @@ class Resident:
     images: jax.Array
     """uint8 [N, H, W, C], padded if `augment.crop` is "pad"."""
     labels: jax.Array
-    """int32 [N]."""
+    """int32 [N]; with `data.multi_label`, uint8 [N, K]."""
     replacement: np.ndarray | None
     """int64 [N], the example that is used for each one; None: all are readable."""
     size: int
@@ -260,7 +262,8 @@ def upload(
     """
     size, pad, count = data.image_size, _margin(augment), len(source)
     images = np.zeros((count, size + 2 * pad, size + 2 * pad, source.channels), np.uint8)
-    labels, readable = np.zeros(count, np.int32), np.zeros(count, bool)
+    labels: np.ndarray = np.zeros(*label_array(count, data, len(source.class_names)))
+    readable = np.zeros(count, bool)
     # the view from which "pad" and "none" crop
     assert augment.interpolation != "random"
     whole = EvalConfig(crop_fraction=1.0, interpolation=augment.interpolation)

@@ -28,11 +28,20 @@ import threading
 import numpy as np
 from grain.experimental import index_shuffle
 
+from train.data.balance import Balance
+
 _shuffle_lock = threading.Lock()
 
 
 def example_indices(
-    count: int, seed: int, batch_size: int, step: int, *, order: int = 2, repeats: int = 1
+    count: int,
+    seed: int,
+    batch_size: int,
+    step: int,
+    *,
+    order: int = 2,
+    repeats: int = 1,
+    balance: Balance | None = None,
 ) -> np.ndarray:
     """The examples of a training step, computed without reading them.
 
@@ -40,15 +49,15 @@ def example_indices(
       count: number of examples in the source.
       batch_size: global.
       step: counted from 0, as in `train_batches`.
-      order: `data.order`.
-      repeats: `augment.repeats`.
+      order, repeats, balance: `data.order`, `augment.repeats`, `data.balance`.
 
     Returns:
       int64 [batch_size]: indices in the source. They equal the global batch's `index`, except where
       an unreadable example was replaced.
     """
     positions = batch_positions(batch_size, step, step + 1, repeats)
-    return examples_at(count, seed, positions, order=order, repeats=repeats)[:, 1]
+    found = examples_at(count, seed, positions, order=order, repeats=repeats, balance=balance)
+    return found[:, 1]
 
 
 def batch_positions(batch_size: int, start: int, stop: int, repeats: int = 1) -> np.ndarray:
@@ -70,19 +79,29 @@ def batch_positions(batch_size: int, start: int, stop: int, repeats: int = 1) ->
 
 
 def examples_at(
-    count: int, seed: int, positions: np.ndarray, *, order: int = 2, repeats: int = 1
+    count: int,
+    seed: int,
+    positions: np.ndarray,
+    *,
+    order: int = 2,
+    repeats: int = 1,
+    balance: Balance | None = None,
 ) -> np.ndarray:
     """int64 [N, 3]: epoch, index and copy at int64 [N] positions of the training stream.
 
-    The copy is the position modulo `repeats`, counted from the start of the epoch.
+    The copy is the position modulo `repeats`, counted from the start of the epoch. With `balance`,
+    an example has the number of its pass in place of the epoch.
     """
     epochs, places = np.divmod(positions, count)
     places, copies = np.divmod(places, repeats)
-    indices = np.empty(len(positions), np.int64)
+    found = np.stack([epochs, places, copies], axis=-1)
     for epoch in sorted({*epochs.tolist()}):
         here = epochs == epoch
-        indices[here] = _INDICES[order](count, seed, epoch, places[here])
-    return np.stack([epochs, indices, copies], axis=-1)
+        if balance is not None:
+            found[here, :2] = balance.epoch(seed, epoch)[places[here]]
+        else:
+            found[here, 1] = _INDICES[order](count, seed, epoch, places[here])
+    return found
 
 
 def _shuffled(count: int, seed: int, epoch: int, places: np.ndarray) -> np.ndarray:

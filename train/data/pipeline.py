@@ -19,6 +19,7 @@ import grain
 from absl import flags
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig, RunError
+from train.data.balance import Balance, make_balance
 from train.data.batch import BatchRows, HostBatch
 from train.data.images import dali
 from train.data.readers import EvalReader, TrainReader
@@ -142,6 +143,7 @@ def train_batches(
     start: int,
     stop: int,
     shard: tuple[int, int] = (0, 1),
+    balance: Balance | None = None,
 ) -> Iterator[HostBatch]:
     """Training batches of steps `start` up to `stop`.
 
@@ -150,6 +152,7 @@ def train_batches(
       batch_size: global.
       start, stop: steps, counted from 0.
       shard: (process, processes); this process reads its share of the rows of each batch.
+      balance: of `data.balance`, to read the labels only once; None: it is made here.
 
     Yields:
       `HostBatch` with batch_size / processes rows.
@@ -161,7 +164,8 @@ def train_batches(
       RunError: the storage is down, or a process of `data.workers` died.
     """
     check_decoder(data, augment)
-    reader = TrainReader(source, data, augment, seed)
+    balance = make_balance(source, data) if balance is None else balance
+    reader = TrainReader(source, data, augment, seed, balance=balance)
     return _batches(reader, data, start=start, stop=stop, batch_size=batch_size, shard=shard)
 
 

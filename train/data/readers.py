@@ -12,13 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.config import AugmentConfig, ConfigError, DataConfig, EvalConfig
+from train.data.balance import Balance
 from train.data.images import crops, dali
 from train.data.images.decode import BadImage
 from train.data.order import batch_positions, examples_at
 from train.data.philox import generator
 from train.data.retry import read_again
 from train.data.sources import Source
+from train.data.sources.base import is_label
 
+Label = int | np.ndarray
 Transform = Callable[[bytes | np.ndarray], np.ndarray]
 
 
@@ -26,7 +29,7 @@ Transform = Callable[[bytes | np.ndarray], np.ndarray]
 class Row:
     """One row of a batch, without its pixels and its mask."""
 
-    label: int
+    label: Label
     index: int
     """Index of the example in the source; -1: padding, or an unreadable evaluation example."""
     unreadable: int
@@ -46,7 +49,7 @@ class _Reader:
     source: Source
     data: DataConfig
 
-    def read(self, index: int, transform: Transform) -> tuple[np.ndarray, int, int]:
+    def read(self, index: int, transform: Transform) -> tuple[np.ndarray, Label, int]:
         """Reads an example: (transformed pixels, label, number of retries).
 
         Raises:
@@ -63,7 +66,7 @@ class _Reader:
             raise BadExample(
                 f"{name}: {error}. `--data.on_bad_image skip` skips and counts such files"
             ) from None
-        if not 0 <= label < len(source.class_names):
+        if not is_label(label, len(source.class_names)):
             raise ConfigError(f"{name}: label {label} is not in 0..{len(source.class_names) - 1}")
         return pixels, label, retried
 
@@ -76,13 +79,22 @@ class TrainReader(_Reader):
     seed: int
     deferred: list[dali.View] | None = None
     """If given, receives the views that DALI will decode later; None: DALI is not used."""
+    balance: Balance | None = None
+    """The order of `data.balance`; None: every example once an epoch."""
 
     def examples(self, batch_size: int, step: int, rows: range) -> list[tuple[int, ...]]:
-        """(epoch, index, copy) of some rows of the global batch of a step."""
-        repeats, order = self.augment.repeats, self.data.order
+        """(epoch, index, copy) of some rows of the global batch of a step; see `order`."""
+        count, repeats = len(self.source), self.augment.repeats
         positions = batch_positions(batch_size, step, step + 1, repeats)[rows.start : rows.stop]
-        count = len(self.source)
-        return examples_at(count, self.seed, positions, order=order, repeats=repeats).tolist()
+        found = examples_at(
+            count,
+            self.seed,
+            positions,
+            order=self.data.order,
+            repeats=repeats,
+            balance=self.balance,
+        )
+        return found.tolist()
 
     def __call__(self, example: tuple[int, ...], out: np.ndarray) -> Row:
         """Writes the pixels of (epoch, index, copy) to `out`.

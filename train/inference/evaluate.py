@@ -10,6 +10,7 @@ from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.tasks import make_task
 from train.report.metrics_file import Row
 from train.run.data_changes import open_eval_data
+from train.run.directory import read_class_weights
 from train.run.evaluate import evaluate_checkpoint
 from train.run.parts import Run
 from train.runtime import use_compilation_cache
@@ -43,7 +44,7 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
     """
     use_compilation_cache(config.compilation_cache)
     splits, notes = open_eval_data(workdir, config)
-    run = Run(config, splits=splits)
+    run = Run(config, splits=splits, class_weights=read_class_weights(workdir))
     for note in notes:
         warn(note)
     return evaluate_checkpoint(run, read_weights(config, workdir, which))

@@ -46,6 +46,7 @@ def classify(
     files: Sequence[Path],
     *,
     limits: Limits | None = None,
+    multi_label: bool = False,
 ) -> Iterator[Answer]:
     """Yields the five most probable classes (all, if there are fewer) of each image file, in order.
 
@@ -59,6 +60,7 @@ def classify(
       names: name of each class, by label.
       preprocessing: what is done to an image before the network sees it.
       limits: larger images give an error; None: the limits of `DataConfig`.
+      multi_label: the probability of each class is its own, and they do not add up to 1.
     """
     limits = limits or image_limits(DataConfig())
     prepare = make_prepare(len(names), preprocessing.mean, preprocessing.std, MixConfig())
@@ -67,6 +69,9 @@ def classify(
     def probabilities(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch = prepare({"image": image, "label": jnp.zeros(1, jnp.int32)}, train=False)
         logits: Any = model.apply(variables, batch["image"], train=False)
+        if multi_label:  # several classes may be the best
+            broken = jnp.isnan(logits).any(-1)
+            return jax.nn.sigmoid(logits)[0], jnp.where(broken, NO_CLASS, 0)[0]
         return jax.nn.softmax(logits)[0], top_class(logits)[0]
 
     variables = jax.device_put(variables)  # once, not for every image

@@ -6,6 +6,7 @@ Modules:
   model: the network of a config.
   prepare: uint8 images and labels to the inputs of the network and the loss.
   tasks: losses and metrics.
+  losses: cross-entropy, BCE, focal loss, class weights, penalties: pure functions.
   mix: mixup, CutMix, erasing, label smoothing: pure functions on the device.
   optim: schedules and update rules.
   paths: rules that name parameters by their paths.

@@ -16,18 +16,23 @@ Fill = Literal["constant", "channel", "pixel"]
 _TRIES = 10  # of random erasing, for a rectangle that fits in the image
 
 
-def smooth_labels(targets: jax.Array, amount: float, *, others: bool = False) -> jax.Array:
+def smooth_labels(
+    targets: jax.Array, amount: float, *, others: bool = False, outcomes: int | None = None
+) -> jax.Array:
     """Targets [B, K] with `amount` of each row spread over the classes.
 
     Over all K (Szegedy 2016, arXiv:1512.00567, section 7): 1 - a + a / K for the label. With
     `others`, over the other K - 1 (He 2019, arXiv:1812.01187, equation 4): 1 - a for the label.
+
+    Args:
+      outcomes: over how many, if not K: 2 for independent labels, each of which is yes or no.
 
     >>> [round(float(x), 4) for x in smooth_labels(jnp.eye(4), 0.2)[0]]
     [0.85, 0.05, 0.05, 0.05]
     >>> [round(float(x), 4) for x in smooth_labels(jnp.eye(5), 0.2, others=True)[0]]
     [0.8, 0.05, 0.05, 0.05, 0.05]
     """
-    classes = targets.shape[-1]
+    classes = targets.shape[-1] if outcomes is None else outcomes
     if others and classes < 2:
         raise ValueError(f"smoothing over the other classes needs at least 2, not {classes}")
     if not others:

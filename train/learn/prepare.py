@@ -37,7 +37,7 @@ def make_prepare(
 
     `image`: uint8 [B, H, W, 1 or 3] -> float32 [B, H, W, 3], one channel repeated to three;
     pixels scaled to 0..1, less `mean`, over `std` (one value, or one for each channel).
-    `target`: float32 [B, num_classes], one-hot.
+    `target`: float32 [B, num_classes], one-hot; or `label` itself, if it is 0/1 [B, num_classes].
 
     In training, `mix` is applied: labels are smoothed, images erased, then examples mixed. Where
     they are mixed, `label` becomes the class with the largest weight in `target`: that is the class
@@ -65,12 +65,11 @@ def make_prepare(
         if image.shape[-1] == 1:
             image = jnp.repeat(image, 3, axis=-1)
         image = (image.astype(jnp.float32) - center) * scale
-        target = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
+        target = _targets(batch["label"], num_classes)
         if not train:
             return {**batch, "image": image, "target": target}
         if mix.label_smoothing:
-            others = mix.smooth_over == "others"
-            target = smooth_labels(target, mix.label_smoothing, others=others)
+            target = _smooth(mix, target, several=batch["label"].ndim > 1)
         image = _erase(mix, key, image)
         if not mix.mixes:
             return {**batch, "image": image, "target": target}
@@ -79,10 +78,24 @@ def make_prepare(
             assert step is not None, "mix.off needs the step"
             mixes = jnp.where(step < mix_until, mixes, 0.0)
         image, target = _mix(mix, key, image, target, mixes)
-        label = target.argmax(-1).astype(batch["label"].dtype)
+        label = target > 0.5 if batch["label"].ndim > 1 else target.argmax(-1)
+        label = label.astype(batch["label"].dtype)
         return {**batch, "image": image, "target": target, "label": label}
 
     return prepare
+
+
+def _targets(label: jax.Array, classes: int) -> jax.Array:
+    if label.ndim > 1:
+        return label.astype(jnp.float32)
+    return jax.nn.one_hot(label, classes, dtype=jnp.float32)
+
+
+def _smooth(config: MixConfig, target: jax.Array, *, several: bool) -> jax.Array:
+    """Smoothed targets; of several labels, each is smoothed over yes and no."""
+    others = config.smooth_over == "others"
+    outcomes = 2 if several else None
+    return smooth_labels(target, config.label_smoothing, others=others, outcomes=outcomes)
 
 
 def _erase(config: MixConfig, key: jax.Array | None, image: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """The training and the evaluation step: plain functions, made to be forked."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NotRequired, Protocol, TypedDict, Unpack
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, steps_sharding
+from train.learn.losses import Penalty
 from train.learn.optim import ema_decay_at
 from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
@@ -43,6 +44,7 @@ class StepOptions(TypedDict):
     seed: int
     ema_decay: float
     skip_nonfinite: NotRequired[bool]
+    penalty: NotRequired[Penalty | None]
 
 
 class JittedStep(Protocol):
@@ -65,6 +67,7 @@ def make_step(
     seed: int,
     ema_decay: float,
     skip_nonfinite: bool = False,
+    penalty: Penalty | None = None,
 ) -> Step:
     """One optimiser step over a global batch: a plain function, to be traced.
 
@@ -76,10 +79,11 @@ def make_step(
         The optimiser's state and its counters stay as they are. `tx` receives the step as
         `update(..., step=...)`, which `make_optimizer` uses for the learning rate; a schedule in
         another `tx` counts the steps that were not skipped.
+      penalty: of the parameters, added to the mean loss.
 
     Returns:
-      A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
-      and `grad_norm`, the global norm of the gradient before clipping.
+      (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`, `grad_norm`
+      (the global norm of the gradient before clipping), and `penalty`, if there is one.
     """
     everywhere = replicated_sharding(mesh)
     tx = optax.with_extra_args_support(tx)
@@ -97,9 +101,8 @@ def make_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses, metrics = task.loss(outputs, batch), task.metrics(outputs, batch)
-            sums = _sum(losses, metrics, batch["mask"])
-            return sums["loss"] / sums["count"], (updates["batch_stats"], sums)
+            sums = _sum(task.loss(outputs, batch), task.metrics(outputs, batch), batch["mask"])
+            return _objective(sums, params, penalty), (updates["batch_stats"], sums)
 
         params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if sharded
         grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(params)
@@ -116,6 +119,15 @@ def make_step(
     return step
 
 
+def _objective(sums: Sums, params: optax.Params, penalty: Penalty | None) -> jax.Array:
+    """The mean loss and the penalty, which is added to `sums`."""
+    loss = sums["loss"] / sums["count"]
+    if penalty is None:
+        return loss
+    sums["penalty"] = penalty(params)
+    return loss + sums["penalty"]
+
+
 def _update_ema(state: TrainState, variables: Variables, ema_decay: float) -> Variables:
     """The moving average after the step, which produced `variables`."""
     decay = ema_decay_at(ema_decay, state.step)
@@ -124,7 +136,8 @@ def _update_ema(state: TrainState, variables: Variables, ema_decay: float) -> Va
 
 def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> TrainState:
     """`new`; or `old` with the step of `new`, if the loss or the gradient is not finite."""
-    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
+    names = [name for name in ("loss", "grad_norm", "penalty") if name in sums]
+    finite = reduce(jnp.logical_and, [jnp.isfinite(sums[name]) for name in names])
     kept = jax.tree.map(partial(jnp.where, finite), new, old)
     return kept.replace(step=new.step)
 

@@ -92,7 +92,8 @@ def _flops_before(run: Run, platform: str) -> float | None:
     share = run.config.batch_size // run.mesh.size
     plain: Any = {"norm_group_size": None, "scan": False, "mesh": MeshConfig()}
     config = replace(run.config, batch_size=share, **plain)
-    one = Run(config, mesh=make_mesh(jax.devices("cpu")[:1]), splits=run.splits)
+    mesh, weights = make_mesh(jax.devices("cpu")[:1]), run.class_weights
+    one = Run(config, mesh=mesh, splits=run.splits, class_weights=weights)
     traced = one.train_step.trace(one.abstract_state, abstract_batch(one))
     cost = traced.lower(lowering_platforms=(platform,)).cost_analysis()
     return cost["flops"] if cost else None

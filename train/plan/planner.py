@@ -72,7 +72,10 @@ def plan(args: PlanArgs) -> dict[str, Any]:
     from train.run.parts import Run
 
     mesh = make_mesh(devices(topology), fsdp=args.config.mesh.fsdp)
-    run = Run(args.config, mesh=mesh, splits=splits)
+    ones = [1.0] * len(splits.train.class_names)  # class weights would be counted: same program
+    counted = isinstance(args.config.loss.class_weights, str)
+    weights = ones if counted and args.config.loss.class_weights != "none" else None
+    run = Run(args.config, mesh=mesh, splits=splits, class_weights=weights)
     check_statistics(run)
     computed, program = compile_step(run, topology.chip.platform, topology.chip.hbm_usable)
     if args.hlo and program:

@@ -5,6 +5,7 @@ Modules:
   sections, base: the section of each task, and its input and output.
   curves: learning curves, as SVG.
   classification: confusions, and precision, recall and F1 of each class.
+  multi_label: scores of each class of multi-label data.
   markup: numbers, tables and pictures as HTML.
   metrics_file: the rows of metrics.jsonl.
 """

@@ -11,6 +11,7 @@ import math
 import os
 import statistics
 import string
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ class Subject:
     """None: unknown."""
     weights: str = "raw"
     """"raw", or "ema" for the averaged weights."""
+    tested: Row | None = None
+    """The metrics on `data.test_split`, of which the examples are; None: the examples are those of
+    `data.eval_split`, which chose the checkpoint."""
+    chooser: str = ""
+    """With `tested`: the name of an example of `data.eval_split`."""
 
 
 def write_report(
@@ -77,19 +83,22 @@ def _page(
     config = json.loads(config_file.read_text("utf-8")) if config_file.exists() else {}
     rows, unreadable = parse_metrics(workdir / "metrics.jsonl")
     train, evals = ([r for r in rows if r["split"] == split] for split in ("train", "eval"))
-    split = _split(config, examples)
-    part = section(task)(examples, _of_checkpoint(evals, subject))
+    chooser = _split(config, [subject.chooser] if subject.tested is not None else examples.names)
+    split = chooser if subject.tested is None else f"{_get(config, 'data.test_split')} split"
+    chosen = _of_checkpoint(evals, subject)
+    part = section(task)(examples, chosen if subject.tested is None else subject.tested)
     of = f"best checkpoint, {_checkpoint(subject)}; {split}"
     cards = [
         *((label, value, of) for label, value in part.cards),
         ("Loss", number(_mean_loss(examples), ".4g"), of),
-        (f"{task.headline.heading} at the end", *_last(task.headline, evals, split)),
+        *_chosen(task.headline, chosen, subject, chooser),
+        (f"{task.headline.heading} at the end", *_last(task.headline, evals, chooser)),
         *_costs(config, train, evals),
     ]
     frame = resources.files(__package__).joinpath("report.html").read_text("utf-8")
     return string.Template(frame).substitute(
         title=text(f"{_title(config) or workdir.resolve().name}, {written:%Y-%m-%d}"),
-        subject=text(_about(examples, subject, split)),
+        subject=text(_about(examples, subject, split, chooser, len(evals))),
         cards=_cards(cards),
         run=_run(config, written),
         curves=curves(train, evals, task),
@@ -134,19 +143,45 @@ def _data(config: Row) -> str:
     return f"{name} {Path(str(where)).name}" if name and where else str(name or "")
 
 
-def _split(config: Row, examples: Examples) -> str:
-    """The name of the evaluated examples: a split of the data, or a share that is held out."""
+def _split(config: Row, names: Sequence[str]) -> str:
+    """What the evaluated examples are called: a split of the data, or a share that is held out.
+
+    Args:
+      names: of some of them.
+    """
     split = _get(config, "data.eval_split") or "evaluation"
-    in_folder = any(name.startswith(f"{split}/") for name in examples.names)
-    held_out = _get(config, "data.name") == "folder" and not in_folder  # a share of DIR/CLASS
+    in_folder = any(name.startswith(f"{split}/") for name in names)
+    name, where = _get(config, "data.name"), Path(str(_get(config, "data.dir")))
+    held_out = name == "folder" and not in_folder  # a share of DIR/CLASS
+    held_out |= name == "csv" and not (where / f"{split}.csv").is_file()
     return "held-out share" if held_out else f"{split} split"
 
 
-def _about(examples: Examples, subject: Subject, split: str) -> str:
-    return (
+def _about(examples: Examples, subject: Subject, split: str, chooser: str, count: int) -> str:
+    """`chooser`: the split whose `count` evaluations chose the checkpoint."""
+    about = (
         f"The results on this page are those of the best checkpoint ({_checkpoint(subject)}) on "
         f"the {split} ({len(examples.names):,} images), unless a card says otherwise."
     )
+    if subject.tested is not None:
+        return f"{about} The {chooser} chose the checkpoint, and this split was used once."
+    if count < 2:
+        return about
+    return (
+        f"{about} Warning: the same split chose the checkpoint, as the best of {count:,} "
+        "evaluations, so these results are better than on new images; data.test_split reports "
+        "them on another split."
+    )
+
+
+def _chosen(
+    metric: Metric, chosen: Row, subject: Subject, chooser: str
+) -> list[tuple[str, str, str]]:
+    """The card of the evaluation that chose the checkpoint, if the page shows another split."""
+    if subject.tested is None:
+        return []
+    note = f"best checkpoint, {_checkpoint(subject)}; {chooser}, which chose it"
+    return [(f"{metric.heading} at the choice", metric_text(metric, chosen.get(metric.name)), note)]
 
 
 def _checkpoint(subject: Subject) -> str:

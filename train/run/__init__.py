@@ -7,6 +7,7 @@ Modules:
   provenance: devices, versions, commit and command of a result.
   preprocessing: the preprocessing that pretrained weights expect.
   checks: all checks before compilation.
+  class_weights: weights by the frequency of each class.
   norm_groups, sizes: checks of BatchNorm statistics, of images and of batches.
   resume, data_changes: checks of a directory and of the data when a run resumes.
   start_screen: one line on each part of a run.

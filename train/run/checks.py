@@ -81,6 +81,12 @@ def check_parts(run: Run) -> None:
       ConfigError: the warmup is not shorter than the run; options of the network contradict each
         other or the data; or `data.resident` or `data.decoder` is impossible here.
     """
+    data = run.config.data
+    if data.test_split and data.test_split == data.eval_split:
+        raise ConfigError(
+            f"data.test_split {data.test_split!r}: is data.eval_split too, which chooses the best "
+            "checkpoint; name another split, or leave it out"
+        )
     mix, size, classes = run.config.mix, run.config.data.image_size, len(run.class_names)
     if mix.cutout > size:
         raise ConfigError(f"mix.cutout {mix.cutout}: must be at most data.image_size {size}")
@@ -91,6 +97,8 @@ def check_parts(run: Run) -> None:
     fill = run.config.augment.fill
     if len(fill) == 3 and run.splits.train.channels == 1:
         raise ConfigError(f"augment.fill {fill}: needs one value, because the images are grey")
+    run.check_loss()
+    _ = run.balance
     make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)
@@ -145,7 +153,7 @@ def _unused_by_grey(run: Run) -> list[str]:
 
 
 def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:
-    """Finds unreadable evaluation images before training. A resumed run skips this check.
+    """Finds unreadable evaluation and test images before training. A resumed run skips this check.
 
     Raises:
       ConfigError: there are some, and `data.on_bad_image` is "error".
@@ -154,5 +162,8 @@ def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopS
         return
     shard = (processes.index, processes.count)
     stopped = lambda: stop.signal is not None  # noqa: E731
-    if warning := check_images(run.splits.eval, run.config.data, shard=shard, stopped=stopped):
-        warn(warning)
+    for source in (run.splits.eval, run.splits.test):
+        if source is None:
+            continue
+        if warning := check_images(source, run.config.data, shard=shard, stopped=stopped):
+            warn(warning)

@@ -14,6 +14,7 @@ from train.data.sources.prepare_hint import NotPrepared
 from train.run.directory import read_record
 from train.run.parts import Run
 
+_FILE_LISTS = ("csv", "folder")  # data sets whose files have names
 _SPLIT_OPTIONS = ("train_split", "eval_split", "eval_fraction", "split_seed", "held_out", "listing")
 
 
@@ -32,8 +33,7 @@ def check_data(workdir: Path, run: Run) -> list[str]:
     _check_same(workdir, "class_names", began, list(splits.train.class_names), data)
     files = began.get("files")
     if not files or not run.files:
-        count = {"train": len(splits.train), "eval": len(splits.eval)}
-        _check_same(workdir, "examples", began, count, data)
+        _check_same(workdir, "examples", began, splits.counts, data)
         return []
     if change := file_list.find_change(workdir, files, run.files, splits, "train"):
         raise ConfigError(
@@ -82,6 +82,8 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
     began, data = read_record(workdir), config.data
     if data.dir and ".." in Path(data.dir).parts:
         data = replace(data, dir=str(data_path(data)))
+    if data.eval_split != began["data"].get("eval_split"):
+        data = replace(data, test_split="")  # perhaps the one that is evaluated now
     if _is_own(began, data):
         try:
             splits = open_splits(data)
@@ -103,7 +105,7 @@ def _open_other(workdir: Path, began: dict[str, Any], data: DataConfig) -> tuple
     splits = open_splits(data, whole=True, class_names=began["class_names"])
     count = len(splits.eval)
     note = f"evaluating all {count:,} images of {data.dir}, which is not the run's folder"
-    if began["data"]["name"] != "folder":
+    if began["data"]["name"] not in _FILE_LISTS:
         return splits, [note]
     if "files" not in began:
         return splits, [
@@ -121,7 +123,7 @@ def _open_as_run(
     workdir: Path, began: dict[str, Any], data: DataConfig
 ) -> tuple[Splits, list[str]] | None:
     """The run's data in another folder, split as in training; None: the folder holds other data."""
-    if began["data"]["name"] != "folder":
+    if began["data"]["name"] not in _FILE_LISTS:
         return None
     try:
         splits = open_splits(data)
@@ -130,12 +132,11 @@ def _open_as_run(
     if nfc(splits.train.class_names) != nfc(began["class_names"]):
         return None
     if "files" not in began:
-        count = {"train": len(splits.train), "eval": len(splits.eval)}
         note = (
             f"{data.dir} holds the same number of images of the same classes as the run's folder: "
             "it is split as in training"
         )
-        return (splits, [note]) if count == began["examples"] else None
+        return (splits, [note]) if splits.counts == began["examples"] else None
     files, classes = began["files"], began["class_names"]
     everything = replace(splits, eval=splits.train)
     if not file_list.overlap(workdir, files, classes, everything).is_sure:
@@ -148,13 +149,14 @@ def _open_as_run(
 
 def _is_own(began: dict[str, Any], data: DataConfig) -> bool:
     """Whether a config names the folder that the run was trained on; True for other sources."""
-    if data.name != "folder" or not data.dir:
+    if data.name not in _FILE_LISTS or not data.dir:
         return True
-    if began["data"]["name"] != "folder":
+    if began["data"]["name"] != data.name:
         return False
     if data.dir == began["data"]["dir"]:
         return True
-    home = began["files"]["folder"] if "files" in began else str(began["data"]["dir"])
+    listed = "files" in began and data.name == "folder"
+    home = began["files"]["folder"] if listed else str(began["data"]["dir"])
     return file_list.same_folder(home, data.dir)
 
 
@@ -162,7 +164,7 @@ def _changes(workdir: Path, began: dict[str, Any], data: DataConfig, splits: Spl
     """Notes about changes in the run's data, and about evaluated images that were trained on."""
     files, now = began.get("files"), file_list.summary(splits)
     if not files or not now:
-        count = {"train": len(splits.train), "eval": len(splits.eval)}
+        count = splits.counts
         if data.name != "folder" or data.held_out == "by_name" or count == began["examples"]:
             return []
         return [

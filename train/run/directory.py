@@ -19,6 +19,7 @@ _EXTRAS = (
     "command",
     "devices",
     "class_names",
+    "class_weights",
     "examples",
     "files",
     "parameters",
@@ -77,6 +78,14 @@ def read_class_names(workdir: Path) -> list[str]:
     return list(read_record(workdir)["class_names"])
 
 
+def read_class_weights(workdir: Path) -> list[float] | None:
+    """The weights that were computed for `loss.class_weights`; None: there are none.
+
+    Raises `ConfigError` as `read_record` does.
+    """
+    return read_record(workdir).get("class_weights")
+
+
 def read_record(workdir: Path) -> dict[str, Any]:
     """All of config.json: the options, and what was recorded when the run began.
 
@@ -111,9 +120,11 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     extras: dict[str, Any] = {
         "parameters": parameters,
         **provenance(),
-        "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
+        "examples": run.splits.counts,
         "class_names": list(run.splits.train.class_names),
     }
+    if isinstance(run.config.loss.class_weights, str) and run.class_weights:
+        extras["class_weights"] = run.class_weights
     if run.files:
         extras["files"] = run.files
         file_list.write_names(workdir, run.splits)

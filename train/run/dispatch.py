@@ -61,6 +61,7 @@ def dispatches(
             start=start,
             stop=run.total_steps,
             shard=shard(run.mesh),
+            balance=run.balance,
         )
         return single_steps(batches, partial(put_batch, mesh=run.mesh))
     resident = upload(source, config.data, config.augment, run.mesh, report=report, stopped=stopped)
@@ -73,6 +74,7 @@ def dispatches(
         start=start,
         stop=run.total_steps,
         order=config.data.order,
+        balance=run.balance,
         replacement=resident.replacement,
     )
     if loops_are_fast(run.mesh):

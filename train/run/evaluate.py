@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from train.data.batch import HostBatch
 from train.data.pipeline import eval_batches
 from train.data.prefetch import Feed, Stopped, never
 from train.data.readers import EvalReader
+from train.data.sources import Source
 from train.distributed.mesh import Batch, put_batch, round_up, shard
 from train.learn.state import Variables
 from train.report.base import Examples
@@ -49,11 +50,13 @@ def evaluate(
     report: Callable[[str], None] = warn,
     stopped: Callable[[float], bool] = never,
     cache: list[tuple[HostBatch, Batch]] | None = None,
+    split: str = "eval",
 ) -> Evaluation:
-    """Evaluates one or more sets of weights in one pass over the run's evaluation split.
+    """Evaluates one or more sets of weights in one pass over a split of the run.
 
     Args:
       weights: by name.
+      split: "eval" or "test".
       per_example: also collect the values of each example, with the first set of weights.
       report, stopped: see `Feed`; `stopped` is also called before each batch.
       cache: an empty list is filled with the batches, which stay on the devices; a filled one is
@@ -63,41 +66,61 @@ def evaluate(
       BadExample: an unreadable example (`data.on_bad_image` "error").
       Stopped: `stopped` returned True.
     """
-    source, config = run.splits.eval, run.config
+    source, config = _source(run, split), run.config
     batch_size = round_up(min(config.eval.batch_size, len(source)), run.mesh)
     windows = {name: Window() for name in weights}
     unreadable: list[np.ndarray] = []
-    collected: list[dict[str, np.ndarray]] = []
+    collected: dict[str, list[dict[str, np.ndarray]]] = {
+        name: []
+        for i, name in enumerate(weights)
+        if run.task.uses_whole_split or (per_example and i == 0)
+    }
     explain = out_of_memory.for_evaluation(run, batch_size)
     with (
         out_of_memory.explained(explain),
-        _feed(run, batch_size, report, stopped, cache) as feed,
+        _feed(run, source, batch_size, report, stopped, cache) as feed,
     ):
         for step, (batch, on_device) in enumerate(feed):
             if stopped(0.0):
                 raise Stopped
             unreadable.append(batch["unreadable"])
-            for i, (name, variables) in enumerate(weights.items()):
+            for name, variables in weights.items():
                 sums, values = run.eval_step(variables, on_device)
                 windows[name].add(step, sums)
-                if per_example and i == 0:
-                    collected.append({"index": batch["index"], **_local_rows(values)})
+                if name in collected:
+                    collected[name].append({"index": batch["index"], **_local_rows(values)})
             del batch, on_device  # the feed has the next one by now
     totals = {name: window.fetch(finite=False) for name, window in windows.items()}
     count = int(next(iter(totals.values()))["count"])
     metrics = {name: means(total) for name, total in totals.items()}
+    ordered = {name: _in_order(batches) for name, batches in collected.items()}
+    for name, (_, rows) in ordered.items():
+        metrics[name].update(run.task.whole_split(rows))
     names = [source.name(i) for i in sorted(_all_rows(np.concatenate(unreadable))) if i >= 0]
-    examples = _examples(run, collected) if per_example else None
+    examples = _examples(run, source, *ordered[next(iter(weights))]) if per_example else None
     return Evaluation(count, names, metrics, examples)
 
 
-def _examples(run: Run, collected: list[dict[str, np.ndarray]]) -> Examples:
-    """The values that all processes collected, in the order of the split, without padding."""
-    source, config = run.splits.eval, run.config
+def _source(run: Run, split: str) -> Source:
+    source = run.splits.test if split == "test" else run.splits.eval
+    assert source is not None
+    return source
+
+
+def _in_order(
+    collected: list[dict[str, np.ndarray]],
+) -> tuple[list[int], dict[str, np.ndarray]]:
+    """(indices, values) of all processes, in the order of the split, without padding."""
     values = {key: _all_rows(np.concatenate([b[key] for b in collected])) for key in collected[0]}
     order = values["index"].argsort(kind="stable")[(values["index"] < 0).sum() :]
     values = {key: rows[order] for key, rows in values.items()}
-    indices = values.pop("index").tolist()
+    return values.pop("index").tolist(), values
+
+
+def _examples(
+    run: Run, source: Source, indices: list[int], values: dict[str, np.ndarray]
+) -> Examples:
+    config = run.config
 
     def picture(i: int) -> np.ndarray:
         reader = EvalReader(source, config.data, config.eval)
@@ -110,6 +133,7 @@ def _examples(run: Run, collected: list[dict[str, np.ndarray]]) -> Examples:
 @contextlib.contextmanager
 def _feed(
     run: Run,
+    source: Source,
     batch_size: int,
     report: Callable[[str], None],
     stopped: Callable[[float], bool],
@@ -120,9 +144,7 @@ def _feed(
         yield iter(cache)
         return
     data, where = run.config.data, shard(run.mesh)
-    batches = eval_batches(
-        run.splits.eval, data, run.config.eval, batch_size=batch_size, shard=where
-    )
+    batches = eval_batches(source, data, run.config.eval, batch_size=batch_size, shard=where)
     put = partial(put_batch, mesh=run.mesh)
     options: Any = {"report": report, "stopped": stopped, "what": "evaluation batch"}
     with Feed(batches, put, data, **options) as feed:
@@ -177,22 +199,28 @@ def evaluate_checkpoint(
     workdir: Path | None = None,
     is_writer: bool = True,
     cache: list[tuple[HostBatch, Batch]] | None = None,
+    split: str = "eval",
 ) -> Row:
     """Evaluates the weights of a checkpoint.
 
     Args:
       workdir: write its `report/index.html` too; None: no report.
       is_writer: whether this process writes the report.
-      cache: see `evaluate`.
+      cache, split: see `evaluate`.
 
     Returns:
-      `step`, `weights` (their name), `examples` (the number of them), `skipped` if any were,
-      `loss`, and the task's metrics.
+      `step`, `weights` (their name), `split` if it is "test", `examples` (the number of them),
+      `skipped` if any were, `loss`, and the task's metrics.
     """
     named = {weights.name: weights.variables}
-    evaluation = evaluate(run, named, per_example=workdir is not None, cache=cache)
+    evaluation = evaluate(run, named, per_example=workdir is not None, cache=cache, split=split)
+    metrics = evaluation.metrics[weights.name]
     if workdir is not None and evaluation.examples is not None and is_writer:
         subject = Subject(weights.step, weights.name)
+        if split == "test":
+            subject = replace(subject, tested=metrics, chooser=run.splits.eval.name(0))
         write_report(workdir, run.task, evaluation.examples, subject=subject)
-    about = {"step": weights.step, "weights": weights.name}
-    return {**about, **_counts(evaluation), **evaluation.metrics[weights.name]}
+    about: Row = {"step": weights.step, "weights": weights.name}
+    if split == "test":
+        about["split"] = split
+    return {**about, **_counts(evaluation), **metrics}

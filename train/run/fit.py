@@ -17,7 +17,7 @@ from train.paths import expand, resolve_workdir
 from train.report.metrics_file import Row
 from train.run import out_of_memory
 from train.run.checks import check_eval_images, check_run
-from train.run.directory import newest_checkpoint, resumes
+from train.run.directory import newest_checkpoint, read_class_weights, resumes
 from train.run.parts import Run
 from train.run.preprocessing import adopt_preprocessing
 from train.run.progress import Display
@@ -69,7 +69,8 @@ def fit(
             lock.take()
         config, lines = _prepare_config(config, workdir, given, extend=extend)
         use_compilation_cache(config.compilation_cache)
-        run = Run(config)
+        weights = read_class_weights(workdir) if resumes(workdir) else None
+        run = Run(config, class_weights=weights)
         warnings = check_run(run, workdir, processes)
         _make_workdir(workdir)
         if processes.is_writer and lock.take():  # a new directory, which another may have used

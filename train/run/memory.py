@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from train.data.batch import label_array
 from train.distributed.mesh import batch_sharding
 from train.run.parts import Run
 
@@ -17,7 +18,7 @@ def abstract_batch(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
     count, size = run.config.batch_size, run.config.data.image_size
     shapes = {
         "image": ((count, size, size, run.splits.train.channels), np.uint8),
-        "label": ((count,), np.int32),
+        "label": label_array(count, run.config.data, len(run.class_names)),
         "mask": ((count,), np.float32),
     }
     where = batch_sharding(run.mesh)

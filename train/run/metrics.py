@@ -113,8 +113,8 @@ class NonFinite(RunError):
 
 
 def means(totals: dict[str, float]) -> Row:
-    """Sums over examples -> means; `grad_norm` is a mean over steps."""
-    per_step = {"grad_norm"}
+    """Sums over examples -> means; `grad_norm` and `penalty` are means over steps."""
+    per_step = {"grad_norm", "penalty"}
     return {
         name: value / (totals["steps"] if name in per_step else max(totals["count"], 1))
         for name, value in totals.items()

@@ -62,6 +62,7 @@ def describe(run: Run, found: SkippedStep) -> dict[str, Any]:
         found.step - 1,
         order=config.data.order,
         repeats=config.augment.repeats,
+        balance=run.balance,
     )
     return {
         **found._asdict(),

@@ -1,5 +1,7 @@
 """`Run`: the parts of a run (data, mesh, network, optimiser, steps), built from its config."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +13,11 @@ from resnet_jax import Classifier, stack_blocks
 from train.checkpoint.weights import initial
 from train.config import ConfigError, RunConfig, to_steps
 from train.data import file_list
+from train.data.balance import Balance, make_balance
 from train.data.on_device import lives_on_devices
 from train.data.sources import Splits, open_splits
 from train.distributed.mesh import make_mesh
+from train.learn.losses import make_penalty
 from train.learn.model import make_model, resolve_norm_groups
 from train.learn.optim import make_optimizer, make_schedule
 from train.learn.prepare import Prepare, make_prepare
@@ -36,19 +40,26 @@ from train.learn.step import (
     make_train_step,
 )
 from train.learn.tasks import Task, make_task
+from train.run.class_weights import find_class_weights
 
 
 class Run:
     """The parts of a run. Each is built from the config when it is first used, and then kept."""
 
     def __init__(
-        self, config: RunConfig, *, mesh: Mesh | None = None, splits: Splits | None = None
+        self,
+        config: RunConfig,
+        *,
+        mesh: Mesh | None = None,
+        splits: Splits | None = None,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         """Resolves `config.norm_group_size` "device"; see `resolve_norm_groups`.
 
         Args:
           mesh: None: all devices.
           splits: None: the data set that the config names, opened at first use.
+          class_weights: those that config.json records; None: counted in the training split.
 
         Raises:
           ConfigError: `mesh.fsdp` or the batch size does not fit the devices.
@@ -57,6 +68,8 @@ class Run:
         self.config = resolve_norm_groups(config, self.mesh)
         if splits is not None:
             self.splits = splits
+        if class_weights is not None:
+            self.class_weights = tuple(class_weights)
         self._pretrained: Variables | None = None
 
     # --- data ------------------------------------------------------------------------------------
@@ -83,6 +96,11 @@ class Run:
         """
         return lives_on_devices(self.config, self.splits, self.mesh, self.total_steps)
 
+    @cached_property
+    def balance(self) -> Balance | None:
+        """The order of `data.balance`; None: "none". Raises as `make_balance` does."""
+        return make_balance(self.splits.train, self.config.data)
+
     # --- steps -----------------------------------------------------------------------------------
 
     def steps(self, duration: str, total: int | None = None) -> int:
@@ -105,8 +123,27 @@ class Run:
         return make_model(self.config, len(self.class_names))
 
     @cached_property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """The weights of the classes in the loss; None: `loss.class_weights` is "none".
+
+        Raises:
+          ConfigError: see `find_class_weights`.
+        """
+        return find_class_weights(self.config, self.splits.train)
+
+    def check_loss(self) -> None:
+        """Raises `ConfigError` if `loss.*` does not fit the classes or the parameters."""
+        _ = self.class_weights
+        if penalty := make_penalty(self.config.loss):
+            jax.eval_shape(penalty, self._shapes.params)
+
+    @cached_property
     def task(self) -> Task:
-        return make_task(self.config)
+        weights = self.class_weights
+        if weights is None:
+            return make_task(self.config)
+        loss = replace(self.config.loss, class_weights=weights)
+        return make_task(replace(self.config, loss=loss))
 
     @cached_property
     def schedule(self) -> optax.Schedule:
@@ -131,6 +168,7 @@ class Run:
             "seed": config.seed,
             "ema_decay": config.ema_decay,
             "skip_nonfinite": config.skip_nonfinite > 0,
+            "penalty": make_penalty(config.loss),
         }
 
     @cached_property

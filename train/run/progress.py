@@ -6,6 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as BarTask
 from rich.text import Text
 
+from train.config import DataConfig
 from train.learn.tasks import Task
 from train.printable import utf8
 from train.report.metrics_file import Row
@@ -91,6 +92,20 @@ class Display:
             self._live.stop()
 
 
+def describe_best(row: Row, task: Task, data: DataConfig) -> str:
+    """The line about the best checkpoint, from its evaluation, at the end of a run."""
+    metric = task.headline
+    which = f"step {row['step']}" + (" (averaged weights)" if row["weights"] == "ema" else "")
+    images = "evaluation images"
+    if row.get("split") == "test":
+        which += f", chosen on the split {data.eval_split!r}"
+        images = f"images of the split {data.test_split!r}"
+    return (
+        f"best checkpoint: {which}, {metric.full_name} {metric.text(row[metric.name])} and "
+        f"loss {row['loss']:.4f} on {row['examples']:,} {images}"
+    )
+
+
 def describe(row: Row, task: Task) -> str:
     """A row in a line, with the loss and the headline metric of the task.
 
@@ -102,7 +117,9 @@ def describe(row: Row, task: Task) -> str:
     metric = task.headline
     parts = [f"epoch {row['epoch']:.2f}"]
     name = "" if row["split"] == "train" else f"{row['split']} "
-    parts.append(f"{name}loss {row['loss']:.4f}  {metric.label} {metric.text(row[metric.name])}")
+    parts.append(f"{name}loss {row['loss']:.4f}")
+    if metric.name in row:  # a metric of a whole split is not in rows of training
+        parts.append(f"{metric.label} {metric.text(row[metric.name])}")
     if (averaged := f"ema_{metric.name}") in row:
         parts.append(f"EMA {metric.label} {metric.text(row[averaged])}")
     if "examples" in row:

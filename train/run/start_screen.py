@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from train.config import RunConfig
+from train.config import LossConfig, RunConfig
 from train.config.effects import changes, shown
 from train.data.on_device import why_on_host
 from train.data.sources import Source, class_counts
@@ -30,25 +30,27 @@ def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
     resumes = "new" if checkpoint is None else f"resumes from the checkpoint of step {checkpoint:,}"
     lines = {
         "data": _data(run),
-        "classes": _classes(run.splits.train),
+        "classes": _classes(run.splits.train) + _sampling(run.config),
         "images": _images(run),
         "network": _network(run),
         "weights": _weights(run.config, resumes=checkpoint is not None),
         "optimiser": _optimiser(run),
+        "loss": _loss(run),
         "duration": _duration(run),
         "devices": _devices(run),
         "workdir": f"{workdir}, {resumes}",
     }
-    return [f"{label:<10} {text}" for label, text in lines.items()]
+    return [f"{label:<10} {text}" for label, text in lines.items() if text]
 
 
 def _data(run: Run) -> str:
     data, splits = run.config.data, run.splits
     colour = {1: "grey", 3: "RGB"}.get(splits.train.channels, f"{splits.train.channels} channels")
     where = f" in {data.dir}" if data.dir else ""
+    test = "" if splits.test is None else f", {len(splits.test):,} to test the best checkpoint on"
     return (
         f"{data.name}{where}: {len(splits.train):,} images to train on, {len(splits.eval):,} to "
-        f"evaluate on, {colour}"
+        f"evaluate on{test}, {colour}"
     )
 
 
@@ -66,6 +68,13 @@ def _classes(source: Source) -> str:
         f"{len(names):,}: {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) "
         "training images each"
     )
+
+
+def _sampling(config: RunConfig) -> str:
+    """A note about `data.balance`; "" if there is none."""
+    how = {"none": "", "inverse": "", "sqrt_inverse": " square root of the"}
+    balance = config.data.balance
+    return "" if balance == "none" else f"; sampled in inverse{how[balance]} frequency"
 
 
 def _images(run: Run) -> str:
@@ -131,6 +140,26 @@ def _optimiser(run: Run) -> str:
     elif optim.floor:
         schedule += f" to {optim.floor:g}"
     return f"{optim.name}, {rate}, {schedule}{warmup}{decay}"
+
+
+def _loss(run: Run) -> str:
+    """The loss; "" for plain cross-entropy."""
+    loss, parts = run.config.loss, []
+    if loss == LossConfig():
+        return ""
+    if loss.name == "bce" or run.config.data.multi_label:
+        parts.append(f"{loss.reduction} of the classes")
+    if loss.name == "bce" and loss.threshold is not None:
+        parts.append(f"targets above {loss.threshold:g} are 1")
+    if loss.name == "focal":
+        parts.append(f"gamma {loss.gamma:g}")
+    if weights := run.class_weights:
+        rule = f" ({loss.class_weights})" if isinstance(loss.class_weights, str) else ""
+        parts.append(f"class weights {min(weights):.4g} to {max(weights):.4g}{rule}")
+    for name, value, on in (("L1", loss.l1, loss.l1_on), ("L2", loss.l2, loss.l2_on)):
+        if value:
+            parts.append(f"{name} penalty {value:g} on {on}")
+    return ", ".join([loss.name, *parts])
 
 
 def _duration(run: Run) -> str:

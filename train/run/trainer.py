@@ -23,7 +23,7 @@ from train.run.evaluate import Evaluation, evaluate, evaluate_checkpoint
 from train.run.metrics import NonFinite
 from train.run.parts import Run
 from train.run.periods import Periods
-from train.run.progress import Display
+from train.run.progress import Display, describe_best
 from train.run.resume import describe_extension, record_segments
 from train.run.training_log import TrainingLog
 from train.runtime import trim_heap
@@ -197,21 +197,19 @@ class Trainer:
         return CoordinatedExit(f"{error} {why}; {good} in {self.checkpoints.folder}. {advice}")
 
     def finish(self) -> Row:
-        """Evaluates the best checkpoint and writes the report."""
+        """Evaluates the best checkpoint, on `data.test_split` if it is set; writes the report."""
         self.checkpoints.wait()
         self.display.begin("evaluating the best checkpoint", self.step)
         best = self.checkpoints.restore_weights("best", replicated_sharding(self.run.mesh))
         if unreadable := self.log.describe_unreadable():
             self.display.say(unreadable)
-        row = evaluate_checkpoint(
-            self.run, best, self.workdir, self.processes.is_writer, self._eval_batches
-        )
-        metric = self.run.task.headline
-        which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
-        self.display.say(
-            f"best checkpoint: {which}, {metric.full_name} {metric.text(row[metric.name])} and "
-            f"loss {row['loss']:.4f} on {row['examples']:,} evaluation images"
-        )
+        tests = self.run.splits.test is not None
+        split, cache = ("test", None) if tests else ("eval", self._eval_batches)
+        writer = self.processes.is_writer
+        row = evaluate_checkpoint(self.run, best, self.workdir, writer, cache, split)
+        if tests:
+            self.log.log_test(row)
+        self.display.say(describe_best(row, self.run.task, self.run.config.data))
         self.display.say(f"report: {self.workdir / 'report' / 'index.html'}")
         return row
 

@@ -95,6 +95,17 @@ class TrainingLog:
         start = self._start_of_row(step, "eval")
         self._write({**start, **as_row(evaluation), "seconds": round(seconds, 3)})
 
+    def log_test(self, row: Row) -> None:
+        """Writes the evaluation of the best checkpoint on the test split."""
+        prefix = "" if row["weights"] == "raw" else f"{row['weights']}_"
+        plain = ("examples", "skipped")
+        values = {
+            name if name in plain else prefix + name: value
+            for name, value in row.items()
+            if name not in ("step", "weights", "split")
+        }
+        self._file.write({**self._start_of_row(row["step"], "test"), **values})
+
     def _start_of_row(self, step: int, split: str) -> Row:
         epoch = step * self._run.config.batch_size / len(self._run.splits.train)
         return {"step": step, "epoch": epoch, "split": split}

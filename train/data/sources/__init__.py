@@ -8,6 +8,7 @@ from train.data.sources.base import (
     SyntheticSource,
     class_counts,
 )
+from train.data.sources.csv_list import CsvSource
 from train.data.sources.folder import FolderSource
 from train.data.sources.listing import IMAGE_SUFFIXES, image_files, is_image_name
 from train.data.sources.open import open_splits
@@ -16,6 +17,7 @@ from train.data.sources.tfds import TfdsSource
 __all__ = [
     "IMAGE_SUFFIXES",
     "ArraySource",
+    "CsvSource",
     "Example",
     "FolderSource",
     "Source",

@@ -16,7 +16,8 @@ class Example(NamedTuple):
     """One labelled image: encoded bytes, or decoded pixels, uint8 [H, W, C] with C = 1 or 3."""
 
     image: bytes | np.ndarray
-    label: int
+    label: int | np.ndarray
+    """With `data.multi_label`, uint8 [K]: 1 for each label of the image."""
 
 
 class Source(Protocol):
@@ -47,7 +48,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images in memory: uint8 [N, H, W, C] and labels [N]."""
+    """Images in memory: uint8 [N, H, W, C] and labels [N], or 0/1 of K classes, [N, K]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -62,7 +63,8 @@ class ArraySource:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(self.images[index], int(self.labels[index]))
+        label = self.labels[index]
+        return Example(self.images[index], label if self.labels.ndim == 2 else int(label))
 
     def name(self, index: int) -> str:
         return f"{self.split}[{index}]"
@@ -92,7 +94,7 @@ class SyntheticSource:
 
 @dataclass(frozen=True)
 class Splits:
-    """The training and the evaluation split of a data set; iterates over the two."""
+    """The splits of a data set; iterates over the training and the evaluation split."""
 
     train: Source
     eval: Source
@@ -102,10 +104,19 @@ class Splits:
     """Values chosen for options of `DataConfig` that were None; they are saved in config.json."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Options of `DataConfig` without effect on this data set -> the reason."""
+    test: Source | None = None
+    """The split `data.test_split`, on which only the best checkpoint is evaluated; None: no such
+    split."""
 
     def __iter__(self) -> Iterator[Source]:
         yield self.train
         yield self.eval
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of examples of each split."""
+        test = {} if self.test is None else {"test": len(self.test)}
+        return {"train": len(self.train), "eval": len(self.eval), **test}
 
 
 def class_counts(source: Source) -> np.ndarray | None:
@@ -113,7 +124,19 @@ def class_counts(source: Source) -> np.ndarray | None:
     labels = getattr(source, "labels", None)
     if labels is None:
         return None
-    return np.bincount(np.asarray(labels, np.int64), minlength=len(source.class_names))
+    return counts_of(np.asarray(labels), len(source.class_names))
+
+
+def counts_of(labels: np.ndarray, classes: int) -> np.ndarray:
+    """int64 [K]: the number of each label in labels [N], or in a matrix of 0/1, [N, K]."""
+    if labels.ndim == 2:
+        return labels.sum(0, dtype=np.int64)
+    return np.bincount(labels.astype(np.int64), minlength=classes)
+
+
+def is_label(label: int | np.ndarray, classes: int) -> bool:
+    """Whether a label is in its range; rows of a matrix are checked when the data are opened."""
+    return isinstance(label, np.ndarray) or 0 <= label < classes
 
 
 def data_path(config: DataConfig) -> Path:

@@ -26,7 +26,7 @@ class FolderSource:
 
     root: Path
     files: Sequence[Path]
-    labels: Sequence[int]
+    labels: Sequence[int] | np.ndarray
     class_names: Sequence[str]
     channels: int = 3
 
@@ -81,13 +81,16 @@ def open_folder(
         parts = (train, evaluation)
     else:
         parts = (train, train) if whole else _hold_out(train, config)
+    test = None
+    if layout.test is not None:
+        test = _read(root, layout.test, skipped, train.class_names, config, complete=False)
     notes = [
         *layout.notes,
         skipped.describe(root),
         *([] if whole else _empty_notes(*parts)),
     ]
     unused = _unused(root, layout, whole=whole)
-    return Splits(*parts, notes=[note for note in notes if note], unused=unused)
+    return Splits(*parts, notes=[note for note in notes if note], unused=unused, test=test)
 
 
 def _unused(root: Path, layout: Layout, *, whole: bool) -> dict[str, str]:
@@ -98,6 +101,8 @@ def _unused(root: Path, layout: Layout, *, whole: bool) -> dict[str, str]:
     if layout.eval is not None:
         splits = f"{layout.train.name!r} and {layout.eval.name!r}"
         return dict.fromkeys(holding_out, f"{root} has the splits {splits}")
+    if layout.train != root:
+        return {"eval_split": f"a share of {layout.train.name!r} is held out for evaluation"}
     reason = f"{root} has no folders of splits; data.eval_fraction of the images is held out"
     return dict.fromkeys(("train_split", "eval_split"), reason)
 

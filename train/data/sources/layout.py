@@ -22,11 +22,12 @@ _NO_CLASSES = ("labels", "annotations", "masks")
 
 
 class Layout(NamedTuple):
-    """The folders of the two splits; if `eval` is None, a share of `train` is held out."""
+    """The folders of the splits; if `eval` is None, a share of `train` is held out."""
 
     train: Path
     eval: Path | None
     notes: tuple[str, ...] = ()
+    test: Path | None = None
 
 
 def find_layout(root: Path, config: DataConfig, *, whole: bool) -> Layout:
@@ -47,10 +48,14 @@ def find_layout(root: Path, config: DataConfig, *, whole: bool) -> Layout:
     evaluation = _find(root, folders, config.eval_split, "data.eval_split")
     if whole and evaluation and not _is_class_among(folders, evaluation):
         return Layout(evaluation, evaluation)
+    test = None if whole else _find_test(root, folders, config, evaluation)
+    if train and test and not evaluation:
+        held_out = f"{root}: evaluates on a share of {train.name!r}, tests on {test.name!r}"
+        return Layout(train, None, (held_out,), test)
     if train and evaluation:
         exact = (train, evaluation) == (root / config.train_split, root / config.eval_split)
         note = f"{root}: trains on {train.name!r} and evaluates on {evaluation.name!r}"
-        return Layout(train, evaluation, () if exact else (note,))
+        return Layout(train, evaluation, () if exact else (note,), test)
     only = train or evaluation
     if only and not _is_class_among(folders, only):
         raise ConfigError(_one_split_only(root, folders, config, train, evaluation))
@@ -70,6 +75,26 @@ def _find(root: Path, folders: list[Path], name: str, option: str) -> Path | Non
             f"{root}: {option} {name!r} may mean {names}; choose one: --{option} NAME"
         )
     return found[0] if found else None
+
+
+def _find_test(
+    root: Path, folders: list[Path], config: DataConfig, evaluation: Path | None
+) -> Path | None:
+    """The folder of `data.test_split`; None: it is ""."""
+    if not config.test_split:
+        return None
+    test = _find(root, folders, config.test_split, "data.test_split")
+    if test is None:
+        raise ConfigError(
+            f"{root}: has no folder for data.test_split {config.test_split!r}; it holds "
+            f"{listed([folder.name for folder in folders])}"
+        )
+    if test == evaluation:
+        raise ConfigError(
+            f"{root}: data.eval_split {config.eval_split!r} and data.test_split "
+            f"{config.test_split!r} are the same folder, {test.name!r}"
+        )
+    return test
 
 
 def _is_class_among(folders: list[Path], folder: Path) -> bool:

@@ -29,6 +29,8 @@ def open_npz(config: DataConfig) -> Splits:
     0 .. K-1 in ascending order if `config.remap_labels` is True, or if `class_names` has as many
     names as there are different labels. Without `class_names`, the labels are the class names.
 
+    With `config.multi_label`, they are matrices of 0 and 1, with a column for each class.
+
     Raises:
       ConfigError: the file does not exist; arrays are missing, have the wrong shape or type, or do
         not fit into memory; labels are out of range.
@@ -49,10 +51,15 @@ def open_npz(config: DataConfig) -> Splits:
             raise
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None
     images = {split: _images(path, f"x_{split}", arrays) for split in ("train", "test")}
-    labels = {split: _labels(path, f"y_{split}", arrays, len(images[split])) for split in images}
+    read = _matrix if config.multi_label else _labels
+    labels = {split: read(path, f"y_{split}", arrays, len(images[split])) for split in images}
     if not len(labels["train"]):
         raise ConfigError(f"{path}: split 'train' has no examples")
-    names, labels, notes = _classes(path, labels, arrays.get("class_names"), config.remap_labels)
+    given = arrays.get("class_names")
+    if config.multi_label:
+        names, notes = _columns(path, labels, given), list[str]()
+    else:
+        names, labels, notes = _classes(path, labels, given, config.remap_labels)
     train, test = (ArraySource(images[s], labels[s], names, s) for s in ("train", "test"))
     return Splits(train, test, notes=[*notes, *_empty_classes(path, train)])
 
@@ -127,13 +134,44 @@ def _labels(path: Path, key: str, arrays: dict[str, np.ndarray], count: int) -> 
     labels = arrays[key]
     what = f"{path}: {key} is {labels.dtype} {labels.shape}; needs {count} integers"
     if labels.ndim == 2 and labels.shape[1] > 1 and len(labels) == count:
-        raise ConfigError(f"{what}. If it is one-hot, save {key}.argmax(axis=1) instead")
+        raise ConfigError(
+            f"{what}. If it is one-hot, save {key}.argmax(axis=1) instead; if an image may have "
+            "several labels: --data.multi_label True"
+        )
     if labels.size != count or labels.ndim > 2:
         raise ConfigError(f"{what}, one label for each image of x_{key[2:]}")
     if labels.dtype.kind not in "iu":  # np.integer would include timedelta64
         fix = f". Save {key}.astype(int) instead" if labels.dtype.kind in "fb" else ""
         raise ConfigError(f"{what}{fix}")
     return labels.ravel()
+
+
+def _matrix(path: Path, key: str, arrays: dict[str, np.ndarray], count: int) -> np.ndarray:
+    """The labels of a split, uint8 [count, K] of 0 and 1."""
+    labels = arrays[key]
+    what = f"{path}: {key} is {labels.dtype} {labels.shape}; data.multi_label needs 0 and 1, "
+    if labels.ndim != 2 or len(labels) != count or labels.dtype.kind not in "biuf":
+        raise ConfigError(f"{what}[{count}, K]: a row for each image, a column for each class")
+    wrong = np.argwhere((labels != 0) & (labels != 1))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ConfigError(f"{what}and {key}[{row}, {column}] is {labels[row, column]}")
+    return labels.astype(np.uint8)
+
+
+def _columns(path: Path, labels: dict[str, np.ndarray], given: np.ndarray | None) -> list[str]:
+    """The names of the classes, which are the columns."""
+    counts = {split: matrix.shape[1] for split, matrix in labels.items()}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(
+            f"{path}: y_train has {counts['train']} columns, and y_test {counts['test']}"
+        )
+    names = [str(i) for i in range(counts["train"])] if given is None else _names(path, given)
+    if len(names) != counts["train"]:
+        raise ConfigError(
+            f"{path}: class_names has {len(names)} names, and y_train {counts['train']} columns"
+        )
+    return names
 
 
 def _classes(

@@ -7,7 +7,7 @@ from pathlib import Path
 from train.config import ConfigError
 from train.data.sources.listing import is_image_name, subfolders
 
-BUILT_IN = ("digits", "folder", "npz", "synthetic")
+BUILT_IN = ("csv", "digits", "folder", "npz", "synthetic")
 
 
 class NotPrepared(ConfigError):

@@ -1,6 +1,7 @@
 """Prepared TFDS data sets, read without TensorFlow."""
 
 import copy
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +74,38 @@ def open_tfds(config: DataConfig) -> Splits:
     note = f"{config.name}: the label is {label_key!r}, one of {len(others)} (data.label_key)"
     notes = [note] if len(others) > 1 and config.label_key is None else []
     splits = (source(config.train_split), source(config.eval_split))
-    return Splits(*splits, notes=notes, chosen=chosen)
+    test = source(config.test_split) if config.test_split else None
+    notes += _overlaps(builder, config)
+    return Splits(*splits, notes=notes, chosen=chosen, test=test)
+
+
+def _overlaps(builder: Any, config: DataConfig) -> list[str]:
+    """Notes about examples that two splits share, such as "train" and "train[45000:]"."""
+    options = ("train_split", "eval_split", "test_split")
+    named = {option: spec for option in options if (spec := getattr(config, option))}
+    parts = {option: _parts(builder, spec) for option, spec in named.items()}
+    notes = []
+    for one, other in itertools.combinations(named, 2):
+        shared = sum(
+            max(min(stop, end) - max(start, first), 0)
+            for file, start, stop in parts[one]
+            for name, first, end in parts[other]
+            if file == name
+        )
+        if shared:
+            notes.append(
+                f"data.{one} {named[one]!r} and data.{other} {named[other]!r} share {shared:,} "
+                "examples"
+            )
+    return notes
+
+
+def _parts(builder: Any, spec: str) -> list[tuple[str, int, int]]:
+    """(file, first example, end) of each part of a split."""
+    return [
+        (part.filename, part.skip, part.skip + part.take)
+        for part in builder.info.splits[spec].file_instructions
+    ]
 
 
 def _builder(config: DataConfig) -> Any:

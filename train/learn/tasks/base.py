@@ -2,11 +2,12 @@
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
+import numpy as np
 
 from train.distributed.mesh import Batch
 
@@ -85,7 +86,9 @@ class Task(abc.ABC):
     headline: ClassVar[Metric]
     """One of `metrics`: printed in progress lines, drawn in the report, and by default the metric
     that decides which checkpoint is the best."""
-    loss_metric: ClassVar[Metric] = Metric("loss", "loss", higher_is_better=False)
+    uses_whole_split: ClassVar[bool] = False
+    """Whether `whole_split` returns metrics. The headline may be one: training rows lack it."""
+    loss_metric: Metric = Metric("loss", "loss", higher_is_better=False)
     """How the loss is shown. Its name is always "loss"."""
 
     @abc.abstractmethod
@@ -94,10 +97,19 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def metrics(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """-> float32 [B] by name: the metrics of each example, the headline among them."""
+        """-> float32 [B] by name: the metrics of each example, with those of `whole_split` the
+        headline among them."""
 
     def examples(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """-> [B, ...] by name: what the report needs of each example, beside its loss."""
+        return {}
+
+    def whole_split(self, values: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of a whole split that are no means over its examples, by name.
+
+        Args:
+          values: [N, ...], what `examples` returns for all examples of the split, on the host.
+        """
         return {}
 
     def ranking(self, name: str) -> Metric:

@@ -4,26 +4,56 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from train.config import LossConfig
 from train.distributed.mesh import Batch
+from train.learn.losses import binary_cross_entropy, cross_entropy, focal
 from train.learn.tasks.base import Metric, Task
 
 TOP1 = Metric("top1", "top-1", "top-1 accuracy", unit="%")
 
 
+def loss_metric(config: LossConfig, *, has_terms: bool) -> Metric:
+    """How the loss of a config is shown; `has_terms`: each class has its own, to be reduced."""
+    is_mean = has_terms and config.reduction == "mean"
+    unit = "nats per class" if is_mean else "nats per example"
+    return Metric("loss", "loss", unit=unit, higher_is_better=False)
+
+
+def weights_of(config: LossConfig) -> jax.Array | None:
+    """float32 [K]: the weights of the classes; None: all are 1."""
+    weights = config.class_weights
+    if weights == "none":
+        return None
+    assert isinstance(weights, tuple), "a rule is first replaced by numbers"
+    return jnp.asarray(weights, jnp.float32)
+
+
 class Classify(Task):
-    """Softmax cross-entropy against `target`; top-1 and top-5 against `label`."""
+    """A loss of `loss.name` against `target`; top-1 and top-5 against `label`."""
 
     name: ClassVar[str] = "classify"
     headline: ClassVar[Metric] = TOP1
-    loss_metric: ClassVar[Metric] = Metric(
-        "loss", "loss", unit="nats per example", higher_is_better=False
-    )
+
+    def __init__(self, config: LossConfig | None = None) -> None:
+        """`loss.*`; None: the defaults. Its `class_weights` are numbers, or "none"."""
+        self._config = config or LossConfig()
+        self.loss_metric = loss_metric(self._config, has_terms=self._config.name == "bce")
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """Float32 logits [B, K] -> [B], in nats."""
-        return optax.softmax_cross_entropy(outputs, batch["target"])
+        config, target, weights = self._config, batch["target"], weights_of(self._config)
+        if config.name == "bce":
+            return binary_cross_entropy(
+                outputs,
+                target,
+                threshold=config.threshold,
+                reduction=config.reduction,
+                weights=weights,
+            )
+        if config.name == "focal":
+            return focal(outputs, target, config.gamma, weights=weights)
+        return cross_entropy(outputs, target, weights=weights)
 
     def metrics(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Logits [B, K] -> `top1` and `top5`: 1 if the label is among the 1 or 5 highest logits.
