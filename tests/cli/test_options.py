@@ -162,6 +162,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "optim.decay": ("decoupled", updates, {}),
     "optim.decay_mask": ("all", updates, {}),
     "optim.clip": (0.1, updates, {}),
+    "optim.accumulate": (2, steps, {}),
     "optim.schedule": ("constant", updates, {}),
     "optim.power": (3.0, updates, {"optim.schedule": "polynomial"}),
     "optim.floor": (0.01, updates, {}),

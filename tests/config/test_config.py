@@ -126,6 +126,7 @@ EVERY = {
     "optim.decay": ("decoupled", "l2"),
     "optim.decay_mask": ("all", "kernels"),
     "optim.clip": (0.5, 0.25),
+    "optim.accumulate": (3, 1),
     "optim.schedule": ("step", "constant"),
     "optim.warmup": ("5%", "5ep"),
     "optim.milestones": (["1ep", "20%"], ["1ep"]),

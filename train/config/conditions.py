@@ -24,7 +24,7 @@ ALWAYS = (
     *("augment.crop", "augment.flip", "mix.label_smoothing"),
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
-    *("optim.weight_decay", "optim.clip", "optim.schedule", "optim.warmup"),
+    *("optim.weight_decay", "optim.clip", "optim.accumulate", "optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
     *("checkpoint.every", "checkpoint.keep", "checkpoint.best"),
     *("mesh.coordinator", "mesh.processes", "mesh.process_id", "mesh.fsdp", "mesh.fsdp_params"),

@@ -98,6 +98,9 @@ class OptimConfig:
     """Parameters with weight decay: kernels only (no norm, no bias), or all."""
     clip: float = 0.0
     """Clip the gradient to this global norm; 0: no clipping."""
+    accumulate: int = 1
+    """Number of micro-batches of a step, whose gradients are averaged: less memory for the same
+    batch_size. BatchNorm, mixing and dropout see one micro-batch at a time."""
     scaling: Literal["linear", "sqrt"] = "linear"
     """How the rate grows with the batch size: in proportion, or with its square root (Krizhevsky
     2014, arXiv:1404.5997)."""
@@ -129,6 +132,7 @@ class OptimConfig:
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
+        check("optim.accumulate", self.accumulate, self.accumulate >= 1, "must be at least 1")
         power = self.power
         check("optim.power", power, power > 0, "must be positive")
         check("optim.power", power, is_finite(power), "must be finite")

@@ -110,8 +110,9 @@ class RunConfig:
     run the average covers about the last tenth: 0.999 is reached after 8,990 steps, 0.9999 after
     89,990."""
     norm_group_size: int | Literal["device"] | None = None
-    """Number of examples that share BatchNorm statistics. None: the global batch. device: the
-    examples of one device; the number is stored, and a resume on other devices uses it too."""
+    """Number of examples that share BatchNorm statistics. None: the global batch (a micro-batch of
+    optim.accumulate). device: the examples of one device; the number is stored, and a resume on
+    other devices uses it too."""
     scan: bool | None = None
     """Run the identical blocks of a stage as a loop, so that compile time does not grow with the
     depth. None: for networks of 50 blocks or more, such as resnet152 and resnet110_cifar."""
@@ -141,17 +142,28 @@ class RunConfig:
         check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")
         check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "must be in [0, 1)")
         check("skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0")
+        self._check_batches()
+
+    def _check_batches(self) -> None:
+        parts, size = self.optim.accumulate, f"batch_size {self.batch_size}"
+        check("optim.accumulate", parts, self.batch_size % parts == 0, f"does not divide {size}")
+        if parts > 1:
+            size += f" / optim.accumulate {parts}"
         group = self.norm_group_size
         if isinstance(group, int):
-            good = group >= 1 and self.batch_size % group == 0
+            good = group >= 1 and self.micro_batch_size % group == 0
             rule = (
-                f"choose an integer that divides batch_size {self.batch_size}, device (the "
-                "examples of a device) or None (the global batch)"
+                f"choose an integer that divides {size}, device (the examples of a device) or None "
+                "(the global batch)"
             )
             check("norm_group_size", group, good, rule)
-        if self.mix.mixes:
-            rule = "mixup and CutMix need a batch of at least 2"
-            check("batch_size", self.batch_size, self.batch_size > 1, rule)
+        if self.mix.mixes and self.micro_batch_size < 2:
+            raise ConfigError(f"{size}: mixup and CutMix need a batch of at least 2")
+
+    @property
+    def micro_batch_size(self) -> int:
+        """The examples that go through the network at once, over all devices."""
+        return self.batch_size // self.optim.accumulate
 
     @property
     def scans(self) -> bool:

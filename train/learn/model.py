@@ -42,5 +42,16 @@ def resolve_norm_groups(config: RunConfig, mesh: Mesh) -> RunConfig:
     """
     if config.norm_group_size != "device":
         return config
+    check_batches(config, mesh)
+    return replace(config, norm_group_size=config.micro_batch_size // mesh.size)
+
+
+def check_batches(config: RunConfig, mesh: Mesh) -> None:
+    """Raises `ConfigError` if the devices do not divide the batch, or its micro-batches."""
     check_batch_size("batch_size", config.batch_size, mesh)
-    return replace(config, norm_group_size=config.batch_size // mesh.size)
+    parts = config.optim.accumulate
+    if config.micro_batch_size % mesh.size:
+        raise ConfigError(
+            f"optim.accumulate {parts}: a device has {config.batch_size // mesh.size} examples of "
+            f"batch_size {config.batch_size}, which {parts} does not divide"
+        )

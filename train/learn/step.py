@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, steps_sharding
+from train.learn.gradients import Gradient, Sums, accumulate
 from train.learn.optim import ema_decay_at
 from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
@@ -19,9 +20,6 @@ from train.learn.tasks import Task
 
 _INPUT = 1
 """Folded into the key of a step for the draws of `prepare`."""
-
-Sums = dict[str, jax.Array]
-"""Float32 scalars, summed over the examples that the mask admits; `count`: number of them."""
 
 
 def _sum(losses: jax.Array, metrics: dict[str, jax.Array], mask: jax.Array) -> Sums:
@@ -43,6 +41,7 @@ class StepOptions(TypedDict):
     seed: int
     ema_decay: float
     skip_nonfinite: NotRequired[bool]
+    micro_batches: NotRequired[int]
 
 
 class JittedStep(Protocol):
@@ -65,6 +64,7 @@ def make_step(
     seed: int,
     ema_decay: float,
     skip_nonfinite: bool = False,
+    micro_batches: int = 1,
 ) -> Step:
     """One optimiser step over a global batch: a plain function, to be traced.
 
@@ -76,6 +76,7 @@ def make_step(
         The optimiser's state and its counters stay as they are. `tx` receives the step as
         `update(..., step=...)`, which `make_optimizer` uses for the learning rate; a schedule in
         another `tx` counts the steps that were not skipped.
+      micro_batches: number of parts of a batch whose gradients are accumulated; see `accumulate`.
 
     Returns:
       A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
@@ -86,23 +87,11 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        # The network's draws have `key` itself; those on its input another one.
-        batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=state.step)
-
-        def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
-            outputs, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-            )
-            losses, metrics = task.loss(outputs, batch), task.metrics(outputs, batch)
-            sums = _sum(losses, metrics, batch["mask"])
-            return sums["loss"] / sums["count"], (updates["batch_stats"], sums)
-
         params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if sharded
-        grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(params)
+        gradient = make_gradient(model, task, prepare, state.step)
+        if micro_batches > 1:
+            gradient = accumulate(gradient, micro_batches, mesh)
+        grads, (batch_stats, sums) = gradient(params, state.batch_stats, batch, key)
         # Without this, the sharding of the optimiser's state and the EMA spreads to activations.
         grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
@@ -114,6 +103,32 @@ def make_step(
         return (_skip_nonfinite(state, new, sums) if skip_nonfinite else new), sums
 
     return step
+
+
+def make_gradient(model: nn.Module, task: Task, prepare: Prepare, step: jax.Array) -> Gradient:
+    """The gradient of the mean loss over a batch as the pipeline delivers it, in step `step`."""
+
+    def gradient(
+        params: optax.Params, batch_stats: Variables, batch: Batch, key: jax.Array
+    ) -> tuple[optax.Updates, tuple[Variables, Sums]]:
+        # The network's draws have `key` itself; those on its input another one.
+        batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=step)
+
+        def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
+            outputs, updates = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                batch["image"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            losses, metrics = task.loss(outputs, batch), task.metrics(outputs, batch)
+            sums = _sum(losses, metrics, batch["mask"])
+            return sums["loss"] / sums["count"], (updates["batch_stats"], sums)
+
+        return jax.grad(mean_loss, has_aux=True)(params)
+
+    return gradient
 
 
 def _update_ema(state: TrainState, variables: Variables, ema_decay: float) -> Variables:

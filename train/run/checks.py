@@ -10,10 +10,9 @@ from train.console import warn
 from train.data.check import check_images
 from train.data.on_device import lives_on_devices
 from train.data.pipeline import check_decoder
-from train.distributed.mesh import check_batch_size
 from train.distributed.processes import Processes
 from train.distributed.signals import StopSignal
-from train.learn.model import make_model
+from train.learn.model import check_batches, make_model
 from train.learn.optim import make_schedule
 from train.recipes import all_recipes
 from train.run.data_changes import check_data, file_digests
@@ -35,7 +34,7 @@ def check_run(run: Run, workdir: Path, processes: Processes) -> list[str]:
         weights to start from cannot be loaded; or the processes differ.
     """
     newest = newest_checkpoint(workdir)
-    check_batch_size("batch_size", run.config.batch_size, run.mesh)
+    check_batches(run.config, run.mesh)
     warnings = check_lengths(run, resumed=newest is not None)
     check_parts(run)
     check_memory(run)

@@ -131,6 +131,7 @@ class Run:
             "seed": config.seed,
             "ema_decay": config.ema_decay,
             "skip_nonfinite": config.skip_nonfinite > 0,
+            "micro_batches": config.optim.accumulate,
         }
 
     @cached_property

@@ -44,10 +44,10 @@ def check_memory(run: Run) -> None:
         len(local) if local[0].platform == "cpu" else 1
     )  # CPUs share the memory
     image = block_outputs(config)
-    need = image * (config.batch_size // devices)
+    need = image * (config.micro_batch_size // devices)
     if need <= available:
         return
-    guess = max(available // (_STEP * image), 1) * devices
+    guess = max(available // (_STEP * image), 1) * devices * config.optim.accumulate
     raise ConfigError(
         f"batch_size {config.batch_size}: the outputs of the blocks of {config.model.name} alone "
         f"take {need / 2**30:.1f} GiB per device ({config.data.image_size} pixels, "

@@ -110,12 +110,13 @@ def _optimiser(run: Run) -> str:
         rate += f" x {factor} = {peak_rate(run.config):.4g}"
     warmup = f", warm-up {optim.warmup}" if run.steps(optim.warmup, run.total_steps) else ""
     decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
+    parts = f", {optim.accumulate} micro-batches a step" if optim.accumulate > 1 else ""
     schedule: str = optim.schedule
     if schedule == "step":
         schedule += f" (x {optim.gamma:g} at {', '.join(optim.milestones)})"
     elif optim.floor:
         schedule += f" to {optim.floor:g}"
-    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}"
+    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}{parts}"
 
 
 def _duration(run: Run) -> str:
