@@ -229,6 +229,8 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.clip", [-1.0, math.nan], [0.0], "must be at least 0"),
     ("optim.accumulate", [0, -1], [1, 4, 256], "must be at least 1"),
     ("optim.accumulate", [3, 512], [2], "does not divide batch_size 256"),
+    ("optim.clip_value", [-1.0, math.nan, math.inf], [0.0, 1.0], "must be "),
+    ("patience", [-1], [0, 1], "must be at least 0"),
     ("optim.gamma", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.trust", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.floor", [-0.1, math.nan], [0.0], "must be at least 0"),

@@ -11,7 +11,7 @@ from train.config import RunConfig
 
 ALWAYS = (
     *("duration", "batch_size", "seed", "precision", "ema_decay", "scan", "skip_nonfinite"),
-    *("log_every", "compilation_cache"),
+    *("patience", "log_every", "compilation_cache"),
     *("model.name", "model.depths", "model.stage_blocks", "model.stage_widths", "model.width"),
     *("model.groups", "model.group_width", "model.reduce_first", "model.stem", "model.stem_width"),
     *("model.stem_pool", "model.stride_at", "model.shortcut", "model.shortcut_kernel"),
@@ -24,7 +24,8 @@ ALWAYS = (
     *("augment.crop", "augment.flip", "mix.label_smoothing"),
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
-    *("optim.weight_decay", "optim.clip", "optim.accumulate", "optim.schedule", "optim.warmup"),
+    *("optim.weight_decay", "optim.clip", "optim.clip_value", "optim.accumulate"),
+    *("optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
     *("checkpoint.every", "checkpoint.keep", "checkpoint.best"),
     *("mesh.coordinator", "mesh.processes", "mesh.process_id", "mesh.fsdp", "mesh.fsdp_params"),

@@ -98,6 +98,8 @@ class OptimConfig:
     """Parameters with weight decay: kernels only (no norm, no bias), or all."""
     clip: float = 0.0
     """Clip the gradient to this global norm; 0: no clipping."""
+    clip_value: float = 0.0
+    """Clip each value of the gradient to this magnitude, before `clip`; 0: no clipping."""
     accumulate: int = 1
     """Number of micro-batches of a step, whose gradients are averaged: less memory for the same
     batch_size. BatchNorm, mixing and dropout see one micro-batch at a time."""
@@ -128,7 +130,7 @@ class OptimConfig:
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
             check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
-        for name in ("weight_decay", "clip", "epsilon", "gamma", "floor", "trust"):
+        for name in ("weight_decay", "clip", "clip_value", "epsilon", "gamma", "floor", "trust"):
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")

@@ -119,6 +119,9 @@ class RunConfig:
     skip_nonfinite: int = 0
     """How many steps of the run may be skipped because the loss or a gradient is not finite. The
     next such step stops the run, and anomaly.json lists the examples of its batch."""
+    patience: int = 0
+    """End the run when this many evaluations in a row have not improved `checkpoint.best`; 0: train
+    to the end."""
     log_every: str = "50st"
     """How often to write training metrics."""
     compilation_cache: str | None = None
@@ -141,6 +144,7 @@ class RunConfig:
         check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")
         check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "must be in [0, 1)")
+        check("patience", self.patience, self.patience >= 0, "must be at least 0")
         check("skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0")
         self._check_batches()
 

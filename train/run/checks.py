@@ -122,8 +122,22 @@ def find_warnings(run: Run, *, trains: bool) -> list[str]:
         *splits.notes,
         small_images(config),
         check_statistics(run) if trains else None,
+        _check_patience(run),
     ]
     return [warning for warning in found if warning]
+
+
+def _check_patience(run: Run) -> str | None:
+    """A warning if the run has too few evaluations to end early, else None."""
+    patience, every = run.config.patience, max(run.steps(run.config.eval.every), 1)
+    # The best evaluation, `patience` more, and at least one step after them
+    if not patience or (patience + 1) * every < run.total_steps:
+        return None
+    count = -(-run.total_steps // every)
+    return (
+        f"patience {patience} has no effect: the run has {count} evaluations, and can end early "
+        f"only after {patience + 1}. Evaluate more often (--eval.every)"
+    )
 
 
 def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:

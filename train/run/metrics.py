@@ -136,7 +136,7 @@ class MetricsLog:
         board = workdir / "tensorboard"
         with self._named_errors():
             keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
-            self.evaluated = {row["step"] for row in keep if row["split"] == "eval"}
+            self.evaluations = [row for row in keep if row["split"] == "eval"]
             replacement = self.path.with_suffix(".tmp")
             replacement.write_text("".join(map(to_line, keep)), encoding="utf-8")
             os.replace(replacement, self.path)
@@ -189,11 +189,12 @@ class MetricsLog:
 
 
 class NoLog(MetricsLog):
-    """The log of a process that does not write; it still knows which steps were evaluated."""
+    """The log of a process that does not write; it still knows the evaluations."""
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, last_step: int) -> None:
         rows = read_metrics(workdir / "metrics.jsonl")
-        self.evaluated = {row["step"] for row in rows if row["split"] == "eval"}
+        keep = [row for row in rows if row["step"] <= last_step]
+        self.evaluations = [row for row in keep if row["split"] == "eval"]
 
     def write(self, row: Row) -> None:
         pass

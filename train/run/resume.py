@@ -19,7 +19,7 @@ from train.run.directory import (
 from train.run.parts import Run
 from train.run.provenance import code_version, provenance, versions
 
-EXTENDABLE = ("duration", "log_every", "eval.", "checkpoint.")
+EXTENDABLE = ("duration", "log_every", "patience", "eval.", "checkpoint.")
 """Options that `--extend` may change."""
 
 
@@ -78,7 +78,7 @@ def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> 
     if fixed and extend:
         raise ConfigError(
             f"--extend cannot change {'; '.join(fixed)}. It can change duration, eval.*, "
-            "checkpoint.* and log_every; for the rest, choose another --workdir"
+            "checkpoint.*, patience and log_every; for the rest, choose another --workdir"
         )
     if changed and not extend:
         lines = "\n  ".join(changed)
