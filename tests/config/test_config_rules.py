@@ -106,7 +106,7 @@ def literals() -> list:
 
 def test_the_fields_with_choices_are_found():
     assert [param.id for param in literals()] == [
-        "precision",
+        *("precision", "ema_rule"),
         *("model." + f for f in ("block", "stem", "stem_pool", "stride_at", "shortcut")),
         *("model." + f for f in ("anti_alias", "activation", "attention", "norm")),
         *("model." + f for f in ("output_stride", "kernel_init")),
@@ -230,6 +230,9 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.accumulate", [0, -1], [1, 4, 256], "must be at least 1"),
     ("optim.accumulate", [3, 512], [2], "does not divide batch_size 256"),
     ("optim.clip_value", [-1.0, math.nan, math.inf], [0.0, 1.0], "must be "),
+    ("ema_every", ["", "5%"], ["1st", "1ep"], "'500st'"),
+    ("swa_start", ["x", "1"], ["", "75%", "0st", "3ep"], "or '' (off)"),
+    ("optim.hold", ["5%", "1ep"], [""], "needs an optim.floor above 0"),
     ("patience", [-1], [0, 1], "must be at least 0"),
     ("optim.gamma", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.trust", [-0.1, math.nan], [0.0], "must be at least 0"),

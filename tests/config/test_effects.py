@@ -59,6 +59,9 @@ CASES: dict[str, tuple[dict, dict]] = {
     "mix.erasing_area": ({}, {"mix.erasing": 0.5}),
     "mix.erasing_aspect": ({}, {"mix.erasing": 0.5}),
     "mix.erasing_fill": ({}, {"mix.erasing": 0.5}),
+    "ema_every": ({}, {"swa_start": "50%"}),
+    "ema_decay": ({"swa_start": "50%"}, {}),
+    "ema_rule": ({}, {"ema_decay": 0.9}),
     "optim.nesterov": ({"optim.momentum": 0.0}, {}),
     "optim.beta2": ({}, {"optim.name": "adamw"}),
     "optim.epsilon": ({}, {"optim.name": "adamw"}),
@@ -66,6 +69,10 @@ CASES: dict[str, tuple[dict, dict]] = {
     "optim.gamma": ({"optim.schedule": "constant"}, {"optim.schedule": "step"}),
     "optim.power": ({}, {"optim.schedule": "polynomial"}),
     "optim.floor": ({"optim.schedule": "constant"}, {}),
+    "optim.hold": (
+        {"optim.schedule": "constant", "optim.floor": 0.01},
+        {"optim.floor": 0.01},
+    ),
     "optim.scaling": ({"optim.lr_batch": 0}, {}),
     "optim.trust": ({}, {"optim.name": "lars"}),
     "optim.decay": ({"optim.name": "lamb"}, {}),
@@ -122,6 +129,7 @@ TRUE += (
     "optim.power",
     "optim.floor",
     "optim.scaling",
+    "optim.hold",
     "optim.trust",
 )
 

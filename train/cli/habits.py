@@ -80,6 +80,7 @@ HABITS = {
     "half": "--precision bf16",
     "fp16": "--precision bf16",
     "model_ema": "--ema_decay 0.999",
+    "model_ema_steps": "--ema_every VALUEst",
     "model_ema_decay": "--ema_decay VALUE",
     "sync_bn": "BatchNorm covers the global batch already; --norm_group_size changes that",
     "drop": "--model.dropout VALUE",

@@ -10,7 +10,7 @@ from resnet_jax.zoo import get_spec
 from train.config import RunConfig
 
 ALWAYS = (
-    *("duration", "batch_size", "seed", "precision", "ema_decay", "scan", "skip_nonfinite"),
+    *("duration", "batch_size", "seed", "precision", "swa_start", "scan", "skip_nonfinite"),
     *("patience", "log_every", "compilation_cache"),
     *("model.name", "model.depths", "model.stage_blocks", "model.stage_widths", "model.width"),
     *("model.groups", "model.group_width", "model.reduce_first", "model.stem", "model.stem_width"),
@@ -166,6 +166,25 @@ CONDITIONS = (
         "mix.erasing above 0",
     ),
     Condition(
+        ("ema_every",),
+        "ema_decay",
+        lambda config: config.averages,
+        "runs that average their weights (ema_decay or swa_start)",
+    ),
+    Condition(
+        ("ema_rule",),
+        "ema_decay",
+        lambda config: config.ema_decay > 0 and not config.swa_start,
+        "a moving average, with an ema_decay above 0 and no swa_start",
+    ),
+    Condition(
+        ("ema_decay",),
+        "swa_start",
+        lambda config: not config.swa_start,
+        "runs without swa_start, which averages with equal factors",
+        is_mistake=True,
+    ),
+    Condition(
         ("optim.nesterov",),
         "optim.momentum",
         lambda config: config.optim.momentum > 0,
@@ -200,6 +219,12 @@ CONDITIONS = (
         "optim.schedule",
         lambda config: config.optim.schedule not in ("step", "constant"),
         "schedules that decay continuously",
+    ),
+    Condition(
+        ("optim.hold",),
+        "optim.schedule",
+        lambda config: config.optim.schedule in ("cosine", "linear", "polynomial", "one_cycle"),
+        "schedules that end at optim.floor",
     ),
     Condition(
         ("optim.scaling",),

@@ -121,6 +121,9 @@ class OptimConfig:
     floor: float = 0.0
     """The learning rate at the end of cosine, linear, polynomial and one_cycle, and the lowest one
     of inverse_sqrt."""
+    hold: str = ""
+    """Stay at `floor` for this long at the end of the run ("25%", "40ep"), such as for swa_start;
+    '': no."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")
@@ -141,5 +144,9 @@ class OptimConfig:
         check_duration("optim.warmup", self.warmup, share=True, positive=False)
         is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
         check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")
+        check_duration("optim.hold", self.hold, share=True, off=True)
+        check(
+            "optim.hold", self.hold, not self.hold or self.floor > 0, "needs an optim.floor above 0"
+        )
         for milestone in self.milestones:
             check_duration("optim.milestones", milestone, share=True, positive=False)

@@ -109,6 +109,14 @@ class RunConfig:
     raw ones; 0: none. The decay of step t is min(ema_decay, (1 + t) / (10 + t)), so that in a short
     run the average covers about the last tenth: 0.999 is reached after 8,990 steps, 0.9999 after
     89,990."""
+    ema_every: str = "1st"
+    """How often the average is updated: "32st" or "1ep". Decays are those of one update."""
+    ema_rule: Literal["ramp", "torchvision"] = "ramp"
+    """ramp: the decay grows as above. torchvision: it is 1 - min(1, (1 - ema_decay) batch_size
+    ema_every / epochs) after the warmup, in which weights are copied."""
+    swa_start: str = ""
+    """Average the weights from here on ("75%", "60ep") with equal factors, instead of ema_decay
+    (SWA, Izmailov 2018, arXiv:1803.05407); '': no."""
     norm_group_size: int | Literal["device"] | None = None
     """Number of examples that share BatchNorm statistics. None: the global batch (a micro-batch of
     optim.accumulate). device: the examples of one device; the number is stored, and a resume on
@@ -144,6 +152,8 @@ class RunConfig:
         check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")
         check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "must be in [0, 1)")
+        check_duration("ema_every", self.ema_every)
+        check_duration("swa_start", self.swa_start, share=True, off=True, positive=False)
         check("patience", self.patience, self.patience >= 0, "must be at least 0")
         check("skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0")
         self._check_batches()
@@ -168,6 +178,11 @@ class RunConfig:
     def micro_batch_size(self) -> int:
         """The examples that go through the network at once, over all devices."""
         return self.batch_size // self.optim.accumulate
+
+    @property
+    def averages(self) -> bool:
+        """Whether the run averages its weights, and evaluates the average too."""
+        return self.ema_decay > 0 or self.swa_start != ""
 
     @property
     def scans(self) -> bool:

@@ -39,7 +39,8 @@ class StepOptions(TypedDict):
     """The keyword arguments of `make_step`."""
 
     seed: int
-    ema_decay: float
+    ema_decay: float | optax.Schedule
+    ema_every: NotRequired[int]
     skip_nonfinite: NotRequired[bool]
     micro_batches: NotRequired[int]
 
@@ -62,7 +63,8 @@ def make_step(
     mesh: Mesh,
     *,
     seed: int,
-    ema_decay: float,
+    ema_decay: float | optax.Schedule,
+    ema_every: int = 1,
     skip_nonfinite: bool = False,
     micro_batches: int = 1,
 ) -> Step:
@@ -71,7 +73,9 @@ def make_step(
     Args:
       seed: dropout and other noise in the network use a key made of (seed, step); each example
         draws by its position in the global batch.
-      ema_decay: of the moving average in `TrainState.ema`; 0: no average.
+      ema_decay: of the moving average in `TrainState.ema`, reached by the ramp of `ema_decay_at`;
+        0: no average. A function gives the decay of each step, from 0; see `make_average`.
+      ema_every: the average is updated after every `ema_every`-th step.
       skip_nonfinite: a step whose loss or gradient is not finite changes only `TrainState.step`.
         The optimiser's state and its counters stay as they are. `tx` receives the step as
         `update(..., step=...)`, which `make_optimizer` uses for the learning rate; a schedule in
@@ -97,7 +101,7 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         variables = {"params": params, "batch_stats": batch_stats}
-        ema = _update_ema(state, variables, ema_decay) if ema_decay else state.ema
+        ema = _update_ema(state, variables, ema_decay, ema_every) if ema_decay else state.ema
         sums["grad_norm"] = optax.tree.norm(grads)
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         return (_skip_nonfinite(state, new, sums) if skip_nonfinite else new), sums
@@ -131,10 +135,19 @@ def make_gradient(model: nn.Module, task: Task, prepare: Prepare, step: jax.Arra
     return gradient
 
 
-def _update_ema(state: TrainState, variables: Variables, ema_decay: float) -> Variables:
+def _update_ema(
+    state: TrainState, variables: Variables, ema_decay: float | optax.Schedule, every: int
+) -> Variables:
     """The moving average after the step, which produced `variables`."""
-    decay = ema_decay_at(ema_decay, state.step)
-    return optax.incremental_update(variables, state.ema, 1 - decay)
+
+    def updated() -> Variables:
+        at = state.step
+        decay = ema_decay(at) if callable(ema_decay) else ema_decay_at(ema_decay, at)
+        return optax.incremental_update(variables, state.ema, 1 - decay)
+
+    if every == 1:
+        return updated()
+    return lax.cond((state.step + 1) % every == 0, updated, lambda: state.ema)
 
 
 def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> TrainState:

@@ -13,7 +13,7 @@ from train.data.pipeline import check_decoder
 from train.distributed.processes import Processes
 from train.distributed.signals import StopSignal
 from train.learn.model import check_batches, make_model
-from train.learn.optim import make_schedule
+from train.learn.optim import make_average, make_schedule
 from train.recipes import all_recipes
 from train.run.data_changes import check_data, file_digests
 from train.run.directory import is_empty, newest_checkpoint, resumes
@@ -88,6 +88,7 @@ def check_parts(run: Run) -> None:
             f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
         )
     make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
+    make_average(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)
     check_decoder(run.config.data, run.config.augment)

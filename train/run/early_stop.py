@@ -27,7 +27,7 @@ def out_of_patience(run: Run, evaluations: Sequence[Row]) -> str | None:
     an uninterrupted one does.
     """
     config, metric = run.config, run.task.ranking(run.config.checkpoint.best)
-    field = f"ema_{metric.name}" if config.ema_decay else metric.name
+    field = f"ema_{metric.name}" if config.averages else metric.name
     found = [row.get(field) for row in evaluations]
     values = [math.nan if value is None else value for value in found]
     if not config.patience or since_best(values, metric) < config.patience:

@@ -15,7 +15,7 @@ from train.data.on_device import lives_on_devices
 from train.data.sources import Splits, open_splits
 from train.distributed.mesh import make_mesh
 from train.learn.model import make_model, resolve_norm_groups
-from train.learn.optim import make_optimizer, make_schedule
+from train.learn.optim import Average, make_average, make_optimizer, make_schedule
 from train.learn.prepare import Prepare, make_prepare
 from train.learn.state import (
     TrainState,
@@ -115,6 +115,12 @@ class Run:
         return make_schedule(self.config, examples=examples, total_steps=self.total_steps)
 
     @cached_property
+    def average(self) -> Average | None:
+        """How weights are averaged; None: they are not. Raises as `make_average` does."""
+        examples = len(self.splits.train)
+        return make_average(self.config, examples=examples, total_steps=self.total_steps)
+
+    @cached_property
     def tx(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optim, self.schedule)
 
@@ -129,7 +135,8 @@ class Run:
         config = self.config
         return {
             "seed": config.seed,
-            "ema_decay": config.ema_decay,
+            "ema_decay": self.average.decay if self.average else 0.0,
+            "ema_every": self.average.every if self.average else 1,
             "skip_nonfinite": config.skip_nonfinite > 0,
             "micro_batches": config.optim.accumulate,
         }
@@ -159,7 +166,7 @@ class Run:
 
         def first() -> TrainState:
             variables = init_variables(self.model, config.data.image_size, config.seed)
-            return first_state(variables, self.tx, ema=bool(config.ema_decay))
+            return first_state(variables, self.tx, ema=config.averages)
 
         try:
             return jax.eval_shape(first)
@@ -223,7 +230,7 @@ class Run:
             variables,
             self.tx,
             self.mesh,
-            ema=bool(self.config.ema_decay),
+            ema=self.config.averages,
             shard_params=self.config.mesh.fsdp_params,
         )
 

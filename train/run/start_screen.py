@@ -10,7 +10,7 @@ import jax
 from train.config import RunConfig
 from train.config.effects import changes, shown
 from train.data.sources import Source, class_counts
-from train.learn.optim import ema_decay_at, ema_warmup, peak_rate
+from train.learn.optim import ema_warmup, peak_rate
 from train.run.parts import Run
 
 LISTED_CLASSES = 10
@@ -87,8 +87,21 @@ def _network(run: Run) -> str:
         if name.startswith("model.") and name != "model.name"
     ]
     with_changes = f" ({', '.join(changed)})" if changed else ""
-    ema = f", averaged with ema_decay {config.ema_decay:g}" if config.ema_decay else ""
-    return f"{config.model.name}{with_changes}, {run.parameters:,} parameters{ema}"
+    return f"{config.model.name}{with_changes}, {run.parameters:,} parameters{_average(run)}"
+
+
+def _average(run: Run) -> str:
+    """How the weights are averaged; '' if they are not."""
+    config, average = run.config, run.average
+    if average is None:
+        return ""
+    how = f"with ema_decay {config.ema_decay:g}"
+    if config.swa_start:
+        how = f"from step {run.steps(config.swa_start, run.total_steps):,} on with equal factors"
+    elif config.ema_rule == "torchvision":
+        how += f" (torchvision's rule: {float(average.decay(run.total_steps)):.4g})"
+    every = f", every {average.every:,} steps" if average.every > 1 else ""
+    return f", averaged {how}{every}"
 
 
 def _weights(config: RunConfig, *, resumes: bool) -> str:
@@ -116,6 +129,7 @@ def _optimiser(run: Run) -> str:
         schedule += f" (x {optim.gamma:g} at {', '.join(optim.milestones)})"
     elif optim.floor:
         schedule += f" to {optim.floor:g}"
+        schedule += f" for the last {optim.hold}" if optim.hold else ""
     return f"{optim.name}, {rate}, {schedule}{warmup}{decay}{parts}"
 
 
@@ -141,13 +155,15 @@ def _devices(run: Run) -> str:
 
 def ema_note(run: Run) -> str | None:
     """A line for a run that ends before its `ema_decay` is reached; else None."""
-    decay, steps = run.config.ema_decay, run.total_steps
-    if not decay or ema_warmup(decay) < steps:
+    decay, steps, average = run.config.ema_decay, run.total_steps, run.average
+    if not decay or run.config.ema_rule != "ramp" or average is None:
+        return None
+    reached = ema_warmup(decay) * average.every
+    if reached < steps:
         return None
     return (
-        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
-        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
-        "last tenth"
+        f"ema_decay {decay:g} is reached after {reached:,} steps. This run has {steps:,} and ends "
+        f"at {float(average.decay(steps - 1)):.4g}: its average covers about the last tenth"
     )
 
 
