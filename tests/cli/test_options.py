@@ -167,6 +167,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "optim.decay_mask": ("all", updates, {}),
     "optim.clip": (0.1, updates, {}),
     "optim.clip_value": (0.1, updates, {}),
+    "optim.sam": (0.05, steps, {}),
     "optim.accumulate": (2, steps, {}),
     "optim.schedule": ("constant", updates, {}),
     "optim.power": (3.0, updates, {"optim.schedule": "polynomial"}),

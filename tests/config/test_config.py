@@ -131,6 +131,7 @@ EVERY = {
     "optim.decay_mask": ("all", "kernels"),
     "optim.clip": (0.5, 0.25),
     "optim.clip_value": (0.5, 0.25),
+    "optim.sam": (0.5, 0.25),
     "optim.accumulate": (3, 1),
     "optim.schedule": ("step", "constant"),
     "optim.warmup": ("5%", "5ep"),

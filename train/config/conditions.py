@@ -25,7 +25,7 @@ ALWAYS = (
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
     *("optim.weight_decay", "optim.clip", "optim.clip_value", "optim.accumulate"),
-    *("optim.schedule", "optim.warmup"),
+    *("optim.sam", "optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
     *("checkpoint.every", "checkpoint.keep", "checkpoint.best"),
     *("mesh.coordinator", "mesh.processes", "mesh.process_id", "mesh.fsdp", "mesh.fsdp_params"),

@@ -100,6 +100,9 @@ class OptimConfig:
     """Clip the gradient to this global norm; 0: no clipping."""
     clip_value: float = 0.0
     """Clip each value of the gradient to this magnitude, before `clip`; 0: no clipping."""
+    sam: float = 0.0
+    """Rho of sharpness-aware minimisation (SAM, Foret 2021, arXiv:2010.01412), such as 0.05: the
+    gradient at a distance of rho uphill, at twice the time of a step; 0: off."""
     accumulate: int = 1
     """Number of micro-batches of a step, whose gradients are averaged: less memory for the same
     batch_size. BatchNorm, mixing and dropout see one micro-batch at a time."""
@@ -133,7 +136,16 @@ class OptimConfig:
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
             check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
-        for name in ("weight_decay", "clip", "clip_value", "epsilon", "gamma", "floor", "trust"):
+        for name in (
+            "weight_decay",
+            "clip",
+            "clip_value",
+            "sam",
+            "epsilon",
+            "gamma",
+            "floor",
+            "trust",
+        ):
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")

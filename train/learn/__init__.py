@@ -4,7 +4,7 @@ Modules:
   step: the training step and the evaluation step.
   state: `TrainState`, the arrays of a training.
   model: the network of a config.
-  gradients: gradients over micro-batches.
+  gradients: gradients over micro-batches, and at a perturbed point (SAM).
   prepare: uint8 images and labels to the inputs of the network and the loss.
   tasks: losses and metrics.
   mix: mixup, CutMix, erasing, label smoothing: pure functions on the device.

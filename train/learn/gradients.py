@@ -70,6 +70,35 @@ def accumulate(gradient: Gradient, count: int, mesh: Mesh) -> Gradient:
     return whole
 
 
+def sharpness_aware(gradient: Gradient, rho: float) -> Gradient:
+    """The gradient at w + rho g / |g|, with the gradient g at the parameters w.
+
+    Sharpness-aware minimisation (SAM, Foret 2021, arXiv:2010.01412, equations 2 and 3). The norm is
+    that of all parameters, and g that of the whole batch on all devices (the authors' code perturbs
+    on each device by its share). Both gradients see the same batch and the same dropout masks.
+
+    BatchNorm normalises by the batch in both. Its running statistics, and the sums, are those of
+    the first one, at w.
+
+    >>> def gradient(w, batch_stats, batch, key):  # of w^2
+    ...     return 2 * w, (batch_stats, {"loss": w**2})
+    >>> at, (_, sums) = sharpness_aware(gradient, 0.5)(jnp.float32(3.0), {}, {}, jax.random.key(0))
+    >>> float(at), float(sums["loss"])
+    (7.0, 9.0)
+    """
+
+    def perturbed(
+        params: optax.Params, batch_stats: Variables, batch: Batch, key: jax.Array
+    ) -> tuple[optax.Updates, tuple[Variables, Sums]]:
+        grads, rest = gradient(params, batch_stats, batch, key)
+        norm = optax.tree.norm(grads)
+        factor = jnp.where(norm > 0, rho / norm, 0.0)
+        uphill = jax.tree.map(lambda w, g: w + factor * g, params, grads)
+        return gradient(uphill, batch_stats, batch, key)[0], rest
+
+    return perturbed
+
+
 def split_batch(batch: Batch, count: int) -> Batch:
     """Every array [B, ...] as [count, B / count, ...]: part i has the rows i, i + count, ...
 

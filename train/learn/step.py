@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, steps_sharding
-from train.learn.gradients import Gradient, Sums, accumulate
+from train.learn.gradients import Gradient, Sums, accumulate, sharpness_aware
 from train.learn.optim import ema_decay_at
 from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
@@ -43,6 +43,7 @@ class StepOptions(TypedDict):
     ema_every: NotRequired[int]
     skip_nonfinite: NotRequired[bool]
     micro_batches: NotRequired[int]
+    sam: NotRequired[float]
 
 
 class JittedStep(Protocol):
@@ -67,6 +68,7 @@ def make_step(
     ema_every: int = 1,
     skip_nonfinite: bool = False,
     micro_batches: int = 1,
+    sam: float = 0.0,
 ) -> Step:
     """One optimiser step over a global batch: a plain function, to be traced.
 
@@ -81,6 +83,7 @@ def make_step(
         `update(..., step=...)`, which `make_optimizer` uses for the learning rate; a schedule in
         another `tx` counts the steps that were not skipped.
       micro_batches: number of parts of a batch whose gradients are accumulated; see `accumulate`.
+      sam: rho of `sharpness_aware`; 0: off.
 
     Returns:
       A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
@@ -95,6 +98,8 @@ def make_step(
         gradient = make_gradient(model, task, prepare, state.step)
         if micro_batches > 1:
             gradient = accumulate(gradient, micro_batches, mesh)
+        if sam:
+            gradient = sharpness_aware(gradient, sam)
         grads, (batch_stats, sums) = gradient(params, state.batch_stats, batch, key)
         # Without this, the sharding of the optimiser's state and the EMA spreads to activations.
         grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)

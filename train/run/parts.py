@@ -139,6 +139,7 @@ class Run:
             "ema_every": self.average.every if self.average else 1,
             "skip_nonfinite": config.skip_nonfinite > 0,
             "micro_batches": config.optim.accumulate,
+            "sam": config.optim.sam,
         }
 
     @cached_property

@@ -123,6 +123,7 @@ def _optimiser(run: Run) -> str:
         rate += f" x {factor} = {peak_rate(run.config):.4g}"
     warmup = f", warm-up {optim.warmup}" if run.steps(optim.warmup, run.total_steps) else ""
     decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
+    sam = f", SAM with rho {optim.sam:g} (two gradients a step)" if optim.sam else ""
     parts = f", {optim.accumulate} micro-batches a step" if optim.accumulate > 1 else ""
     schedule: str = optim.schedule
     if schedule == "step":
@@ -130,7 +131,7 @@ def _optimiser(run: Run) -> str:
     elif optim.floor:
         schedule += f" to {optim.floor:g}"
         schedule += f" for the last {optim.hold}" if optim.hold else ""
-    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}{parts}"
+    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}{sam}{parts}"
 
 
 def _duration(run: Run) -> str:
