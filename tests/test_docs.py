@@ -36,6 +36,7 @@ RUN = {
     r"resnet-jax train --workdir runs/digits --duration 60ep --extend": "--duration 3st",
     r"resnet-jax train digits (?!.*(\$TINY|--mesh)).*--workdir .*": SMALL,
     r"resnet-jax train folder --data\.dir DIR( --workdir runs/photos)?": PHOTOS,
+    r"resnet-jax lr-find digits .*": SMALL.replace("--duration 2st", "--steps 10"),
     r"resnet-jax eval runs/(digits|photos)": "",
     r"resnet-jax predict (runs/|resnet20_cifar ).*": "",
     r"resnet-jax convert .*": "",
