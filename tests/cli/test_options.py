@@ -61,7 +61,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "duration": ("30st", updates, {}),
     "batch_size": (64, batch, {}),
     "seed": (1, steps, {}),
-    "precision": ("bf16", steps, {}),
+    "precision": ("fp16", steps, {}),
     "ema_decay": (0.9, steps, {}),
     "ema_every": ("2st", steps, {"ema_decay": 0.9}),
     "ema_rule": ("torchvision", steps, {"ema_decay": 0.9}),

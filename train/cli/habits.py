@@ -78,7 +78,7 @@ HABITS = {
     "initial_checkpoint": "--init.weights VALUE",
     "amp": "--precision bf16",
     "half": "--precision bf16",
-    "fp16": "--precision bf16",
+    "fp16": "--precision fp16",
     "model_ema": "--ema_decay 0.999",
     "model_ema_steps": "--ema_every VALUEst",
     "model_ema_decay": "--ema_decay VALUE",

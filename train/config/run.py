@@ -102,8 +102,9 @@ class RunConfig:
     """Global batch size of training, over all devices and processes."""
     seed: int = 0
     """Seed of the initial weights, the order of examples, augmentation and dropout."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Precision of activations. Parameters, statistics, logits and loss are always float32."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Precision of activations. Parameters, statistics, logits and loss are always float32. fp16:
+    with dynamic loss scaling, for GPUs without bfloat16."""
     ema_decay: float = 0.0
     """Decay of the moving average of weights and statistics, which is evaluated in addition to the
     raw ones; 0: none. The decay of step t is min(ema_decay, (1 + t) / (10 + t)), so that in a short

@@ -5,6 +5,7 @@ Modules:
   state: `TrainState`, the arrays of a training.
   model: the network of a config.
   gradients: gradients over micro-batches, and at a perturbed point (SAM).
+  loss_scale: dynamic loss scaling for float16.
   prepare: uint8 images and labels to the inputs of the network and the loss.
   tasks: losses and metrics.
   mix: mixup, CutMix, erasing, label smoothing: pure functions on the device.

@@ -9,6 +9,9 @@ from resnet_jax import Classifier, create_model
 from train.config import ConfigError, RunConfig
 from train.distributed.mesh import check_batch_size
 
+DTYPES = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
+"""Of activations, by `precision`."""
+
 
 def make_model(config: RunConfig, num_classes: int, **options: bool) -> Classifier:
     """The network of a config, after `resolve_norm_groups`.
@@ -24,7 +27,7 @@ def make_model(config: RunConfig, num_classes: int, **options: bool) -> Classifi
         return create_model(
             config.model.name,
             num_classes,
-            dtype=jnp.bfloat16 if config.precision == "bf16" else jnp.float32,
+            dtype=DTYPES[config.precision],
             norm_group_size=config.norm_group_size,
             scan=config.scans,
             **config.model.changes,

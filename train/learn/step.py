@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, steps_sharding
 from train.learn.gradients import Gradient, Sums, accumulate, sharpness_aware
+from train.learn.loss_scale import is_overflow, next_scale
 from train.learn.optim import ema_decay_at
 from train.learn.prepare import Prepare
 from train.learn.state import TrainState, Variables
@@ -87,7 +88,8 @@ def make_step(
 
     Returns:
       A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
-      and `grad_norm`, the global norm of the gradient before clipping.
+      and `grad_norm`, the global norm of the gradient before clipping. With a `TrainState` that has
+      a loss scale, also `loss_scale`, and `overflow`: 1 for a step that was skipped because of it.
     """
     everywhere = replicated_sharding(mesh)
     tx = optax.with_extra_args_support(tx)
@@ -95,7 +97,8 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if sharded
-        gradient = make_gradient(model, task, prepare, state.step)
+        scale = state.loss_scale["scale"] if state.loss_scale else None
+        gradient = make_gradient(model, task, prepare, state.step, scale)
         if micro_batches > 1:
             gradient = accumulate(gradient, micro_batches, mesh)
         if sam:
@@ -108,14 +111,26 @@ def make_step(
         variables = {"params": params, "batch_stats": batch_stats}
         ema = _update_ema(state, variables, ema_decay, ema_every) if ema_decay else state.ema
         sums["grad_norm"] = optax.tree.norm(grads)
-        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.loss_scale)
+        if state.loss_scale:
+            return _scaled(state, new, sums)
         return (_skip_nonfinite(state, new, sums) if skip_nonfinite else new), sums
 
     return step
 
 
-def make_gradient(model: nn.Module, task: Task, prepare: Prepare, step: jax.Array) -> Gradient:
-    """The gradient of the mean loss over a batch as the pipeline delivers it, in step `step`."""
+def make_gradient(
+    model: nn.Module,
+    task: Task,
+    prepare: Prepare,
+    step: jax.Array,
+    scale: jax.Array | None = None,
+) -> Gradient:
+    """The gradient of the mean loss over a batch as the pipeline delivers it, in step `step`.
+
+    Args:
+      scale: the backward pass computes with the loss times this; the result is divided by it.
+    """
 
     def gradient(
         params: optax.Params, batch_stats: Variables, batch: Batch, key: jax.Array
@@ -133,9 +148,11 @@ def make_gradient(model: nn.Module, task: Task, prepare: Prepare, step: jax.Arra
             )
             losses, metrics = task.loss(outputs, batch), task.metrics(outputs, batch)
             sums = _sum(losses, metrics, batch["mask"])
-            return sums["loss"] / sums["count"], (updates["batch_stats"], sums)
+            mean = sums["loss"] / sums["count"]
+            return mean if scale is None else mean * scale, (updates["batch_stats"], sums)
 
-        return jax.grad(mean_loss, has_aux=True)(params)
+        grads, found = jax.grad(mean_loss, has_aux=True)(params)
+        return grads if scale is None else jax.tree.map(lambda g: g / scale, grads), found
 
     return gradient
 
@@ -155,11 +172,22 @@ def _update_ema(
     return lax.cond((state.step + 1) % every == 0, updated, lambda: state.ema)
 
 
-def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> TrainState:
+def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> Any:
     """`new`; or `old` with the step of `new`, if the loss or the gradient is not finite."""
-    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
-    kept = jax.tree.map(partial(jnp.where, finite), new, old)
+    kept = jax.tree.map(partial(jnp.where, _is_finite(sums)), new, old)
     return kept.replace(step=new.step)
+
+
+def _is_finite(sums: Sums) -> jax.Array:
+    return jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
+
+
+def _scaled(old: TrainState, new: TrainState, sums: Sums) -> tuple[TrainState, Sums]:
+    """`_skip_nonfinite` with the next loss scale; the sums tell which steps were overflows."""
+    finite, scale = _is_finite(sums), old.loss_scale
+    overflow = is_overflow(scale, finite).astype(jnp.float32)
+    kept = _skip_nonfinite(old, new, sums).replace(loss_scale=next_scale(scale, finite))
+    return kept, {**sums, "loss_scale": scale["scale"], "overflow": overflow}
 
 
 def make_train_step(

@@ -18,8 +18,9 @@ from train.data.pipeline import train_batches
 from train.data.prefetch import Feed
 from train.data.thread_pool import in_threads
 from train.distributed.mesh import Batch, put_batch, shard, steps_sharding
+from train.learn.gradients import Sums
 from train.learn.state import TrainState
-from train.learn.step import Step, Sums, TrainSteps, make_train_steps
+from train.learn.step import Step, TrainSteps, make_train_steps
 from train.run.parts import Run
 
 MAX_STEPS = 100

@@ -167,7 +167,9 @@ class Run:
 
         def first() -> TrainState:
             variables = init_variables(self.model, config.data.image_size, config.seed)
-            return first_state(variables, self.tx, ema=config.averages)
+            return first_state(
+                variables, self.tx, ema=config.averages, loss_scale=config.precision == "fp16"
+            )
 
         try:
             return jax.eval_shape(first)
@@ -232,6 +234,7 @@ class Run:
             self.tx,
             self.mesh,
             ema=self.config.averages,
+            loss_scale=self.config.precision == "fp16",
             shard_params=self.config.mesh.fsdp_params,
         )
 

@@ -65,7 +65,7 @@ def block_outputs(config: RunConfig) -> int:
     for block in spec.blocks():
         stride *= block.stride
         values += (config.data.image_size // stride) ** 2 * block.convs[-1].features
-    return values * (2 if config.precision == "bf16" else 4)
+    return values * (4 if config.precision == "fp32" else 2)
 
 
 def _stem_stride(spec: ResNetSpec) -> int:

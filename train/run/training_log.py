@@ -4,7 +4,7 @@ from pathlib import Path
 
 from train.checkpoint.reader import Progress
 from train.distributed.processes import Processes
-from train.learn.step import Sums
+from train.learn.gradients import Sums
 from train.report.metrics_file import Row
 from train.run.dispatch import Work
 from train.run.evaluate import Evaluation, as_row

@@ -97,7 +97,7 @@ def _train(run: Run) -> list[float]:
     return losses
 
 
-def smooth(losses: Sequence[float], keep: float = SMOOTHING) -> np.ndarray:
+def smooth(losses: Sequence[float] | np.ndarray, keep: float = SMOOTHING) -> np.ndarray:
     """The exponential moving average of each loss and those before it, corrected for its start.
 
     >>> smooth([1.0, 1.0, 4.0], keep=0.5).round(3).tolist()
