@@ -19,6 +19,7 @@ from tests.observations import (
     batch,
     cache,
     changed,
+    growing,
     home,
     keeping,
     keys,
@@ -54,6 +55,7 @@ ADAM = {"optim.name": "adamw"}
 STEP = {"optim.schedule": "step"}
 MIXUP = {"mix.mixup": 0.2}
 ERASING = {"mix.erasing": 1.0}
+GROWING = {"augment.size_start": 4, "duration": "9ep", "augment.size_step": 2}
 
 # field: (the other value, the observation, what both sides are set to besides)
 CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -141,6 +143,9 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "augment.aspect": ((3.0, 4.0), batch, CROP),
     "augment.pad": (3, batch, {}),
     "augment.flip": (True, batch, {}),
+    "augment.size_start": (4, growing, {}),
+    "augment.size_ramp": (("1ep", "2ep"), growing, GROWING),
+    "augment.size_step": (1, growing, GROWING),
     "mix.label_smoothing": (0.1, steps, {}),
     "mix.smooth_over": ("others", steps, {"mix.label_smoothing": 0.5}),
     "mix.mixup": (0.2, steps, {}),

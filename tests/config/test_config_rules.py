@@ -200,6 +200,8 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("augment.area", [[0.0, 1.0], [0.5, 0.4], [0.5, 1.1]], [[1.0, 1.0]], "0 < low <= high <= 1"),
     ("augment.aspect", [[0.0, 1.0], [2.0, 1.0]], [[1.0, 1.0], [2.0, 9.0]], "0 < low <= high"),
     ("augment.pad", [-1], [0], "must be at least 0"),
+    ("augment.size_start", [-1, 224], [0, 223], "must be "),
+    ("augment.size_step", [0], [1], "must be at least 1"),
     ("mix.label_smoothing", [-0.1, 1.0], [0.0, 0.99], "[0, 1)"),
     ("mix.mixup", [-0.1, math.nan], [0.0, 2.0], "must be at least 0"),
     ("mix.cutmix", [-0.1, math.nan], [0.0, 2.0], "must be at least 0"),

@@ -51,6 +51,8 @@ CASES: dict[str, tuple[dict, dict]] = {
     "augment.area": ({}, {"augment.crop": "random_resized"}),
     "augment.aspect": ({"augment.crop": "none"}, {"augment.crop": "random_resized"}),
     "augment.pad": ({"augment.crop": "random_resized"}, {}),
+    "augment.size_ramp": ({}, {"augment.size_start": 4}),
+    "augment.size_step": ({}, {"augment.size_start": 4}),
     "mix.smooth_over": ({}, {"mix.label_smoothing": 0.1}),
     "mix.probability": ({}, {"mix.mixup": 0.2}),
     "mix.per": ({}, {"mix.cutmix": 1.0}),

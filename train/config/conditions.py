@@ -21,7 +21,7 @@ ALWAYS = (
     *("model.drop_block", "model.block_dropout", "model.dropout", "model.drop_connect"),
     *("init.weights", "data.name", "data.order", "data.image_size", "data.mean", "data.std"),
     *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
-    *("augment.crop", "augment.flip", "mix.label_smoothing"),
+    *("augment.crop", "augment.flip", "augment.size_start", "mix.label_smoothing"),
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
     *("optim.weight_decay", "optim.clip", "optim.clip_value", "optim.accumulate"),
@@ -122,6 +122,12 @@ CONDITIONS = (
         lambda config: config.init.weights is not None,
         "runs that start from init.weights",
         is_mistake=True,
+    ),
+    Condition(
+        ("augment.size_ramp", "augment.size_step"),
+        "augment.size_start",
+        lambda config: config.augment.size_start > 0,
+        "images that grow, augment.size_start above 0",
     ),
     Condition(
         ("augment.area", "augment.aspect"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from train.config.base import check, check_types, is_finite
+from train.config.base import check, check_duration, check_types, is_finite
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,13 @@ class AugmentConfig:
     """Pixels added on every side before a `pad` crop."""
     flip: bool = True
     """Flip left-right with probability 1/2."""
+    size_start: int = 0
+    """Side of the training images in the first epochs, such as 128; they grow to data.image_size by
+    `size_ramp` (progressive resizing). 0: all have data.image_size. Evaluation does not change."""
+    size_ramp: tuple[str, str] = ("50%", "90%")
+    """When images begin to grow, and when they have data.image_size: "50%" of the run, "8ep"."""
+    size_step: int = 32
+    """Sizes in between are rounded to multiples of this. Each size is compiled once."""
 
     def __post_init__(self) -> None:
         check_types(self, "augment.")
@@ -119,3 +126,7 @@ class AugmentConfig:
         low, high = self.aspect
         check("augment.aspect", self.aspect, 0 < low <= high, "needs 0 < low <= high")
         check("augment.pad", self.pad, self.pad >= 0, "must be at least 0")
+        check("augment.size_start", self.size_start, self.size_start >= 0, "must be at least 0")
+        for duration in self.size_ramp:
+            check_duration("augment.size_ramp", duration, share=True, positive=False)
+        check("augment.size_step", self.size_step, self.size_step >= 1, "must be at least 1")

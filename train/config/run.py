@@ -158,6 +158,8 @@ class RunConfig:
         check("patience", self.patience, self.patience >= 0, "must be at least 0")
         check("skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0")
         self._check_batches()
+        start, end = self.augment.size_start, self.data.image_size
+        check("augment.size_start", start, start < end, f"must be less than data.image_size {end}")
 
     def _check_batches(self) -> None:
         parts, size = self.optim.accumulate, f"batch_size {self.batch_size}"

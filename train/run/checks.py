@@ -80,9 +80,8 @@ def check_parts(run: Run) -> None:
       ConfigError: the warmup is not shorter than the run; options of the network contradict each
         other or the data; or `data.resident` or `data.decoder` is impossible here.
     """
-    mix, size, classes = run.config.mix, run.config.data.image_size, len(run.class_names)
-    if mix.cutout > size:
-        raise ConfigError(f"mix.cutout {mix.cutout}: must be at most data.image_size {size}")
+    mix, classes = run.config.mix, len(run.class_names)
+    check_sizes(run)
     if mix.label_smoothing and mix.smooth_over == "others" and classes < 2:
         raise ConfigError(
             f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
@@ -92,6 +91,26 @@ def check_parts(run: Run) -> None:
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)
     check_decoder(run.config.data, run.config.augment)
+
+
+def check_sizes(run: Run) -> None:
+    """Checks the sizes of training images, which may grow during the run.
+
+    Raises:
+      ConfigError: they do not grow, or the network or `mix.cutout` needs larger ones.
+    """
+    config, size = run.config, run.image_sizes[0].size
+    cutout, name, smallest = config.mix.cutout, "data.image_size", config.data.image_size
+    if config.augment.size_start:
+        name, smallest = "augment.size_start", size
+        if len(run.image_sizes) == 1:
+            ramp = " ".join(config.augment.size_ramp)
+            raise ConfigError(
+                f"augment.size_ramp {ramp}: all images of the run have {size} pixels on a side"
+            )
+        run.check_image_size(size)
+    if cutout > smallest:
+        raise ConfigError(f"mix.cutout {cutout}: must be at most {name} {smallest}")
 
 
 def _batch_size_error(run: Run) -> str | None:

@@ -12,6 +12,7 @@ from train.checkpoint.weights import initial
 from train.config import ConfigError, RunConfig, to_steps
 from train.data import file_list
 from train.data.on_device import lives_on_devices
+from train.data.sizes import Segment, segments
 from train.data.sources import Splits, open_splits
 from train.distributed.mesh import make_mesh
 from train.learn.model import make_model, resolve_norm_groups
@@ -101,6 +102,11 @@ class Run:
         return total - self.steps(mix.off, total) if mix.mixes and mix.off else None
 
     @cached_property
+    def image_sizes(self) -> list[Segment]:
+        """The steps of the run by the size of their training images."""
+        return segments(self.config, len(self.splits.train), self.total_steps)
+
+    @cached_property
     def model(self) -> Classifier:
         return make_model(self.config, len(self.class_names))
 
@@ -175,6 +181,18 @@ class Run:
             return jax.eval_shape(first)
         except ValueError as error:
             raise self._image_size_error(error) from None
+
+    def check_image_size(self, size: int) -> None:
+        """Raises `ConfigError` if the same parameters cannot take images of another size."""
+        name = self.config.model.name
+        try:
+            other = jax.eval_shape(lambda: init_variables(self.model, size, self.config.seed))
+        except ValueError as error:
+            raise ConfigError(f"{name} at augment.size_start {size}: {error}") from None
+        if other["params"] != self._shapes.params:
+            raise ConfigError(
+                f"augment.size_start {size}: the parameters of {name} depend on the image size"
+            )
 
     def _image_size_error(self, error: ValueError) -> ConfigError:
         name, size = self.config.model.name, self.config.data.image_size

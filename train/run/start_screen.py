@@ -29,7 +29,7 @@ def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
     lines = {
         "data": _data(run),
         "classes": _classes(run.splits.train),
-        "images": _images(run.config),
+        "images": _images(run),
         "network": _network(run),
         "weights": _weights(run.config, resumes=checkpoint is not None),
         "optimiser": _optimiser(run),
@@ -66,8 +66,12 @@ def _classes(source: Source) -> str:
     )
 
 
-def _images(config: RunConfig) -> str:
-    data, augment, size = config.data, config.augment, config.data.image_size
+def _images(run: Run) -> str:
+    config, sizes = run.config, [f"{part.size}x{part.size}" for part in run.image_sizes]
+    data, augment, size = config.data, config.augment, " then ".join(sizes)
+    if len(sizes) > 1:
+        steps = ", ".join(f"{part.start:,}" for part in run.image_sizes[1:])
+        size += f" from step {steps} on ({len(sizes)} programs are compiled)"
     crop = {
         "random_resized": "random crops",
         "pad": f"cropped after a padding of {augment.pad}",
@@ -76,7 +80,7 @@ def _images(config: RunConfig) -> str:
     mirrored = ", mirrored at random" if augment.flip else ""
     evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
     mean, std = (" ".join(f"{x:g}" for x in values) for values in (data.mean, data.std))
-    return f"{size}x{size}, {crop}{mirrored}, {evaluated}; mean {mean}, std {std}"
+    return f"{size}, {crop}{mirrored}, {evaluated}; mean {mean}, std {std}"
 
 
 def _network(run: Run) -> str:
