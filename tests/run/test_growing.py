@@ -83,9 +83,9 @@ def test_batches_have_the_sizes_and_do_not_depend_on_where_reading_begins():
 def test_what_cannot_grow_is_refused():
     with pytest.raises(ConfigError, match=r"size_ramp 2ep 2ep: all images of the run have 4 pix"):
         check_sizes(Run(replace(grows(size_ramp=("2ep", "2ep")), duration="6st")))
-    config = replace(grows(), data=replace(grows().data, image_size=32))
+    config = replace(grows(), data=replace(grows().data, image_size=40))
     lenet = replace(config, model=ModelConfig(name="lenet5"))
-    lenet = replace(lenet, augment=replace(config.augment, size_start=28))
+    lenet = replace(lenet, augment=replace(config.augment, size_start=36))
     with pytest.raises(ConfigError, match=r"the parameters of lenet5 depend on the image size"):
         check_sizes(Run(lenet))
     with pytest.raises(ConfigError, match=r"mix.cutout 6: must be at most augment.size_start 4"):
