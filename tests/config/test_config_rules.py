@@ -173,7 +173,8 @@ def test_spec_that_cannot_be_built_is_refused(changes, parts):
 SHARE = "'90ep', '500st', '5%'"
 RULES = [  # field, values refused, values at the edge of what is allowed, part of the message
     ("duration", ["", "ep", "-1ep", "1 ep", "1e3st", "5%"], ["1.5ep", "1st"], "'500st'"),
-    ("duration", ["0ep", "0st", "0.0ep"], ["0.01ep"], "must be more than 0"),
+    ("duration", ["0ep", "0st", "0.0ep", "0h", "0min"], ["0.01ep"], "must be more than 0"),
+    ("duration", ["2 h", "2hours", "h"], ["2h", "1.5h", "90min"], "'500st'"),
     ("log_every", ["0st"], ["1st"], "must be more than 0"),
     ("log_every", ["", "5%", "x"], ["1ep", "50st"], "'90ep', '500st'"),
     ("batch_size", [0, -8], [1], "must be at least 1"),

@@ -85,8 +85,8 @@ def test_what_cannot_grow_is_refused():
         check_sizes(Run(replace(grows(size_ramp=("2ep", "2ep")), duration="6st")))
     config = replace(grows(), data=replace(grows().data, image_size=40))
     lenet = replace(config, model=ModelConfig(name="lenet5"))
-    lenet = replace(lenet, augment=replace(config.augment, size_start=36))
-    with pytest.raises(ConfigError, match=r"the parameters of lenet5 depend on the image size"):
+    lenet = replace(lenet, augment=replace(config.augment, size_start=28))
+    with pytest.raises(ConfigError, match=r"lenet5 at augment.size_start 28: LeNet-5 needs"):
         check_sizes(Run(lenet))
     with pytest.raises(ConfigError, match=r"mix.cutout 6: must be at most augment.size_start 4"):
         config = grows()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from resnet_jax.zoo import get_spec
-from train.config.base import check, check_duration, check_types
+from train.config.base import check, check_duration, check_types, seconds_in
 from train.config.data import AugmentConfig, DataConfig
 from train.config.learn import MixConfig, OptimConfig
 from train.config.model import InitConfig, ModelConfig
@@ -97,7 +97,8 @@ class RunConfig:
 
     recipe: Annotated[str, tyro.conf.Suppress] = "custom"
     duration: str = "90ep"
-    """"90ep" (epochs) or "500st" (steps). Schedules given in % scale with it."""
+    """"90ep" (epochs) or "500st" (steps). Schedules given in % scale with it. "2h" or "90min": the
+    number of steps is chosen once, from the measured speed, so that the run takes that long."""
     batch_size: int = 256
     """Global batch size of training, over all devices and processes."""
     seed: int = 0
@@ -148,7 +149,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "")
-        check_duration("duration", self.duration)
+        seconds = seconds_in(self.duration)
+        if seconds is None:
+            check_duration("duration", self.duration)
+        check("duration", self.duration, seconds != 0, "must be more than 0")
         check_duration("log_every", self.log_every)
         check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")

@@ -23,6 +23,7 @@ _EXTRAS = (
     "files",
     "parameters",
     "segments",
+    "time_budget",
 )
 """Entries of config.json that are not options."""
 
@@ -114,6 +115,8 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
         "examples": {"train": len(run.splits.train), "eval": len(run.splits.eval)},
         "class_names": list(run.splits.train.class_names),
     }
+    if run.time_budget:
+        extras["time_budget"] = run.time_budget
     if run.files:
         extras["files"] = run.files
         file_list.write_names(workdir, run.splits)

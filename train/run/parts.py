@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from resnet_jax import Classifier, stack_blocks
 from train.checkpoint.weights import initial
 from train.config import ConfigError, RunConfig, to_steps
+from train.config.base import seconds_in
 from train.data import file_list
 from train.data.on_device import lives_on_devices
 from train.data.sizes import Segment, segments
@@ -58,6 +59,8 @@ class Run:
         self.config = resolve_norm_groups(config, self.mesh)
         if splits is not None:
             self.splits = splits
+        self.time_budget = ""
+        """The duration in hours that `config.duration` was chosen for; ''; it was not."""
         self._pretrained: Variables | None = None
 
     # --- data ------------------------------------------------------------------------------------
@@ -93,6 +96,11 @@ class Run:
 
     @cached_property
     def total_steps(self) -> int:
+        if seconds_in(self.config.duration):
+            raise ConfigError(
+                f"duration {self.config.duration!r}: only `train` turns a time into steps; give "
+                "epochs ('90ep') or steps ('500st')"
+            )
         return self.steps(self.config.duration)
 
     @property
@@ -183,16 +191,12 @@ class Run:
             raise self._image_size_error(error) from None
 
     def check_image_size(self, size: int) -> None:
-        """Raises `ConfigError` if the same parameters cannot take images of another size."""
-        name = self.config.model.name
+        """Raises `ConfigError` if the network cannot take the images of `augment.size_start`."""
         try:
-            other = jax.eval_shape(lambda: init_variables(self.model, size, self.config.seed))
+            jax.eval_shape(lambda: init_variables(self.model, size, self.config.seed))
         except ValueError as error:
+            name = self.config.model.name
             raise ConfigError(f"{name} at augment.size_start {size}: {error}") from None
-        if other["params"] != self._shapes.params:
-            raise ConfigError(
-                f"augment.size_start {size}: the parameters of {name} depend on the image size"
-            )
 
     def _image_size_error(self, error: ValueError) -> ConfigError:
         name, size = self.config.model.name, self.config.data.image_size
