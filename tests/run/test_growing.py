@@ -57,7 +57,7 @@ def grows(**changes: object) -> RunConfig:
 def test_a_run_resumes_at_a_boundary(tmp_path, monkeypatch, capsys):
     config, whole, cut = grows(size_step=4), tmp_path / "whole", tmp_path / "cut"
     fit(config, whole)
-    assert "4x4 then 8x8 from step 12 on (2 programs are compiled)" in capsys.readouterr().out
+    assert "4x4 then 8x8 from step 12 on (2 programs are compiled, data" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         stopping_at(patch, 12, signal.SIGTERM)
         with pytest.raises(RunError, match="after step 12 of 15, saved"):
@@ -70,7 +70,9 @@ def test_batches_have_the_sizes_and_do_not_depend_on_where_reading_begins():
     run = Run(grows())
     assert [tuple(part) for part in run.image_sizes] == [(0, 6, 4), (6, 12, 6), (12, 15, 8)]
     screen = "\n".join(describe_run(run, Path("x"), None))
-    assert "4x4 then 6x6 then 8x8 from step 6, 12 on (3 programs are compiled)" in screen
+    assert (
+        "4x4 then 6x6 then 8x8 from step 6, 12 on (3 programs are compiled, data.resident" in screen
+    )
     whole = list(_host_batches(run, 0))
     assert [batch["image"].shape[1] for batch in whole] == [4] * 6 + [6] * 6 + [8] * 3
     for start in (6, 7, 14):

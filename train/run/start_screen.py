@@ -71,7 +71,7 @@ def _images(run: Run) -> str:
     data, augment, size = config.data, config.augment, " then ".join(sizes)
     if len(sizes) > 1:
         steps = ", ".join(f"{part.start:,}" for part in run.image_sizes[1:])
-        size += f" from step {steps} on ({len(sizes)} programs are compiled)"
+        size += f" from step {steps} on ({len(sizes)} programs are compiled, data.resident is off)"
     crop = {
         "random_resized": "random crops",
         "pad": f"cropped after a padding of {augment.pad}",
