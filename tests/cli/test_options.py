@@ -56,6 +56,7 @@ STEP = {"optim.schedule": "step"}
 MIXUP = {"mix.mixup": 0.2}
 ERASING = {"mix.erasing": 1.0}
 GROWING = {"augment.size_start": 4, "duration": "9ep", "augment.size_step": 2}
+HOLD = {"optim.hold": "50%", "optim.floor": 0.01}
 
 # field: (the other value, the observation, what both sides are set to besides)
 CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -178,6 +179,8 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "optim.power": (3.0, updates, {"optim.schedule": "polynomial"}),
     "optim.floor": (0.01, updates, {}),
     "optim.hold": ("50%", updates, {"optim.floor": 0.01}),
+    "optim.cycle": ("4st", updates, HOLD),
+    "optim.cycle_lr": (0.07, updates, {**HOLD, "optim.cycle": "4st"}),
     "optim.scaling": ("sqrt", updates, {"optim.lr_batch": 64}),
     "optim.warmup": ("10st", updates, {}),
     "optim.milestones": (("10st",), updates, STEP),

@@ -143,6 +143,8 @@ EVERY = {
     "optim.power": (0.5, 0.25),
     "optim.floor": (0.5, 0.25),
     "optim.hold": ("5%", "1ep"),
+    "optim.cycle": ("3st", "4st"),
+    "optim.cycle_lr": (0.75, 0.625),
     "optim.scaling": ("sqrt", "linear"),
     "eval.every": ("3st", "4st"),
     "eval.batch_size": (3, 4),

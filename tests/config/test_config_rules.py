@@ -235,6 +235,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.clip_value", [-1.0, math.nan, math.inf], [0.0, 1.0], "must be "),
     ("ema_every", ["", "5%"], ["1st", "1ep"], "'500st'"),
     ("swa_start", ["x", "1"], ["", "75%", "0st", "3ep"], "or '' (off)"),
+    ("optim.cycle", ["5%", "x"], ["", "1ep"], "or '' (off)"),
     ("optim.hold", ["5%", "1ep"], [""], "needs an optim.floor above 0"),
     ("optim.sam", [-0.1, math.nan, math.inf], [0.0, 2.0], "must be "),
     ("patience", [-1], [0, 1], "must be at least 0"),

@@ -75,6 +75,8 @@ CASES: dict[str, tuple[dict, dict]] = {
         {"optim.schedule": "constant", "optim.floor": 0.01},
         {"optim.floor": 0.01},
     ),
+    "optim.cycle": ({"optim.floor": 0.01}, {"optim.hold": "50%", "optim.floor": 0.01}),
+    "optim.cycle_lr": ({"optim.floor": 0.01}, {"optim.cycle": "4st"}),
     "optim.scaling": ({"optim.lr_batch": 0}, {}),
     "optim.trust": ({}, {"optim.name": "lars"}),
     "optim.decay": ({"optim.name": "lamb"}, {}),
@@ -132,6 +134,8 @@ TRUE += (
     "optim.floor",
     "optim.scaling",
     "optim.hold",
+    "optim.cycle",
+    "optim.cycle_lr",
     "optim.trust",
 )
 

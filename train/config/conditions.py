@@ -55,6 +55,10 @@ def _is_data(*names: str) -> Callable[[RunConfig], bool]:
     return lambda config: config.data.name in names
 
 
+def _is_set(group: str, name: str) -> Callable[[RunConfig], bool]:
+    return lambda config: bool(getattr(getattr(config, group), name))
+
+
 def _is_encoded(config: RunConfig) -> bool:
     """Whether images are read from encoded files."""
     return config.data.name not in _BUILT_IN
@@ -126,7 +130,7 @@ CONDITIONS = (
     Condition(
         ("augment.size_ramp", "augment.size_step"),
         "augment.size_start",
-        lambda config: config.augment.size_start > 0,
+        _is_set("augment", "size_start"),
         "images that grow, augment.size_start above 0",
     ),
     Condition(
@@ -232,6 +236,8 @@ CONDITIONS = (
         lambda config: config.optim.schedule in ("cosine", "linear", "polynomial", "one_cycle"),
         "schedules that end at optim.floor",
     ),
+    Condition(("optim.cycle",), "optim.hold", _is_set("optim", "hold"), "runs with optim.hold"),
+    Condition(("optim.cycle_lr",), "optim.cycle", _is_set("optim", "cycle"), "optim.cycle"),
     Condition(
         ("optim.scaling",),
         "optim.lr_batch",

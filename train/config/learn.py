@@ -1,5 +1,6 @@
 """The options of the optimiser, `optim.*`, and of targets and mixing, `mix.*`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,6 +128,11 @@ class OptimConfig:
     hold: str = ""
     """Stay at `floor` for this long at the end of the run ("25%", "40ep"), such as for swa_start;
     '': no."""
+    cycle: str = ""
+    """During `hold`, fall from `cycle_lr` to `floor` again and again, each time for this long
+    ("1ep"), instead of staying there; '': no."""
+    cycle_lr: float = 0.05
+    """The learning rate at the start of each cycle."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")
@@ -160,5 +166,8 @@ class OptimConfig:
         check(
             "optim.hold", self.hold, not self.hold or self.floor > 0, "needs an optim.floor above 0"
         )
+        check_duration("optim.cycle", self.cycle, off=True)
+        good = not self.cycle or self.floor < self.cycle_lr < math.inf
+        check("optim.cycle_lr", self.cycle_lr, good, f"must be above optim.floor {self.floor:g}")
         for milestone in self.milestones:
             check_duration("optim.milestones", milestone, share=True, positive=False)

@@ -135,6 +135,7 @@ def _optimiser(run: Run) -> str:
     elif optim.floor:
         schedule += f" to {optim.floor:g}"
         schedule += f" for the last {optim.hold}" if optim.hold else ""
+        schedule += f", in cycles of {optim.cycle} from {optim.cycle_lr:g}" if optim.cycle else ""
     return f"{optim.name}, {rate}, {schedule}{warmup}{decay}{sam}{parts}"
 
 

@@ -27,7 +27,8 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
     - one_cycle: the warmup is the first part of the cycle, a cosine from peak / 25; then a cosine
       to f (Smith 2018, arXiv:1803.09820; the shape of torch's OneCycleLR)
 
-    With `optim.hold`, cosine, linear, polynomial and one_cycle reach f earlier, and stay there.
+    With `optim.hold`, cosine, linear, polynomial and one_cycle reach f earlier, and stay there, or
+    begin the cycles of `cyclic`.
 
     Args:
       config: of the run.
@@ -56,12 +57,13 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
         raise ConfigError("optim.schedule one_cycle: needs optim.warmup, such as '30%'")
     drops = [max(steps(milestone) - warmup, 0) for milestone in optim.milestones]
     hold = steps(optim.hold) if optim.hold and optim.schedule in _FALL_TO_THE_FLOOR else 0
-    if warmup + hold >= total_steps:
-        raise ConfigError(
-            f"optim.hold {optim.hold!r} is {hold} steps: with optim.warmup {optim.warmup!r}, must "
-            f"be shorter than the run ({total_steps} steps)"
-        )
-    after = _after_warmup(optim, peak, total_steps - warmup - hold, warmup, drops)
+    _check_hold(optim, hold, warmup, total_steps)
+    end = total_steps - warmup - hold
+    after = _after_warmup(optim, peak, end, warmup, drops)
+    if hold and optim.cycle:
+        cycles = cyclic(optim.cycle_lr, optim.floor, max(steps(optim.cycle), 1))
+        later = total_steps - hold
+        after = optax.join_schedules([after, lambda step: cycles(step + later)], [end])
     if not warmup:
         return after
     if optim.schedule == "one_cycle":
@@ -70,6 +72,32 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
     # The first step already moves: step s of the warmup has (s + 1) / (warmup + 1) of the peak.
     ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([ramp, after], [warmup])
+
+
+def _check_hold(optim: OptimConfig, hold: int, warmup: int, total_steps: int) -> None:
+    if warmup + hold >= total_steps:
+        raise ConfigError(
+            f"optim.hold {optim.hold!r} is {hold} steps: with optim.warmup {optim.warmup!r}, must "
+            f"be shorter than the run ({total_steps} steps)"
+        )
+
+
+def cyclic(start: float, end: float, length: int) -> optax.Schedule:
+    """Step -> rate that falls linearly in cycles of `length` steps, as in SWA.
+
+    Izmailov 2018, arXiv:1803.05407, section 3.1: (1 - t) start + t end, with t = (s mod c + 1) / c.
+    A cycle ends where the number of steps done is a multiple of its length: with `ema_every` of the
+    same length, the weights at the end of each cycle are averaged.
+
+    >>> [round(float(cyclic(0.5, 0.1, 4)(s)), 3) for s in range(5)]
+    [0.4, 0.3, 0.2, 0.1, 0.4]
+    """
+
+    def rate(step: jax.Array | int) -> jax.Array:
+        share = (jnp.asarray(step) % length + 1) / length
+        return (1 - share) * start + share * end
+
+    return rate
 
 
 def peak_rate(config: RunConfig) -> float:
