@@ -74,7 +74,8 @@ def choose_steps(
     budget = seconds_in(config.duration)
     if budget is None:
         return config
-    run = Run(replace(config, duration="1000000st"))
+    full = replace(config.augment, size_start=0)  # images that grow: at their last size
+    run = Run(replace(config, duration="1000000st", augment=full))
     check(run)
     say(f"measuring the speed, to choose the number of steps for {config.duration}")
     found = measure(run, min(_SECONDS, budget / 50))
