@@ -146,14 +146,14 @@ def _moments(x: jax.Array, running_mean: jax.Array) -> tuple[jax.Array, jax.Arra
     distance from the mean is at most sqrt(B) standard deviations, so the relative error of the
     variance is at most about B * 2^-24, from the first step on.
 
-    A map narrower than float32 is shifted by the running mean, which is known before the map. On a
+    A bfloat16 map is shifted by the running mean, which is known before the map. On a
     TPU the sums then become part of the previous convolution, and the map is not read again. Eight
     bits cannot represent a mean of more than a few hundred standard deviations. So the error of the
     variance is at most one or two per cent, until the running mean has converged.
     """
     axes = tuple(range(1, x.ndim - 1))
     wide = x.astype(at_least_float32(x.dtype))
-    narrow = wide.dtype != x.dtype
+    narrow = x.dtype == jnp.bfloat16
     shift = running_mean if narrow else save_for_backward(wide[:, :1].mean(axes, keepdims=True))
     shift = lax.stop_gradient(shift)
     moved = wide - shift
@@ -166,10 +166,10 @@ def _gram_is_exact(dtype: jnp.dtype) -> bool:
     """Whether variances from the Gram matrix of a map of this type are exact enough.
 
     If the part that channels share is r times the part in which they differ, a variance is the
-    difference of terms that are r^2 times larger. float32 sums of 8-bit numbers have enough digits
-    for that, and so does float64. float32 sums of float32 numbers do not.
+    difference of terms that are r^2 times larger. float32 sums of 8-bit numbers (bfloat16) have
+    enough digits for that, and so does float64. float32 sums of float16 or float32 numbers do not.
     """
-    return bool(jnp.finfo(dtype).bits != 32)
+    return dtype in (jnp.bfloat16, jnp.float64)
 
 
 def _moments_of_product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -125,6 +125,11 @@ def batch(config: RunConfig, workdir) -> str:
     return digest([first, *eval_batches(splits.eval, config.data, config.eval, batch_size=size)])
 
 
+def growing(config: RunConfig, workdir) -> str:
+    """The sizes of training images, by step."""
+    return str(Run(config).image_sizes)
+
+
 def names(config: RunConfig, workdir) -> str:
     """Sizes and classes of the splits."""
     splits = Run(config).splits

@@ -37,6 +37,7 @@ RUN = {
     r"resnet-jax train folder --workdir runs/(csv|labels) .*": PHOTOS,
     r"resnet-jax train digits (?!.*(\$TINY|--mesh)).*--workdir .*": SMALL,
     r"resnet-jax train folder --data\.dir DIR( --workdir runs/photos)?": PHOTOS,
+    r"resnet-jax lr-find digits .*": SMALL.replace("--duration 2st", "--steps 10"),
     r"resnet-jax eval runs/(digits|photos)": "",
     r"resnet-jax predict (runs/|resnet20_cifar ).*": "",
     r"resnet-jax convert .*": "",

@@ -8,6 +8,7 @@ from typing import Any
 from train.cli.bench import bench
 from train.cli.convert import convert
 from train.cli.evaluate import evaluate
+from train.cli.lr_find import lr_find
 from train.cli.models import models
 from train.cli.plan import plan
 from train.cli.predict import predict
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": evaluate,
     "predict": predict,
     "convert": convert,
+    "lr-find": lr_find,
     "plan": plan,
     "bench": bench,
     "models": models,

@@ -19,6 +19,7 @@ from tests.observations import (
     batch,
     cache,
     changed,
+    growing,
     home,
     keeping,
     keys,
@@ -59,6 +60,8 @@ STEP = {"optim.schedule": "step"}
 MIXUP = {"mix.mixup": 0.2}
 BCE = {"loss.name": "bce"}
 ERASING = {"mix.erasing": 1.0}
+GROWING = {"augment.size_start": 4, "duration": "9ep", "augment.size_step": 2}
+HOLD = {"optim.hold": "50%", "optim.floor": 0.01}
 
 # field: (the other value, the observation, what both sides are set to besides)
 CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -66,11 +69,15 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "duration": ("30st", updates, {}),
     "batch_size": (64, batch, {}),
     "seed": (1, steps, {}),
-    "precision": ("bf16", steps, {}),
+    "precision": ("fp16", steps, {}),
     "ema_decay": (0.9, steps, {}),
+    "ema_every": ("2st", steps, {"ema_decay": 0.9}),
+    "ema_rule": ("torchvision", steps, {"ema_decay": 0.9}),
+    "swa_start": ("1st", steps, {}),
     "norm_group_size": (4, steps, {}),
     "scan": (True, network, {"model.depths": (4,)}),
     "skip_nonfinite": (2, patience, {**SHORT, "optim.lr": 1e30, "model.zero_gamma": False}),
+    "patience": (1, leaves, {**SHORT, "duration": "8st", "optim.lr": 1e-9}),
     "log_every": ("4st", leaves, SHORT),
     "compilation_cache": ("there", cache, SHORT),
     "model.depths": ((1, 2), network, {}),
@@ -161,6 +168,9 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "augment.blur_sigma": ((1.0, 1.5), batch, {"augment.blur": 0.5}),
     "augment.lighting": (0.1, batch, COLOURS),
     "augment.repeats": (2, batch, {}),
+    "augment.size_start": (4, growing, {}),
+    "augment.size_ramp": (("1ep", "2ep"), growing, GROWING),
+    "augment.size_step": (1, growing, GROWING),
     "mix.label_smoothing": (0.1, steps, {}),
     "mix.smooth_over": ("others", steps, {"mix.label_smoothing": 0.5}),
     "mix.mixup": (0.2, steps, {}),
@@ -195,9 +205,15 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "optim.decay": ("decoupled", updates, {}),
     "optim.decay_mask": ("all", updates, {}),
     "optim.clip": (0.1, updates, {}),
+    "optim.clip_value": (0.1, updates, {}),
+    "optim.sam": (0.05, steps, {}),
+    "optim.accumulate": (2, steps, {}),
     "optim.schedule": ("constant", updates, {}),
     "optim.power": (3.0, updates, {"optim.schedule": "polynomial"}),
     "optim.floor": (0.01, updates, {}),
+    "optim.hold": ("50%", updates, {"optim.floor": 0.01}),
+    "optim.cycle": ("4st", updates, HOLD),
+    "optim.cycle_lr": (0.07, updates, {**HOLD, "optim.cycle": "4st"}),
     "optim.scaling": ("sqrt", updates, {"optim.lr_batch": 64}),
     "optim.warmup": ("10st", updates, {}),
     "optim.milestones": (("10st",), updates, STEP),

@@ -108,7 +108,7 @@ def literals() -> list:
 
 def test_the_fields_with_choices_are_found():
     assert [param.id for param in literals()] == [
-        "precision",
+        *("precision", "ema_rule"),
         *("model." + f for f in ("block", "stem", "stem_pool", "stride_at", "shortcut")),
         *("model." + f for f in ("anti_alias", "activation", "attention", "norm")),
         *("model." + f for f in ("output_stride", "kernel_init")),
@@ -183,7 +183,8 @@ def test_spec_that_cannot_be_built_is_refused(changes, parts):
 SHARE = "'90ep', '500st', '5%'"
 RULES = [  # field, values refused, values at the edge of what is allowed, part of the message
     ("duration", ["", "ep", "-1ep", "1 ep", "1e3st", "5%"], ["1.5ep", "1st"], "'500st'"),
-    ("duration", ["0ep", "0st", "0.0ep"], ["0.01ep"], "must be more than 0"),
+    ("duration", ["0ep", "0st", "0.0ep", "0h", "0min"], ["0.01ep"], "must be more than 0"),
+    ("duration", ["2 h", "2hours", "h"], ["2h", "1.5h", "90min"], "'500st'"),
     ("log_every", ["0st"], ["1st"], "must be more than 0"),
     ("log_every", ["", "5%", "x"], ["1ep", "50st"], "'90ep', '500st'"),
     ("batch_size", [0, -8], [1], "must be at least 1"),
@@ -246,6 +247,8 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("augment.policy", ["rand-p0", "rand-n0", "rand-inc2"], ["rand-m0-p1-inc0"], "is invalid"),
     ("augment.policy", ["rand-w1", "rand-w0-w0", "rand-x3"], ["rand-w0"], "w0 or tweights"),
     ("augment.policy", ["rand-n14-w0", "rand-n16-tweights"], ["rand-n13-w0"], "can be drawn"),
+    ("augment.size_start", [-1, 224], [0, 223], "must be "),
+    ("augment.size_step", [0], [1], "must be at least 1"),
     ("mix.label_smoothing", [-0.1, 1.0], [0.0, 0.99], "[0, 1)"),
     ("mix.mixup", [-0.1, math.nan], [0.0, 2.0], "must be at least 0"),
     ("mix.cutmix", [-0.1, math.nan], [0.0, 2.0], "must be at least 0"),
@@ -278,6 +281,15 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.epsilon", [-1e-9, math.nan], [0.0], "must be at least 0"),
     ("optim.weight_decay", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.clip", [-1.0, math.nan], [0.0], "must be at least 0"),
+    ("optim.accumulate", [0, -1], [1, 4, 256], "must be at least 1"),
+    ("optim.accumulate", [3, 512], [2], "does not divide batch_size 256"),
+    ("optim.clip_value", [-1.0, math.nan, math.inf], [0.0, 1.0], "must be "),
+    ("ema_every", ["", "5%"], ["1st", "1ep"], "'500st'"),
+    ("swa_start", ["x", "1"], ["", "75%", "0st", "3ep"], "or '' (off)"),
+    ("optim.cycle", ["5%", "x"], ["", "1ep"], "or '' (off)"),
+    ("optim.hold", ["5%", "1ep"], [""], "needs an optim.floor above 0"),
+    ("optim.sam", [-0.1, math.nan, math.inf], [0.0, 2.0], "must be "),
+    ("patience", [-1], [0, 1], "must be at least 0"),
     ("optim.gamma", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.trust", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.floor", [-0.1, math.nan], [0.0], "must be at least 0"),

@@ -190,3 +190,14 @@ def test_schedule_runs_in_the_optimiser():
         updates, state = tx.update(grads, state, params)
         assert updates["bias"] == -(step + 1)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+def test_clipping_by_value_comes_before_clipping_by_norm():
+    """(3, -0.1) is cut to (0.5, -0.1), whose norm is then cut to 0.1."""
+    grads = {"kernel": jnp.asarray([3.0, -0.1])}
+    options = {"momentum": 0.0, "weight_decay": 0.0, "clip_value": 0.5}
+    for norm, factor in ((0.0, 1.0), (0.1, 0.1 / math.hypot(0.5, 0.1))):
+        optim = OptimConfig(clip=norm, **options)
+        tx = make_optimizer(optim, optax.constant_schedule(1.0))
+        found, _ = tx.update(grads, tx.init(grads), grads)
+        np.testing.assert_allclose(-found["kernel"], factor * np.array([0.5, -0.1]), 1e-5)

@@ -68,7 +68,35 @@ def test_scaling(scaling, factor):
     assert float(found(0)) == pytest.approx(0.1 * factor)
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear", "polynomial", "one_cycle"])
+def test_hold_reaches_the_floor_earlier_and_stays_there(name):
+    """The rate of a run that is shorter by the hold, and then the floor."""
+    held = rate(schedule=name, floor=FLOOR, hold="20st")
+    options = OptimConfig(lr=PEAK, lr_batch=0, schedule=name, floor=FLOOR, warmup=f"{WARMUP}st")
+    short = make_schedule(RunConfig(optim=options), examples=1000, total_steps=WARMUP + LEFT - 20)
+    values = [float(held(s)) for s in (0, WARMUP, WARMUP + 9, WARMUP + LEFT - 21)]
+    expected = [float(short(s)) for s in (0, WARMUP, WARMUP + 9, WARMUP + LEFT - 21)]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    last = [float(held(WARMUP + LEFT - s)) for s in (20, 10, 1)]
+    np.testing.assert_allclose(last, FLOOR, rtol=1e-5)
+
+
+def test_cycles_in_the_hold():
+    """From the formula of SWA, with i steps counted from 1, in the last 20 of 100 steps."""
+    found = rate(floor=FLOOR, hold="20st", cycle="8st", cycle_lr=0.05)
+    plain = rate(floor=FLOOR, hold="20st")
+    for step in range(TOTAL):
+        share = ((step + 1 - 1) % 8 + 1) / 8
+        expected = (1 - share) * 0.05 + share * FLOOR if step >= 80 else float(plain(step))
+        assert float(found(step)) == pytest.approx(expected, rel=1e-5)
+    assert float(found(87)) == pytest.approx(FLOOR)  # 88 steps done: 11 cycles
+
+
 def test_refusals():
+    with pytest.raises(ConfigError, match=r"optim.cycle_lr 0.05: must be above optim.floor 0.06"):
+        OptimConfig(floor=0.06, cycle="1ep")
+    with pytest.raises(ConfigError, match=r"optim.hold '80%' is 8\d* steps: with optim.warmup"):
+        rate(floor=FLOOR, hold="80%", warmup="20%")
     with pytest.raises(ConfigError, match=r"optim.floor 0.2: must be below the peak rate, 0.2"):
         rate(floor=0.2)
     with pytest.raises(ConfigError, match=r"optim.schedule one_cycle: needs optim.warmup, such as"):

@@ -23,8 +23,8 @@ class TrainArgs:
     workdir: Path
     """Directory of the run. The same command resumes the run, and so does `--workdir DIR` alone."""
     extend: Annotated[int, tyro.conf.UseCounterAction] = 0
-    """Continue the run in the workdir with another --duration, or with other eval.*, checkpoint.*
-    or log_every."""
+    """Continue the run in the workdir with another --duration, or with other eval.*, checkpoint.*,
+    patience or log_every."""
 
 
 def train(args: list[str]) -> None:

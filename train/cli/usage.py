@@ -11,6 +11,8 @@ usage: resnet-jax COMMAND ...
   predict NAME IMAGE... --weights FILE                  of a file, for the network NAME,
   predict NAME.TAG IMAGE...                             or published by timm
   convert SRC DST [--model NAME]                        write weights of a file or run to a file
+  lr-find RECIPE [--steps 200] [...]                    learning-rate range test: suggests
+                                                        --optim.lr, and draws the curve
   plan RECIPE --topology v5e:16x16 [...]                compile the step for other hardware: report
                                                         memory, time and the bottleneck
   bench COMMAND ...                                     measure training, input and memory; compare
@@ -20,6 +22,16 @@ usage: resnet-jax COMMAND ...
 
 `resnet-jax COMMAND --help` lists the most used options of a command, `--help-all` lists all.
 `resnet-jax --version` prints the versions of this program and of the packages that it uses.
+"""
+
+LR_FIND_HELP = """\
+Learning-rate range test (Smith 2017): trains the recipe for a few steps while the rate grows from
+--lowest to --highest, draws the loss over the rate, and suggests a value of --optim.lr. The last
+line of the output is that option.
+
+The rates are values of optim.lr: they are scaled by the batch size as in `train`, and the
+suggestion holds for the same --batch_size, network and optimiser. All options of `train` are
+accepted; warmup, schedule and averages are not used.
 """
 
 PLAN_HELP = """\

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from train.config.base import check, check_types, is_finite
+from train.config.base import check, check_duration, check_types, is_finite
 from train.config.policy import parse_policy
 
 
@@ -63,6 +63,13 @@ class AugmentConfig:
     repeats: int = 1
     """Repeated augmentation (Hoffer 2020; Berman 2019): a batch has each image this many times,
     each time augmented anew. An epoch is as long as before, and has 1 / repeats of the images."""
+    size_start: int = 0
+    """Side of the training images in the first epochs, such as 128; they grow to data.image_size by
+    `size_ramp` (progressive resizing). 0: all have data.image_size. Evaluation does not change."""
+    size_ramp: tuple[str, str] = ("50%", "90%")
+    """When images begin to grow, and when they have data.image_size: "50%" of the run, "8ep"."""
+    size_step: int = 32
+    """Sizes in between are rounded to multiples of this. Each size is compiled once."""
 
     def __post_init__(self) -> None:
         check_types(self, "augment.")
@@ -90,6 +97,10 @@ class AugmentConfig:
         check("augment.repeats", self.repeats, self.repeats >= 1, "must be at least 1")
         check("augment.lighting", self.lighting, self.lighting >= 0, "must be at least 0")
         check("augment.lighting", self.lighting, is_finite(self.lighting), "must be finite")
+        check("augment.size_start", self.size_start, self.size_start >= 0, "must be at least 0")
+        for duration in self.size_ramp:
+            check_duration("augment.size_ramp", duration, share=True, positive=False)
+        check("augment.size_step", self.size_step, self.size_step >= 1, "must be at least 1")
 
     @property
     def moves(self) -> bool:

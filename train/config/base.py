@@ -13,6 +13,8 @@ from train.errors import ConfigError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|st|%)")
 
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(h|min)")
+
 
 def to_steps(duration: str, *, examples: int, batch_size: int, total: int | None = None) -> int:
     """Steps in a duration: "90ep" (epochs), "500st" (steps) or "5%" (of `total` steps).
@@ -36,6 +38,16 @@ def to_steps(duration: str, *, examples: int, batch_size: int, total: int | None
     steps = {"ep": value * examples / batch_size, "st": value, "%": value / 100 * (total or 0)}
     # 1e-9: 0.1 * 30 must not round up to 4
     return int(-(-(steps[unit] - 1e-9) // 1))
+
+
+def seconds_in(duration: str) -> float | None:
+    """Seconds in a time, "2h" or "90min"; None: `duration` is no time.
+
+    >>> seconds_in("1.5h"), seconds_in("90min"), seconds_in("90ep")
+    (5400.0, 5400.0, None)
+    """
+    match = _TIME.fullmatch(duration)
+    return float(match[1]) * {"h": 3600, "min": 60}[match[2]] if match else None
 
 
 def _no_duration(duration: str, more: str = "") -> str:

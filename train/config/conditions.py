@@ -10,8 +10,8 @@ from resnet_jax.zoo import get_spec
 from train.config import RunConfig
 
 ALWAYS = (
-    *("duration", "batch_size", "seed", "precision", "ema_decay", "scan", "skip_nonfinite"),
-    *("log_every", "compilation_cache"),
+    *("duration", "batch_size", "seed", "precision", "swa_start", "scan", "skip_nonfinite"),
+    *("patience", "log_every", "compilation_cache"),
     *("model.name", "model.depths", "model.stage_blocks", "model.stage_widths", "model.width"),
     *("model.groups", "model.group_width", "model.reduce_first", "model.stem", "model.stem_width"),
     *("model.stem_pool", "model.stride_at", "model.shortcut", "model.shortcut_kernel"),
@@ -32,11 +32,12 @@ ALWAYS = (
     *("augment.scale", "augment.interpolation", "augment.flip", "augment.vertical_flip"),
     *("augment.rotate", "augment.translate", "augment.shear", "augment.zoom", "augment.policy"),
     *("augment.jitter", "augment.grey", "augment.blur", "augment.lighting", "augment.repeats"),
-    "augment.preset",
+    *("augment.preset", "augment.size_start"),
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
     *("loss.name", "loss.class_weights", "loss.l1", "loss.l2"),
     *("optim.name", "optim.lr", "optim.lr_batch", "optim.momentum"),
-    *("optim.weight_decay", "optim.clip", "optim.schedule", "optim.warmup"),
+    *("optim.weight_decay", "optim.clip", "optim.clip_value", "optim.accumulate"),
+    *("optim.sam", "optim.schedule", "optim.warmup"),
     *("eval.every", "eval.batch_size", "eval.crop_fraction", "eval.interpolation"),
     *("checkpoint.every", "checkpoint.keep", "checkpoint.best"),
     *("mesh.coordinator", "mesh.processes", "mesh.process_id", "mesh.fsdp", "mesh.fsdp_params"),
@@ -64,6 +65,10 @@ _FILES = "folders, CSV files and TFDS data sets"
 
 def _is_data(*names: str) -> Callable[[RunConfig], bool]:
     return lambda config: config.data.name in names
+
+
+def _is_set(group: str, name: str) -> Callable[[RunConfig], bool]:
+    return lambda config: bool(getattr(getattr(config, group), name))
 
 
 def _is_encoded(config: RunConfig) -> bool:
@@ -148,6 +153,12 @@ CONDITIONS = (
         "runs without scale jitter",
     ),
     Condition(
+        ("augment.size_ramp", "augment.size_step"),
+        "augment.size_start",
+        _is_set("augment", "size_start"),
+        "images that grow, augment.size_start above 0",
+    ),
+    Condition(
         ("augment.area", "augment.aspect"),
         "augment.crop",
         lambda config: any(config.augment.scale) or config.augment.crop == "random_resized",
@@ -228,6 +239,25 @@ CONDITIONS = (
     Condition(("loss.l1_on",), "loss.l1", lambda config: config.loss.l1 > 0, "loss.l1 above 0"),
     Condition(("loss.l2_on",), "loss.l2", lambda config: config.loss.l2 > 0, "loss.l2 above 0"),
     Condition(
+        ("ema_every",),
+        "ema_decay",
+        lambda config: config.averages,
+        "runs that average their weights (ema_decay or swa_start)",
+    ),
+    Condition(
+        ("ema_rule",),
+        "ema_decay",
+        lambda config: config.ema_decay > 0 and not config.swa_start,
+        "a moving average, with an ema_decay above 0 and no swa_start",
+    ),
+    Condition(
+        ("ema_decay",),
+        "swa_start",
+        lambda config: not config.swa_start,
+        "runs without swa_start, which averages with equal factors",
+        is_mistake=True,
+    ),
+    Condition(
         ("optim.nesterov",),
         "optim.momentum",
         lambda config: config.optim.momentum > 0,
@@ -263,6 +293,14 @@ CONDITIONS = (
         lambda config: config.optim.schedule not in ("step", "constant"),
         "schedules that decay continuously",
     ),
+    Condition(
+        ("optim.hold",),
+        "optim.schedule",
+        lambda config: config.optim.schedule in ("cosine", "linear", "polynomial", "one_cycle"),
+        "schedules that end at optim.floor",
+    ),
+    Condition(("optim.cycle",), "optim.hold", _is_set("optim", "hold"), "runs with optim.hold"),
+    Condition(("optim.cycle_lr",), "optim.cycle", _is_set("optim", "cycle"), "optim.cycle"),
     Condition(
         ("optim.scaling",),
         "optim.lr_batch",

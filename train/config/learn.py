@@ -1,5 +1,6 @@
 """The options of the optimiser, `optim.*`, and of targets and mixing, `mix.*`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +99,14 @@ class OptimConfig:
     """Parameters with weight decay: kernels only (no norm, no bias), or all."""
     clip: float = 0.0
     """Clip the gradient to this global norm; 0: no clipping."""
+    clip_value: float = 0.0
+    """Clip each value of the gradient to this magnitude, before `clip`; 0: no clipping."""
+    sam: float = 0.0
+    """Rho of sharpness-aware minimisation (SAM, Foret 2021, arXiv:2010.01412), such as 0.05: the
+    gradient at a distance of rho uphill, at twice the time of a step; 0: off."""
+    accumulate: int = 1
+    """Number of micro-batches of a step, whose gradients are averaged: less memory for the same
+    batch_size. BatchNorm, mixing and dropout see one micro-batch at a time."""
     scaling: Literal["linear", "sqrt"] = "linear"
     """How the rate grows with the batch size: in proportion, or with its square root (Krizhevsky
     2014, arXiv:1404.5997)."""
@@ -116,6 +125,14 @@ class OptimConfig:
     floor: float = 0.0
     """The learning rate at the end of cosine, linear, polynomial and one_cycle, and the lowest one
     of inverse_sqrt."""
+    hold: str = ""
+    """Stay at `floor` for this long at the end of the run ("25%", "40ep"), such as for swa_start;
+    '': no."""
+    cycle: str = ""
+    """During `hold`, fall from `cycle_lr` to `floor` again and again, each time for this long
+    ("1ep"), instead of staying there; '': no."""
+    cycle_lr: float = 0.05
+    """The learning rate at the start of each cycle."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")
@@ -125,15 +142,32 @@ class OptimConfig:
         for name in ("momentum", "beta2"):
             value = getattr(self, name)
             check(f"optim.{name}", value, 0 <= value < 1, "must be in [0, 1)")
-        for name in ("weight_decay", "clip", "epsilon", "gamma", "floor", "trust"):
+        for name in (
+            "weight_decay",
+            "clip",
+            "clip_value",
+            "sam",
+            "epsilon",
+            "gamma",
+            "floor",
+            "trust",
+        ):
             value = getattr(self, name)
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
+        check("optim.accumulate", self.accumulate, self.accumulate >= 1, "must be at least 1")
         power = self.power
         check("optim.power", power, power > 0, "must be positive")
         check("optim.power", power, is_finite(power), "must be finite")
         check_duration("optim.warmup", self.warmup, share=True, positive=False)
         is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
         check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")
+        check_duration("optim.hold", self.hold, share=True, off=True)
+        check(
+            "optim.hold", self.hold, not self.hold or self.floor > 0, "needs an optim.floor above 0"
+        )
+        check_duration("optim.cycle", self.cycle, off=True)
+        good = not self.cycle or self.floor < self.cycle_lr < math.inf
+        check("optim.cycle_lr", self.cycle_lr, good, f"must be above optim.floor {self.floor:g}")
         for milestone in self.milestones:
             check_duration("optim.milestones", milestone, share=True, positive=False)

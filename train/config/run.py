@@ -7,7 +7,7 @@ import tyro
 
 from resnet_jax.zoo import get_spec
 from train.config.augment import AugmentConfig
-from train.config.base import check, check_duration, check_types
+from train.config.base import check, check_duration, check_types, seconds_in
 from train.config.data import DataConfig
 from train.config.learn import MixConfig, OptimConfig
 from train.config.loss import LossConfig
@@ -100,27 +100,41 @@ class RunConfig:
 
     recipe: Annotated[str, tyro.conf.Suppress] = "custom"
     duration: str = "90ep"
-    """"90ep" (epochs) or "500st" (steps). Schedules given in % scale with it."""
+    """"90ep" (epochs) or "500st" (steps). Schedules given in % scale with it. "2h" or "90min": the
+    number of steps is chosen once, from the measured speed, so that the run takes that long."""
     batch_size: int = 256
     """Global batch size of training, over all devices and processes."""
     seed: int = 0
     """Seed of the initial weights, the order of examples, augmentation and dropout."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Precision of activations. Parameters, statistics, logits and loss are always float32."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Precision of activations. Parameters, statistics, logits and loss are always float32. fp16:
+    with dynamic loss scaling, for GPUs without bfloat16."""
     ema_decay: float = 0.0
     """Decay of the moving average of weights and statistics, which is evaluated in addition to the
     raw ones; 0: none. The decay of step t is min(ema_decay, (1 + t) / (10 + t)), so that in a short
     run the average covers about the last tenth: 0.999 is reached after 8,990 steps, 0.9999 after
     89,990."""
+    ema_every: str = "1st"
+    """How often the average is updated: "32st" or "1ep". Decays are those of one update."""
+    ema_rule: Literal["ramp", "torchvision"] = "ramp"
+    """ramp: the decay grows as above. torchvision: it is 1 - min(1, (1 - ema_decay) batch_size
+    ema_every / epochs) after the warmup, in which weights are copied."""
+    swa_start: str = ""
+    """Average the weights from here on ("75%", "60ep") with equal factors, instead of ema_decay
+    (SWA, Izmailov 2018, arXiv:1803.05407); '': no."""
     norm_group_size: int | Literal["device"] | None = None
-    """Number of examples that share BatchNorm statistics. None: the global batch. device: the
-    examples of one device; the number is stored, and a resume on other devices uses it too."""
+    """Number of examples that share BatchNorm statistics. None: the global batch (a micro-batch of
+    optim.accumulate). device: the examples of one device; the number is stored, and a resume on
+    other devices uses it too."""
     scan: bool | None = None
     """Run the identical blocks of a stage as a loop, so that compile time does not grow with the
     depth. None: for networks of 50 blocks or more, such as resnet152 and resnet110_cifar."""
     skip_nonfinite: int = 0
     """How many steps of the run may be skipped because the loss or a gradient is not finite. The
     next such step stops the run, and anomaly.json lists the examples of its batch."""
+    patience: int = 0
+    """End the run when this many evaluations in a row have not improved `checkpoint.best`; 0: train
+    to the end."""
     log_every: str = "50st"
     """How often to write training metrics."""
     compilation_cache: str | None = None
@@ -139,25 +153,45 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "")
-        check_duration("duration", self.duration)
+        seconds = seconds_in(self.duration)
+        if seconds is None:
+            check_duration("duration", self.duration)
+        check("duration", self.duration, seconds != 0, "must be more than 0")
         check_duration("log_every", self.log_every)
         check("batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         check("seed", self.seed, 0 <= self.seed < 2**32, "must be in 0..2**32-1")
         check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "must be in [0, 1)")
+        check_duration("ema_every", self.ema_every)
+        check_duration("swa_start", self.swa_start, share=True, off=True, positive=False)
+        check("patience", self.patience, self.patience >= 0, "must be at least 0")
         check("skip_nonfinite", self.skip_nonfinite, self.skip_nonfinite >= 0, "must be at least 0")
-        group = self.norm_group_size
-        if isinstance(group, int):
-            good = group >= 1 and self.batch_size % group == 0
-            rule = (
-                f"choose an integer that divides batch_size {self.batch_size}, device (the "
-                "examples of a device) or None (the global batch)"
-            )
-            check("norm_group_size", group, good, rule)
-        repeats, rule = self.augment.repeats, f"must be at most batch_size {self.batch_size}"
-        check("augment.repeats", repeats, repeats <= self.batch_size, rule)
+        self._check_batches()
+        self._check_losses()
         scale, size = self.augment.scale, self.data.image_size
         good = scale == (0, 0) or scale[0] >= size
         check("augment.scale", scale, good, f"must be at least data.image_size {size}")
+        start, end = self.augment.size_start, self.data.image_size
+        check("augment.size_start", start, start < end, f"must be less than data.image_size {end}")
+
+    def _check_batches(self) -> None:
+        parts, size = self.optim.accumulate, f"batch_size {self.batch_size}"
+        check("optim.accumulate", parts, self.batch_size % parts == 0, f"does not divide {size}")
+        if parts > 1:
+            size += f" / optim.accumulate {parts}"
+        group = self.norm_group_size
+        if isinstance(group, int):
+            good = group >= 1 and self.micro_batch_size % group == 0
+            rule = (
+                f"choose an integer that divides {size}, device (the examples of a device) or None "
+                "(the global batch)"
+            )
+            check("norm_group_size", group, good, rule)
+        if self.mix.mixes and self.micro_batch_size < 2:
+            raise ConfigError(f"{size}: mixup and CutMix need a batch of at least 2")
+        repeats, rule = self.augment.repeats, f"must be at most batch_size {self.batch_size}"
+        check("augment.repeats", repeats, repeats <= self.batch_size, rule)
+
+    def _check_losses(self) -> None:
         if self.data.multi_label:
             rule = "data.multi_label needs bce or focal"
             check("loss.name", self.loss.name, self.loss.name != "cross_entropy", rule)
@@ -166,9 +200,16 @@ class RunConfig:
             good = "none" in (weights, balance)
             rule = f"rare classes are weighted already by data.balance {balance}; choose one"
             check("loss.class_weights", weights, good, rule)
-        if self.mix.mixes:
-            rule = "mixup and CutMix need a batch of at least 2"
-            check("batch_size", self.batch_size, self.batch_size > 1, rule)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """The examples that go through the network at once, over all devices."""
+        return self.batch_size // self.optim.accumulate
+
+    @property
+    def averages(self) -> bool:
+        """Whether the run averages its weights, and evaluates the average too."""
+        return self.ema_decay > 0 or self.swa_start != ""
 
     @property
     def scans(self) -> bool:

@@ -6,6 +6,7 @@ Modules:
   pipeline: streams of training and evaluation batches.
   batch: the arrays of a batch on the host.
   readers: one example of a stream, read, decoded and cropped.
+  sizes: training images that grow during a run.
   order: the order of the training examples.
   balance: class-balanced sampling.
   philox: random numbers for many examples at once.

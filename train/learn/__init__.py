@@ -4,6 +4,8 @@ Modules:
   step: the training step and the evaluation step.
   state: `TrainState`, the arrays of a training.
   model: the network of a config.
+  gradients: gradients over micro-batches, and at a perturbed point (SAM).
+  loss_scale: dynamic loss scaling for float16.
   prepare: uint8 images and labels to the inputs of the network and the loss.
   tasks: losses and metrics.
   losses: cross-entropy, BCE, focal loss, class weights, penalties: pure functions.

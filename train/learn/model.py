@@ -9,6 +9,9 @@ from resnet_jax import Classifier, create_model
 from train.config import ConfigError, RunConfig
 from train.distributed.mesh import check_batch_size
 
+DTYPES = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
+"""Of activations, by `precision`."""
+
 
 def make_model(config: RunConfig, num_classes: int, **options: bool) -> Classifier:
     """The network of a config, after `resolve_norm_groups`.
@@ -24,7 +27,7 @@ def make_model(config: RunConfig, num_classes: int, **options: bool) -> Classifi
         return create_model(
             config.model.name,
             num_classes,
-            dtype=jnp.bfloat16 if config.precision == "bf16" else jnp.float32,
+            dtype=DTYPES[config.precision],
             norm_group_size=config.norm_group_size,
             scan=config.scans,
             **config.model.changes,
@@ -42,5 +45,16 @@ def resolve_norm_groups(config: RunConfig, mesh: Mesh) -> RunConfig:
     """
     if config.norm_group_size != "device":
         return config
+    check_batches(config, mesh)
+    return replace(config, norm_group_size=config.micro_batch_size // mesh.size)
+
+
+def check_batches(config: RunConfig, mesh: Mesh) -> None:
+    """Raises `ConfigError` if the devices do not divide the batch, or its micro-batches."""
     check_batch_size("batch_size", config.batch_size, mesh)
-    return replace(config, norm_group_size=config.batch_size // mesh.size)
+    parts = config.optim.accumulate
+    if config.micro_batch_size % mesh.size:
+        raise ConfigError(
+            f"optim.accumulate {parts}: a device has {config.batch_size // mesh.size} examples of "
+            f"batch_size {config.batch_size}, which {parts} does not divide"
+        )

@@ -9,9 +9,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.struct import field
 from jax.sharding import Mesh
 
 from train.distributed.mesh import fsdp_sharding, replicated_sharding
+from train.learn.loss_scale import LossScale, first_scale
 
 Variables = dict[str, Any]
 """Nested dicts of arrays, as `model.init` returns them."""
@@ -27,6 +29,7 @@ class TrainState:
     Attributes:
       step: number of steps done, int32.
       ema: averages of {"params", "batch_stats"}; {} without averaging.
+      loss_scale: of float16, see `train.learn.loss_scale`; {} in other precisions.
     """
 
     step: jax.Array
@@ -34,6 +37,7 @@ class TrainState:
     batch_stats: Variables
     opt_state: optax.OptState
     ema: Variables
+    loss_scale: LossScale = field(default_factory=dict)
 
     @property
     def variables(self) -> Variables:
@@ -73,11 +77,19 @@ def _init(
         return jax.jit(init)(key)
 
 
-def first_state(variables: Variables, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """The state before the first step. A pure function, to be traced."""
+def first_state(
+    variables: Variables, tx: optax.GradientTransformation, *, ema: bool, loss_scale: bool = False
+) -> TrainState:
+    """The state before the first step. A pure function, to be traced.
+
+    Args:
+      ema: average the variables.
+      loss_scale: scale the loss, for a network that computes in float16.
+    """
     average = jax.tree.map(jnp.copy, variables) if ema else {}
     params, stats = variables["params"], variables["batch_stats"]
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), average)
+    scale = first_scale() if loss_scale else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(params), average, scale)
 
 
 def state_sharding(state: TrainState, mesh: Mesh, *, params: bool = False) -> TrainState:
@@ -100,10 +112,11 @@ def create_state(
     mesh: Mesh,
     *,
     ema: bool,
+    loss_scale: bool = False,
     shard_params: bool = False,
 ) -> TrainState:
     """The state before the first step, created with the shardings of `state_sharding`."""
-    start = partial(first_state, tx=tx, ema=ema)
+    start = partial(first_state, tx=tx, ema=ema, loss_scale=loss_scale)
     shapes = jax.eval_shape(start, variables)
     sharding = state_sharding(shapes, mesh, params=shard_params)
     variables = jax.device_put(variables, replicated_sharding(mesh))

@@ -12,6 +12,8 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, steps_sharding
+from train.learn.gradients import Gradient, Sums, accumulate, penalised, sharpness_aware
+from train.learn.loss_scale import is_overflow, next_scale
 from train.learn.losses import Penalty
 from train.learn.optim import ema_decay_at
 from train.learn.prepare import Prepare
@@ -20,9 +22,6 @@ from train.learn.tasks import Task
 
 _INPUT = 1
 """Folded into the key of a step for the draws of `prepare`."""
-
-Sums = dict[str, jax.Array]
-"""Float32 scalars, summed over the examples that the mask admits; `count`: number of them."""
 
 
 def _sum(losses: jax.Array, metrics: dict[str, jax.Array], mask: jax.Array) -> Sums:
@@ -42,9 +41,12 @@ class StepOptions(TypedDict):
     """The keyword arguments of `make_step`."""
 
     seed: int
-    ema_decay: float
+    ema_decay: float | optax.Schedule
+    ema_every: NotRequired[int]
     skip_nonfinite: NotRequired[bool]
     penalty: NotRequired[Penalty | None]
+    micro_batches: NotRequired[int]
+    sam: NotRequired[float]
 
 
 class JittedStep(Protocol):
@@ -65,81 +67,135 @@ def make_step(
     mesh: Mesh,
     *,
     seed: int,
-    ema_decay: float,
+    ema_decay: float | optax.Schedule,
+    ema_every: int = 1,
     skip_nonfinite: bool = False,
     penalty: Penalty | None = None,
+    micro_batches: int = 1,
+    sam: float = 0.0,
 ) -> Step:
     """One optimiser step over a global batch: a plain function, to be traced.
 
     Args:
       seed: dropout and other noise in the network use a key made of (seed, step); each example
         draws by its position in the global batch.
-      ema_decay: of the moving average in `TrainState.ema`; 0: no average.
+      ema_decay: of the moving average in `TrainState.ema`, reached by the ramp of `ema_decay_at`;
+        0: no average. A function gives the decay of each step, from 0; see `make_average`.
+      ema_every: the average is updated after every `ema_every`-th step.
       skip_nonfinite: a step whose loss or gradient is not finite changes only `TrainState.step`.
         The optimiser's state and its counters stay as they are. `tx` receives the step as
         `update(..., step=...)`, which `make_optimizer` uses for the learning rate; a schedule in
         another `tx` counts the steps that were not skipped.
-      penalty: of the parameters, added to the mean loss.
+      micro_batches: number of parts of a batch whose gradients are accumulated; see `accumulate`.
+      penalty: of the parameters, added to the mean loss; see `penalised`.
+      sam: rho of `sharpness_aware`; 0: off.
 
     Returns:
-      (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`, `grad_norm`
-      (the global norm of the gradient before clipping), and `penalty`, if there is one.
+      A function (state, batch) -> (state, sums). The sums are `loss`, the task's metrics, `count`,
+      `grad_norm`, the global norm of the gradient before clipping, and `penalty`, if there is one.
+      With a `TrainState` that has a loss scale, also `loss_scale`, and `overflow`: 1 for a step
+      that was skipped because of it.
     """
     everywhere = replicated_sharding(mesh)
     tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        # The network's draws have `key` itself; those on its input another one.
-        batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=state.step)
-
-        def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
-            outputs, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-            )
-            sums = _sum(task.loss(outputs, batch), task.metrics(outputs, batch), batch["mask"])
-            return _objective(sums, params, penalty), (updates["batch_stats"], sums)
-
         params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if sharded
-        grads, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(params)
+        scale = state.loss_scale["scale"] if state.loss_scale else None
+        gradient = make_gradient(model, task, prepare, state.step, scale)
+        if micro_batches > 1:
+            gradient = accumulate(gradient, micro_batches, mesh)
+        if penalty is not None:
+            gradient = penalised(gradient, penalty)
+        if sam:
+            gradient = sharpness_aware(gradient, sam)
+        grads, (batch_stats, sums) = gradient(params, state.batch_stats, batch, key)
         # Without this, the sharding of the optimiser's state and the EMA spreads to activations.
         grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         variables = {"params": params, "batch_stats": batch_stats}
-        ema = _update_ema(state, variables, ema_decay) if ema_decay else state.ema
+        ema = _update_ema(state, variables, ema_decay, ema_every) if ema_decay else state.ema
         sums["grad_norm"] = optax.tree.norm(grads)
-        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.loss_scale)
+        if state.loss_scale:
+            return _scaled(state, new, sums)
         return (_skip_nonfinite(state, new, sums) if skip_nonfinite else new), sums
 
     return step
 
 
-def _objective(sums: Sums, params: optax.Params, penalty: Penalty | None) -> jax.Array:
-    """The mean loss and the penalty, which is added to `sums`."""
-    loss = sums["loss"] / sums["count"]
-    if penalty is None:
-        return loss
-    sums["penalty"] = penalty(params)
-    return loss + sums["penalty"]
+def make_gradient(
+    model: nn.Module,
+    task: Task,
+    prepare: Prepare,
+    step: jax.Array,
+    scale: jax.Array | None = None,
+) -> Gradient:
+    """The gradient of the mean loss over a batch as the pipeline delivers it, in step `step`.
+
+    Args:
+      scale: the backward pass computes with the loss times this; the result is divided by it.
+    """
+
+    def gradient(
+        params: optax.Params, batch_stats: Variables, batch: Batch, key: jax.Array
+    ) -> tuple[optax.Updates, tuple[Variables, Sums]]:
+        # The network's draws have `key` itself; those on its input another one.
+        batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=step)
+
+        def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
+            outputs, updates = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                batch["image"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            losses, metrics = task.loss(outputs, batch), task.metrics(outputs, batch)
+            sums = _sum(losses, metrics, batch["mask"])
+            mean = sums["loss"] / sums["count"]
+            return mean if scale is None else mean * scale, (updates["batch_stats"], sums)
+
+        grads, found = jax.grad(mean_loss, has_aux=True)(params)
+        return grads if scale is None else jax.tree.map(lambda g: g / scale, grads), found
+
+    return gradient
 
 
-def _update_ema(state: TrainState, variables: Variables, ema_decay: float) -> Variables:
+def _update_ema(
+    state: TrainState, variables: Variables, ema_decay: float | optax.Schedule, every: int
+) -> Variables:
     """The moving average after the step, which produced `variables`."""
-    decay = ema_decay_at(ema_decay, state.step)
-    return optax.incremental_update(variables, state.ema, 1 - decay)
+
+    def updated() -> Variables:
+        at = state.step
+        decay = ema_decay(at) if callable(ema_decay) else ema_decay_at(ema_decay, at)
+        return optax.incremental_update(variables, state.ema, 1 - decay)
+
+    if every == 1:
+        return updated()
+    return lax.cond((state.step + 1) % every == 0, updated, lambda: state.ema)
 
 
-def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> TrainState:
+def _skip_nonfinite(old: TrainState, new: TrainState, sums: Sums) -> Any:
     """`new`; or `old` with the step of `new`, if the loss or the gradient is not finite."""
-    names = [name for name in ("loss", "grad_norm", "penalty") if name in sums]
-    finite = reduce(jnp.logical_and, [jnp.isfinite(sums[name]) for name in names])
-    kept = jax.tree.map(partial(jnp.where, finite), new, old)
+    kept = jax.tree.map(partial(jnp.where, _is_finite(sums)), new, old)
     return kept.replace(step=new.step)
+
+
+def _is_finite(sums: Sums) -> jax.Array:
+    values = [sums[name] for name in ("loss", "grad_norm", "penalty") if name in sums]
+    return reduce(jnp.logical_and, map(jnp.isfinite, values))
+
+
+def _scaled(old: TrainState, new: TrainState, sums: Sums) -> tuple[TrainState, Sums]:
+    """`_skip_nonfinite` with the next loss scale; the sums tell which steps were overflows."""
+    finite, scale = _is_finite(sums), old.loss_scale
+    overflow = is_overflow(scale, finite).astype(jnp.float32)
+    kept = _skip_nonfinite(old, new, sums).replace(loss_scale=next_scale(scale, finite))
+    return kept, {**sums, "loss_scale": scale["scale"], "overflow": overflow}
 
 
 def make_train_step(

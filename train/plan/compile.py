@@ -48,7 +48,8 @@ def compile_step(run: Run, platform: str, usable: int) -> tuple[dict[str, Any], 
         return {"fits": False, "memory": memory, "compiler_says": str(error).splitlines()[0]}, ""
     found, text = compiled.memory_analysis(), compiled.as_text()
     # XLA counts the body of a loop once, however often it runs.
-    cost = {} if run.config.scans else compiled.cost_analysis() or {}
+    loops = run.config.scans or run.config.optim.accumulate > 1
+    cost = {} if loops else compiled.cost_analysis() or {}
     peak = peak_bytes(found)
     memory = {
         **parts,
@@ -91,6 +92,7 @@ def _flops_before(run: Run, platform: str) -> float | None:
     """
     share = run.config.batch_size // run.mesh.size
     plain: Any = {"norm_group_size": None, "scan": False, "mesh": MeshConfig()}
+    plain["optim"] = replace(run.config.optim, accumulate=1)
     config = replace(run.config, batch_size=share, **plain)
     mesh, weights = make_mesh(jax.devices("cpu")[:1]), run.class_weights
     one = Run(config, mesh=mesh, splits=run.splits, class_weights=weights)

@@ -177,7 +177,7 @@ def model(
     if "flops" not in computed:
         return {**found, "binds": "memory capacity"}
     sent = sum(each["sent"] for each in computed["collectives"].values())
-    peak = chip.bf16_flops if config.precision == "bf16" else chip.fp32_flops
+    peak = chip.fp32_flops if config.precision == "fp32" else chip.bf16_flops
     per_host = config.batch_size / topology.hosts
     line = Roofline(
         compute=(computed["flops"] or 0) / peak,

@@ -14,6 +14,8 @@ Modules:
   trainer: `Trainer`, the loop over the steps.
   dispatch: steps that are sent to the devices, one by one or several at once.
   periods: when to log, evaluate and save.
+  time_budget: the number of steps for a duration in hours.
+  early_stop: ends a run whose evaluations do not improve.
   evaluate: exact evaluation.
   training_log, metrics, throughput, unreadable, nonfinite: what a training records.
   progress, eta: what the terminal shows.

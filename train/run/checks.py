@@ -10,11 +10,10 @@ from train.console import warn
 from train.data.check import check_images
 from train.data.on_device import lives_on_devices
 from train.data.pipeline import check_decoder
-from train.distributed.mesh import check_batch_size
 from train.distributed.processes import Processes
 from train.distributed.signals import StopSignal
-from train.learn.model import make_model
-from train.learn.optim import make_schedule
+from train.learn.model import check_batches, make_model
+from train.learn.optim import make_average, make_schedule
 from train.recipes import all_recipes
 from train.run.data_changes import check_data, file_digests
 from train.run.directory import is_empty, newest_checkpoint, resumes
@@ -35,7 +34,7 @@ def check_run(run: Run, workdir: Path, processes: Processes) -> list[str]:
         weights to start from cannot be loaded; or the processes differ.
     """
     newest = newest_checkpoint(workdir)
-    check_batch_size("batch_size", run.config.batch_size, run.mesh)
+    check_batches(run.config, run.mesh)
     warnings = check_lengths(run, resumed=newest is not None)
     check_parts(run)
     check_memory(run)
@@ -87,9 +86,8 @@ def check_parts(run: Run) -> None:
             f"data.test_split {data.test_split!r}: is data.eval_split too, which chooses the best "
             "checkpoint; name another split, or leave it out"
         )
-    mix, size, classes = run.config.mix, run.config.data.image_size, len(run.class_names)
-    if mix.cutout > size:
-        raise ConfigError(f"mix.cutout {mix.cutout}: must be at most data.image_size {size}")
+    mix, classes = run.config.mix, len(run.class_names)
+    check_sizes(run)
     if mix.label_smoothing and mix.smooth_over == "others" and classes < 2:
         raise ConfigError(
             f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
@@ -100,9 +98,30 @@ def check_parts(run: Run) -> None:
     run.check_loss()
     _ = run.balance
     make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
+    make_average(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)
     check_decoder(run.config.data, run.config.augment)
+
+
+def check_sizes(run: Run) -> None:
+    """Checks the sizes of training images, which may grow during the run.
+
+    Raises:
+      ConfigError: they do not grow, or the network or `mix.cutout` needs larger ones.
+    """
+    config, size = run.config, run.image_sizes[0].size
+    cutout, name, smallest = config.mix.cutout, "data.image_size", config.data.image_size
+    if config.augment.size_start:
+        name, smallest = "augment.size_start", size
+        if len(run.image_sizes) == 1:
+            ramp = " ".join(config.augment.size_ramp)
+            raise ConfigError(
+                f"augment.size_ramp {ramp}: all images of the run have {size} pixels on a side"
+            )
+        run.check_image_size(size)
+    if cutout > smallest:
+        raise ConfigError(f"mix.cutout {cutout}: must be at most {name} {smallest}")
 
 
 def _batch_size_error(run: Run) -> str | None:
@@ -135,6 +154,7 @@ def find_warnings(run: Run, *, trains: bool) -> list[str]:
         *_unused_by_grey(run),
         small_images(config),
         check_statistics(run) if trains else None,
+        _check_patience(run),
     ]
     return [warning for warning in found if warning]
 
@@ -150,6 +170,19 @@ def _unused_by_grey(run: Run) -> list[str]:
         "augment.lighting": augment.lighting > 0,
     }
     return [f"{name}: no effect, the images are grey" for name, given in unused.items() if given]
+
+
+def _check_patience(run: Run) -> str | None:
+    """A warning if the run has too few evaluations to end early, else None."""
+    patience, every = run.config.patience, max(run.steps(run.config.eval.every), 1)
+    # The best evaluation, `patience` more, and at least one step after them
+    if not patience or (patience + 1) * every < run.total_steps:
+        return None
+    count = -(-run.total_steps // every)
+    return (
+        f"patience {patience} has no effect: the run has {count} evaluations, and can end early "
+        f"only after {patience + 1}. Evaluate more often (--eval.every)"
+    )
 
 
 def check_eval_images(run: Run, workdir: Path, processes: Processes, stop: StopSignal) -> None:

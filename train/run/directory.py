@@ -24,6 +24,7 @@ _EXTRAS = (
     "files",
     "parameters",
     "segments",
+    "time_budget",
 )
 """Entries of config.json that are not options."""
 
@@ -125,6 +126,8 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     }
     if isinstance(run.config.loss.class_weights, str) and run.class_weights:
         extras["class_weights"] = run.class_weights
+    if run.time_budget:
+        extras["time_budget"] = run.time_budget
     if run.files:
         extras["files"] = run.files
         file_list.write_names(workdir, run.splits)

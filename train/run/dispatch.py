@@ -12,14 +12,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from train.config import DataConfig
 from train.data.batch import HostBatch
 from train.data.on_device import Resident, crop_params, stacked, upload
 from train.data.pipeline import train_batches
 from train.data.prefetch import Feed
+from train.data.sizes import growing_batches
 from train.data.thread_pool import in_threads
 from train.distributed.mesh import Batch, put_batch, shard, steps_sharding
+from train.learn.gradients import Sums
 from train.learn.state import TrainState
-from train.learn.step import Step, Sums, TrainSteps, make_train_steps
+from train.learn.step import Step, TrainSteps, make_train_steps
 from train.run.parts import Run
 
 MAX_STEPS = 100
@@ -52,18 +55,7 @@ def dispatches(
         return SingleStep(feed, run.train_step)
 
     if not run.resident:
-        batches = train_batches(
-            source,
-            config.data,
-            config.augment,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            start=start,
-            stop=run.total_steps,
-            shard=shard(run.mesh),
-            balance=run.balance,
-        )
-        return single_steps(batches, partial(put_batch, mesh=run.mesh))
+        return single_steps(_host_batches(run, start), partial(put_batch, mesh=run.mesh))
     resident = upload(source, config.data, config.augment, run.mesh, report=report, stopped=stopped)
     say(f"the {len(source)} training images are on the devices")
     found = crop_params(
@@ -80,6 +72,26 @@ def dispatches(
     if loops_are_fast(run.mesh):
         return MultiStep(found, run.total_steps - start, resident, _train_steps(run, resident))
     return single_steps(found, resident.put)
+
+
+def _host_batches(run: Run, start: int) -> Iterator[HostBatch]:
+    """The batches that the host reads; their images may grow during the run."""
+    config, parts = run.config, run.image_sizes
+
+    def batches(data: DataConfig, start: int, stop: int) -> Iterator[HostBatch]:
+        return train_batches(
+            run.splits.train,
+            data,
+            config.augment,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            start=start,
+            stop=stop,
+            shard=shard(run.mesh),
+            balance=run.balance,
+        )
+
+    return growing_batches(parts, config.data, batches, start)
 
 
 def _train_steps(run: Run, resident: Resident) -> TrainSteps:

@@ -1,8 +1,10 @@
 """`fit`: a run from its config to its report."""
 
 import contextlib
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from train.run.preprocessing import adopt_preprocessing
 from train.run.progress import Display
 from train.run.resume import check_workdir, describe_other_version, resumed_config
 from train.run.start_screen import accelerator_warnings, describe_run, ema_note
+from train.run.time_budget import choose_steps
 from train.run.trainer import Trainer
 from train.runtime import use_compilation_cache
 
@@ -58,6 +61,7 @@ def fit(
         saved.
       RunError: training cannot continue: a loss that is not finite, a full disk, a signal.
     """
+    since = time.perf_counter()
     workdir = resolve_workdir(workdir)
     config = _with_absolute_paths(config)
     with contextlib.ExitStack() as stack:
@@ -69,13 +73,13 @@ def fit(
             lock.take()
         config, lines = _prepare_config(config, workdir, given, extend=extend)
         use_compilation_cache(config.compilation_cache)
-        weights = read_class_weights(workdir) if resumes(workdir) else None
-        run = Run(config, class_weights=weights)
+        is_shown = processes.is_writer and not quiet
+        run = _make_run(config, workdir, processes, since, print if is_shown else lambda _: None)
         warnings = check_run(run, workdir, processes)
         _make_workdir(workdir)
         if processes.is_writer and lock.take():  # a new directory, which another may have used
-            check_workdir(workdir, config, extend=extend)
-        display = Display(run.total_steps, run.task, quiet or not processes.is_writer)
+            check_workdir(workdir, run.config, extend=extend)
+        display = Display(run.total_steps, run.task, not is_shown)
         stack.callback(display.close)
         _introduce(run, workdir, display, lines)
         for warning in warnings if processes.is_writer else ():
@@ -83,6 +87,22 @@ def fit(
         with processes.reporting():
             check_eval_images(run, workdir, processes, stop)
         return _train(run, workdir, display, processes, stop, stack)
+
+
+def _make_run(
+    config: RunConfig,
+    workdir: Path,
+    processes: Processes,
+    since: float,
+    say: Callable[[str], None],
+) -> Run:
+    """The run of a config; a duration in hours, which counts from `since`, becomes steps."""
+    check = partial(check_run, workdir=workdir, processes=processes)
+    chosen = choose_steps(config, since, check, say)
+    run = Run(chosen, class_weights=read_class_weights(workdir) if resumes(workdir) else None)
+    if chosen is not config:
+        run.time_budget = config.duration
+    return run
 
 
 class _Lines(NamedTuple):

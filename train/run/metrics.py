@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from train.config import RunError
-from train.learn.step import Sums
+from train.learn.gradients import Sums
 from train.report.metrics_file import Row, read_metrics, to_line
 
 
@@ -80,6 +80,9 @@ class Window:
             finite.
         """
         for step, sums in self._fetched():
+            if sums.pop("overflow", 0):  # of float16: not an error, and not a step of the means
+                self.totals["overflows"] = self.totals.get("overflows", 0) + 1
+                continue
             names = sorted(sums, key=lambda name: name != "loss")  # its cause comes first
             broken = [name for name in names if not math.isfinite(sums[name])]
             if finite and broken:
@@ -113,13 +116,18 @@ class NonFinite(RunError):
 
 
 def means(totals: dict[str, float]) -> Row:
-    """Sums over examples -> means; `grad_norm` and `penalty` are means over steps."""
-    per_step = {"grad_norm", "penalty"}
-    return {
+    """Sums over examples -> means; `grad_norm`, `penalty` and `loss_scale` are means over steps.
+
+    {} if all steps were skipped.
+    """
+    per_step = {"grad_norm", "penalty", "loss_scale"}
+    found = {
         name: value / (totals["steps"] if name in per_step else max(totals["count"], 1))
         for name, value in totals.items()
-        if name not in ("count", "steps")
+        if name not in ("count", "steps", "overflows")
     }
+    overflows = totals.get("overflows")
+    return {**found, "overflows": overflows} if found and overflows else found
 
 
 class MetricsLog:
@@ -136,7 +144,7 @@ class MetricsLog:
         board = workdir / "tensorboard"
         with self._named_errors():
             keep = [row for row in read_metrics(self.path) if row["step"] <= last_step]
-            self.evaluated = {row["step"] for row in keep if row["split"] == "eval"}
+            self.evaluations = [row for row in keep if row["split"] == "eval"]
             replacement = self.path.with_suffix(".tmp")
             replacement.write_text("".join(map(to_line, keep)), encoding="utf-8")
             os.replace(replacement, self.path)
@@ -189,11 +197,12 @@ class MetricsLog:
 
 
 class NoLog(MetricsLog):
-    """The log of a process that does not write; it still knows which steps were evaluated."""
+    """The log of a process that does not write; it still knows the evaluations."""
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, last_step: int) -> None:
         rows = read_metrics(workdir / "metrics.jsonl")
-        self.evaluated = {row["step"] for row in rows if row["split"] == "eval"}
+        keep = [row for row in rows if row["step"] <= last_step]
+        self.evaluations = [row for row in keep if row["split"] == "eval"]
 
     def write(self, row: Row) -> None:
         pass

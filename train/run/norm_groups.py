@@ -49,16 +49,19 @@ def check_statistics(run: Run) -> str | None:
     Raises:
       ConfigError: a layer has one value per channel; or the network cannot take the run's images.
     """
-    config, size = run.config, run.config.data.image_size
-    group = config.norm_group_size or config.batch_size
+    config, size = run.config, run.image_sizes[0].size  # the smallest
+    group = config.norm_group_size or config.micro_batch_size
     assert isinstance(group, int), "a Run has resolved it"
     if group >= FEW:
         return None
-    sizes = f"data.image_size {size}, batch_size {config.batch_size}"
+    name = "augment.size_start" if config.augment.size_start else "data.image_size"
+    sizes = f"{name} {size}, batch_size {config.batch_size}"
+    if config.optim.accumulate > 1:
+        sizes += f", optim.accumulate {config.optim.accumulate}"
     if config.norm_group_size:
         sizes += f", norm_group_size {group}"
     try:
-        found = values_by_layer(run.model, config.batch_size, size)
+        found = values_by_layer(run.model, config.micro_batch_size, size)
     except ValueError as error:
         raise ConfigError(f"{config.model.name} at {sizes}: {error}") from None
     few = [path for path, values in found.items() if values < FEW]

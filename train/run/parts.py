@@ -12,14 +12,16 @@ from jax.sharding import Mesh
 from resnet_jax import Classifier, stack_blocks
 from train.checkpoint.weights import initial
 from train.config import ConfigError, RunConfig, to_steps
+from train.config.base import seconds_in
 from train.data import file_list
 from train.data.balance import Balance, make_balance
 from train.data.on_device import lives_on_devices
+from train.data.sizes import Segment, segments
 from train.data.sources import Splits, open_splits
 from train.distributed.mesh import make_mesh
 from train.learn.losses import make_penalty
 from train.learn.model import make_model, resolve_norm_groups
-from train.learn.optim import make_optimizer, make_schedule
+from train.learn.optim import Average, make_average, make_optimizer, make_schedule
 from train.learn.prepare import Prepare, make_prepare
 from train.learn.state import (
     TrainState,
@@ -70,6 +72,8 @@ class Run:
             self.splits = splits
         if class_weights is not None:
             self.class_weights = tuple(class_weights)
+        self.time_budget = ""
+        """The duration in hours that `config.duration` was chosen for; ''; it was not."""
         self._pretrained: Variables | None = None
 
     # --- data ------------------------------------------------------------------------------------
@@ -110,6 +114,11 @@ class Run:
 
     @cached_property
     def total_steps(self) -> int:
+        if seconds_in(self.config.duration):
+            raise ConfigError(
+                f"duration {self.config.duration!r}: only `train` turns a time into steps; give "
+                "epochs ('90ep') or steps ('500st')"
+            )
         return self.steps(self.config.duration)
 
     @property
@@ -117,6 +126,11 @@ class Run:
         """The number of steps with mixup and CutMix, before `mix.off`; None: no step is without."""
         mix, total = self.config.mix, self.total_steps
         return total - self.steps(mix.off, total) if mix.mixes and mix.off else None
+
+    @cached_property
+    def image_sizes(self) -> list[Segment]:
+        """The steps of the run by the size of their training images."""
+        return segments(self.config, len(self.splits.train), self.total_steps)
 
     @cached_property
     def model(self) -> Classifier:
@@ -152,6 +166,12 @@ class Run:
         return make_schedule(self.config, examples=examples, total_steps=self.total_steps)
 
     @cached_property
+    def average(self) -> Average | None:
+        """How weights are averaged; None: they are not. Raises as `make_average` does."""
+        examples = len(self.splits.train)
+        return make_average(self.config, examples=examples, total_steps=self.total_steps)
+
+    @cached_property
     def tx(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optim, self.schedule)
 
@@ -166,9 +186,12 @@ class Run:
         config = self.config
         return {
             "seed": config.seed,
-            "ema_decay": config.ema_decay,
+            "ema_decay": self.average.decay if self.average else 0.0,
+            "ema_every": self.average.every if self.average else 1,
             "skip_nonfinite": config.skip_nonfinite > 0,
             "penalty": make_penalty(config.loss),
+            "micro_batches": config.optim.accumulate,
+            "sam": config.optim.sam,
         }
 
     @cached_property
@@ -196,12 +219,22 @@ class Run:
 
         def first() -> TrainState:
             variables = init_variables(self.model, config.data.image_size, config.seed)
-            return first_state(variables, self.tx, ema=bool(config.ema_decay))
+            return first_state(
+                variables, self.tx, ema=config.averages, loss_scale=config.precision == "fp16"
+            )
 
         try:
             return jax.eval_shape(first)
         except ValueError as error:
             raise self._image_size_error(error) from None
+
+    def check_image_size(self, size: int) -> None:
+        """Raises `ConfigError` if the network cannot take the images of `augment.size_start`."""
+        try:
+            jax.eval_shape(lambda: init_variables(self.model, size, self.config.seed))
+        except ValueError as error:
+            name = self.config.model.name
+            raise ConfigError(f"{name} at augment.size_start {size}: {error}") from None
 
     def _image_size_error(self, error: ValueError) -> ConfigError:
         name, size = self.config.model.name, self.config.data.image_size
@@ -260,7 +293,8 @@ class Run:
             variables,
             self.tx,
             self.mesh,
-            ema=bool(self.config.ema_decay),
+            ema=self.config.averages,
+            loss_scale=self.config.precision == "fp16",
             shard_params=self.config.mesh.fsdp_params,
         )
 

@@ -18,8 +18,9 @@ from train.run.directory import (
 )
 from train.run.parts import Run
 from train.run.provenance import code_version, provenance, versions
+from train.run.time_budget import keep_steps
 
-EXTENDABLE = ("duration", "log_every", "eval.", "checkpoint.")
+EXTENDABLE = ("duration", "log_every", "patience", "eval.", "checkpoint.")
 """Options that `--extend` may change."""
 
 
@@ -37,12 +38,13 @@ def resumed_config(workdir: Path, config: RunConfig, given: Collection[str] = ()
     """`config` with what the run in `workdir` recorded when it began.
 
     These are the versions of rules (shuffle, held-out share), except those in `given`, which
-    stay, and make it another run if they differ; and the number that `norm_group_size` "device"
-    was then.
+    stay, and make it another run if they differ; the number that `norm_group_size` "device" was
+    then; and the number of steps that a duration in hours was.
     """
     if is_empty(workdir) or not (workdir / "config.json").is_file():
         return config
     began = read_config(workdir)
+    config = keep_steps(workdir, config, began)
     config = keep_versions(began, config, given)
     if config.norm_group_size == "device" and config.batch_size == began.batch_size:
         config = replace(config, norm_group_size=began.norm_group_size or "device")
@@ -78,7 +80,7 @@ def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> 
     if fixed and extend:
         raise ConfigError(
             f"--extend cannot change {'; '.join(fixed)}. It can change duration, eval.*, "
-            "checkpoint.* and log_every; for the rest, choose another --workdir"
+            "checkpoint.*, patience and log_every; for the rest, choose another --workdir"
         )
     if changed and not extend:
         lines = "\n  ".join(changed)

@@ -44,10 +44,10 @@ def check_memory(run: Run) -> None:
         len(local) if local[0].platform == "cpu" else 1
     )  # CPUs share the memory
     image = block_outputs(config)
-    need = image * (config.batch_size // devices)
+    need = image * (config.micro_batch_size // devices)
     if need <= available:
         return
-    guess = max(available // (_STEP * image), 1) * devices
+    guess = max(available // (_STEP * image), 1) * devices * config.optim.accumulate
     raise ConfigError(
         f"batch_size {config.batch_size}: the outputs of the blocks of {config.model.name} alone "
         f"take {need / 2**30:.1f} GiB per device ({config.data.image_size} pixels, "
@@ -65,7 +65,7 @@ def block_outputs(config: RunConfig) -> int:
     for block in spec.blocks():
         stride *= block.stride
         values += (config.data.image_size // stride) ** 2 * block.convs[-1].features
-    return values * (2 if config.precision == "bf16" else 4)
+    return values * (4 if config.precision == "fp32" else 2)
 
 
 def _stem_stride(spec: ResNetSpec) -> int:

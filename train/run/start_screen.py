@@ -12,7 +12,7 @@ from train.config import LossConfig, RunConfig
 from train.config.effects import changes, shown
 from train.data.on_device import why_on_host
 from train.data.sources import Source, class_counts
-from train.learn.optim import ema_decay_at, ema_warmup, peak_rate
+from train.learn.optim import ema_warmup, peak_rate
 from train.run.parts import Run
 
 LISTED_CLASSES = 10
@@ -78,8 +78,11 @@ def _sampling(config: RunConfig) -> str:
 
 
 def _images(run: Run) -> str:
-    config = run.config
-    data, augment, size = config.data, config.augment, config.data.image_size
+    config, sizes = run.config, [f"{part.size}x{part.size}" for part in run.image_sizes]
+    data, augment, size = config.data, config.augment, " then ".join(sizes)
+    if len(sizes) > 1:
+        steps = ", ".join(f"{part.start:,}" for part in run.image_sizes[1:])
+        size += f" from step {steps} on ({len(sizes)} programs are compiled)"
     crop = {
         "random_resized": "random crops",
         "pad": f"cropped after a padding of {augment.pad}",
@@ -97,10 +100,11 @@ def _images(run: Run) -> str:
     mean, std = (" ".join(f"{x:g}" for x in values) for values in (data.mean, data.std))
     why = why_on_host(config, run.splits, run.mesh, run.total_steps)
     resident = f"; data.resident is off: {why}" if why else ""
-    return f"{size}x{size}, {crop}{mirrored}{others}, {evaluated}; mean {mean}, std {std}{resident}"
+    return f"{size}, {crop}{mirrored}{others}, {evaluated}; mean {mean}, std {std}{resident}"
 
 
-_SHOWN = ("crop", "area", "aspect", "scale", "pad", "flip")  # options of `augment`, in other words
+# Options of `augment` that are shown in other words
+_SHOWN = ("crop", "area", "aspect", "scale", "pad", "flip", "size_start", "size_ramp", "size_step")
 
 
 def _network(run: Run) -> str:
@@ -111,8 +115,21 @@ def _network(run: Run) -> str:
         if name.startswith("model.") and name != "model.name"
     ]
     with_changes = f" ({', '.join(changed)})" if changed else ""
-    ema = f", averaged with ema_decay {config.ema_decay:g}" if config.ema_decay else ""
-    return f"{config.model.name}{with_changes}, {run.parameters:,} parameters{ema}"
+    return f"{config.model.name}{with_changes}, {run.parameters:,} parameters{_average(run)}"
+
+
+def _average(run: Run) -> str:
+    """How the weights are averaged; '' if they are not."""
+    config, average = run.config, run.average
+    if average is None:
+        return ""
+    how = f"with ema_decay {config.ema_decay:g}"
+    if config.swa_start:
+        how = f"from step {run.steps(config.swa_start, run.total_steps):,} on with equal factors"
+    elif config.ema_rule == "torchvision":
+        how += f" (torchvision's rule: {float(average.decay(run.total_steps)):.4g})"
+    every = f", every {average.every:,} steps" if average.every > 1 else ""
+    return f", averaged {how}{every}"
 
 
 def _weights(config: RunConfig, *, resumes: bool) -> str:
@@ -134,12 +151,16 @@ def _optimiser(run: Run) -> str:
         rate += f" x {factor} = {peak_rate(run.config):.4g}"
     warmup = f", warm-up {optim.warmup}" if run.steps(optim.warmup, run.total_steps) else ""
     decay = f", weight decay {optim.weight_decay:g}" if optim.weight_decay else ""
+    sam = f", SAM with rho {optim.sam:g} (two gradients a step)" if optim.sam else ""
+    parts = f", {optim.accumulate} micro-batches a step" if optim.accumulate > 1 else ""
     schedule: str = optim.schedule
     if schedule == "step":
         schedule += f" (x {optim.gamma:g} at {', '.join(optim.milestones)})"
     elif optim.floor:
         schedule += f" to {optim.floor:g}"
-    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}"
+        schedule += f" for the last {optim.hold}" if optim.hold else ""
+        schedule += f", in cycles of {optim.cycle} from {optim.cycle_lr:g}" if optim.cycle else ""
+    return f"{optim.name}, {rate}, {schedule}{warmup}{decay}{sam}{parts}"
 
 
 def _loss(run: Run) -> str:
@@ -184,13 +205,15 @@ def _devices(run: Run) -> str:
 
 def ema_note(run: Run) -> str | None:
     """A line for a run that ends before its `ema_decay` is reached; else None."""
-    decay, steps = run.config.ema_decay, run.total_steps
-    if not decay or ema_warmup(decay) < steps:
+    decay, steps, average = run.config.ema_decay, run.total_steps, run.average
+    if not decay or run.config.ema_rule != "ramp" or average is None:
+        return None
+    reached = ema_warmup(decay) * average.every
+    if reached < steps:
         return None
     return (
-        f"ema_decay {decay:g} is reached after {ema_warmup(decay):,} steps. This run has {steps:,} "
-        f"and ends at {float(ema_decay_at(decay, steps - 1)):.4g}: its average covers about the "
-        "last tenth"
+        f"ema_decay {decay:g} is reached after {reached:,} steps. This run has {steps:,} and ends "
+        f"at {float(average.decay(steps - 1)):.4g}: its average covers about the last tenth"
     )
 
 

@@ -19,6 +19,7 @@ from train.distributed.signals import StopSignal
 from train.report.metrics_file import Row
 from train.run.directory import resumes, write_config
 from train.run.dispatch import Dispatches, dispatches
+from train.run.early_stop import out_of_patience
 from train.run.evaluate import Evaluation, evaluate, evaluate_checkpoint
 from train.run.metrics import NonFinite
 from train.run.parts import Run
@@ -93,20 +94,17 @@ class Trainer:
         """
         self._stop_signal = stop
         self.log.clock.start()
-        if self.step < self.run.total_steps:
+        if not self._has_ended():
             self.display.begin("compiling the first step", self.step)
         try:
             # A signal during an evaluation saves its step, but not the evaluation.
             missing = not self.log.has_evaluation(self.step)
             if self.step and self._periods.evaluates(self.step) and missing:
                 self._evaluate()
-            with self._dispatches() as dispatches:
-                while self.step < self.run.total_steps:
-                    if reason := self.processes.should_stop(self.step, stop.signal):
-                        self._stop(reason)
-                    self._advance(dispatches)
-                    self._after_step()
-                    self.checkpoints.check()
+            if not self._has_ended():
+                self._train_steps(stop)
+            if reason := out_of_patience(self.run, self.log.evaluations):
+                self.display.say(reason)
         except Stopped:
             self._stop(str(stop.signal))
         except NonFinite as error:
@@ -118,6 +116,21 @@ class Trainer:
                 raise  # the others may be a step further, and a checkpoint needs all of them
             saved = self._try_to_save()
             raise type(error)(f"{error}{saved}") from None
+
+    def _train_steps(self, stop: StopSignal) -> None:
+        with self._dispatches() as dispatches:
+            while not self._has_ended():
+                if reason := self.processes.should_stop(self.step, stop.signal):
+                    self._stop(reason)
+                self._advance(dispatches)
+                self._after_step()
+                self.checkpoints.check()
+
+    def _has_ended(self) -> bool:
+        """Whether all steps are done, or the run ends early."""
+        if self.step == self.run.total_steps:
+            return True
+        return out_of_patience(self.run, self.log.evaluations) is not None
 
     def _dispatches(self) -> Dispatches:
         return dispatches(

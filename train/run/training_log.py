@@ -4,7 +4,7 @@ from pathlib import Path
 
 from train.checkpoint.reader import Progress
 from train.distributed.processes import Processes
-from train.learn.step import Sums
+from train.learn.gradients import Sums
 from train.report.metrics_file import Row
 from train.run.dispatch import Work
 from train.run.evaluate import Evaluation, as_row
@@ -21,6 +21,7 @@ class TrainingLog:
 
     Attributes:
       clock: measures images per second.
+      evaluations: the rows of all evaluations, in order.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class TrainingLog:
         self._unreadable = Unreadable(found["bad"])
         is_writer = processes.is_writer
         self._skips = SkipLog(run, workdir, self._window, is_writer=is_writer)
-        self._file = MetricsLog(workdir, step) if is_writer else NoLog(workdir)
+        self._file = MetricsLog(workdir, step) if is_writer else NoLog(workdir, step)
+        self.evaluations = self._file.evaluations
 
     def add(self, step: int, sums: Sums, work: Work) -> None:
         """Takes the sums of a dispatch, whose first step is `step`."""
@@ -64,7 +66,7 @@ class TrainingLog:
         return self._window.finished
 
     def has_evaluation(self, step: int) -> bool:
-        return step in self._file.evaluated
+        return any(row["step"] == step for row in self.evaluations)
 
     def log_training(self, step: int) -> None:
         """Writes the means since the last row, unless all of these steps were skipped.
@@ -93,7 +95,9 @@ class TrainingLog:
         """Writes the row of an evaluation that took `seconds`; they do not count as training."""
         self.clock.pause(seconds)
         start = self._start_of_row(step, "eval")
-        self._write({**start, **as_row(evaluation), "seconds": round(seconds, 3)})
+        row = {**start, **as_row(evaluation), "seconds": round(seconds, 3)}
+        self.evaluations.append(row)
+        self._write(row)
 
     def log_test(self, row: Row) -> None:
         """Writes the evaluation of the best checkpoint on the test split."""

@@ -66,7 +66,7 @@ def scale_by_lars(weight_decay: float, trust: float = 0.001) -> optax.GradientTr
 
 
 def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, then the update rule `optim.name` with the weight decay, and the learning rate.
+    """Clipping by value, then by norm; the update rule `optim.name`; the learning rate.
 
     - sgd, adamw, rmsprop: the decay is added to the gradient (l2) or to the update (decoupled).
     - lars: `scale_by_lars`, the learning rate, then momentum (You 2017).
@@ -94,6 +94,8 @@ def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.Gradie
             rate,
         ]
     clip = optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()
+    if optim.clip_value:
+        clip = optax.chain(optax.clip(optim.clip_value), clip)
     return optax.chain(clip, *rule)
 
 

@@ -1,12 +1,16 @@
 """Schedules: the learning rate of each step, and the decay of the moving average."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from train.config import ConfigError, OptimConfig, RunConfig, to_steps
+
+_FALL_TO_THE_FLOOR = ("cosine", "linear", "polynomial", "one_cycle")
 
 
 def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> optax.Schedule:
@@ -23,6 +27,9 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
     - one_cycle: the warmup is the first part of the cycle, a cosine from peak / 25; then a cosine
       to f (Smith 2018, arXiv:1803.09820; the shape of torch's OneCycleLR)
 
+    With `optim.hold`, cosine, linear, polynomial and one_cycle reach f earlier, and stay there, or
+    begin the cycles of `cyclic`.
+
     Args:
       config: of the run.
       examples: training examples in an epoch.
@@ -34,11 +41,7 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
     """
     optim = config.optim
 
-    def steps(duration: str) -> int:
-        return to_steps(
-            duration, examples=examples, batch_size=config.batch_size, total=total_steps
-        )
-
+    steps = partial(to_steps, examples=examples, batch_size=config.batch_size, total=total_steps)
     peak = peak_rate(config)
     if optim.floor >= peak and optim.schedule not in ("step", "constant"):
         raise ConfigError(f"optim.floor {optim.floor:g}: must be below the peak rate, {peak:g}")
@@ -52,11 +55,15 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
         )
     if optim.schedule == "one_cycle" and not warmup and total_steps > 1:
         raise ConfigError("optim.schedule one_cycle: needs optim.warmup, such as '30%'")
-    drops: dict[int, float] = {}
-    for milestone in optim.milestones if optim.schedule == "step" else ():
-        at = max(steps(milestone) - warmup, 0)
-        drops[at] = drops.get(at, 1.0) * optim.gamma
-    after = _after_warmup(optim, peak, total_steps - warmup, warmup, drops)
+    drops = [max(steps(milestone) - warmup, 0) for milestone in optim.milestones]
+    hold = steps(optim.hold) if optim.hold and optim.schedule in _FALL_TO_THE_FLOOR else 0
+    _check_hold(optim, hold, warmup, total_steps)
+    end = total_steps - warmup - hold
+    after = _after_warmup(optim, peak, end, warmup, drops)
+    if hold and optim.cycle:
+        cycles = cyclic(optim.cycle_lr, optim.floor, max(steps(optim.cycle), 1))
+        later = total_steps - hold
+        after = optax.join_schedules([after, lambda step: cycles(step + later)], [end])
     if not warmup:
         return after
     if optim.schedule == "one_cycle":
@@ -65,6 +72,32 @@ def make_schedule(config: RunConfig, *, examples: int, total_steps: int) -> opta
     # The first step already moves: step s of the warmup has (s + 1) / (warmup + 1) of the peak.
     ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([ramp, after], [warmup])
+
+
+def _check_hold(optim: OptimConfig, hold: int, warmup: int, total_steps: int) -> None:
+    if warmup + hold >= total_steps:
+        raise ConfigError(
+            f"optim.hold {optim.hold!r} is {hold} steps: with optim.warmup {optim.warmup!r}, must "
+            f"be shorter than the run ({total_steps} steps)"
+        )
+
+
+def cyclic(start: float, end: float, length: int) -> optax.Schedule:
+    """Step -> rate that falls linearly in cycles of `length` steps, as in SWA.
+
+    Izmailov 2018, arXiv:1803.05407, section 3.1: (1 - t) start + t end, with t = (s mod c + 1) / c.
+    A cycle ends where the number of steps done is a multiple of its length: with `ema_every` of the
+    same length, the weights at the end of each cycle are averaged.
+
+    >>> [round(float(cyclic(0.5, 0.1, 4)(s)), 3) for s in range(5)]
+    [0.4, 0.3, 0.2, 0.1, 0.4]
+    """
+
+    def rate(step: jax.Array | int) -> jax.Array:
+        share = (jnp.asarray(step) % length + 1) / length
+        return (1 - share) * start + share * end
+
+    return rate
 
 
 def peak_rate(config: RunConfig) -> float:
@@ -86,9 +119,9 @@ def peak_rate(config: RunConfig) -> float:
 
 
 def _after_warmup(
-    optim: OptimConfig, peak: float, length: int, warmup: int, drops: dict[int, float]
+    optim: OptimConfig, peak: float, length: int, warmup: int, drops: Sequence[int]
 ) -> optax.Schedule:
-    """The schedule of the `length` steps after the warmup."""
+    """The schedule of the `length` steps after the warmup; `drops`: milestones after it."""
     if optim.schedule in ("cosine", "one_cycle"):
         return optax.cosine_decay_schedule(peak, length, optim.floor / peak)
     if optim.schedule == "linear":
@@ -99,7 +132,8 @@ def _after_warmup(
         start = max(warmup, 1)
         return lambda step: jnp.maximum(peak * jnp.sqrt(start / (start + step)), optim.floor)
     if optim.schedule == "step":
-        return optax.piecewise_constant_schedule(peak, drops)
+        factors = {at: optim.gamma ** drops.count(at) for at in drops}
+        return optax.piecewise_constant_schedule(peak, factors)
     return optax.constant_schedule(peak)
 
 
