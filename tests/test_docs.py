@@ -36,6 +36,7 @@ RUN = {
     r"resnet-jax train --workdir runs/digits --duration 60ep --extend": "--duration 3st",
     r"resnet-jax train digits (?!.*(\$TINY|--mesh)).*--workdir .*": SMALL,
     r"resnet-jax train folder --data\.dir DIR( --workdir runs/photos)?": PHOTOS,
+    r"resnet-jax preview folder --data\.dir DIR": "--data.image_size 16",
     r"resnet-jax eval runs/(digits|photos)": "",
     r"resnet-jax predict (runs/|resnet20_cifar ).*": "",
     r"resnet-jax convert .*": "",

@@ -11,6 +11,7 @@ from train.cli.evaluate import evaluate
 from train.cli.models import models
 from train.cli.plan import plan
 from train.cli.predict import predict
+from train.cli.preview import preview
 from train.cli.recipes import recipes
 from train.cli.train import train
 from train.cli.usage import USAGE
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": evaluate,
     "predict": predict,
     "convert": convert,
+    "preview": preview,
     "plan": plan,
     "bench": bench,
     "models": models,

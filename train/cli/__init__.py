@@ -1,7 +1,8 @@
 """The command line. JAX is imported only when a command needs it.
 
 Modules:
-  train, evaluate, predict, convert, plan, bench, models, recipes, version: one command each.
+  train, evaluate, predict, convert, preview, plan, bench, models, recipes, version: one command
+    each.
   arguments, options: options of a command, from the dataclass that holds them.
   choose_recipe: the recipe or the stored run that a command line selects.
   habits: options of other programs, for messages about unknown options.

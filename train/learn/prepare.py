@@ -85,6 +85,16 @@ def make_prepare(
     return prepare
 
 
+def to_pixels(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """The inverse of the normalisation: float [..., C] -> uint8, clipped to 0..255.
+
+    >>> to_pixels(jnp.array([[-1.0, 0.0, 1.0]]), (0.5,), (0.25,)).tolist()
+    [[64, 128, 191]]
+    """
+    scaled = image * jnp.asarray(std, jnp.float32) + jnp.asarray(mean, jnp.float32)
+    return jnp.round(scaled * 255).clip(0, 255).astype(jnp.uint8)
+
+
 def _erase(config: MixConfig, key: jax.Array | None, image: jax.Array) -> jax.Array:
     if config.cutout:
         image = cutout(_part(key, 0), image, config.cutout)

@@ -20,6 +20,12 @@ from train.learn.tasks import Task
 _INPUT = 1
 """Folded into the key of a step for the draws of `prepare`."""
 
+
+def input_key(seed: int, step: int | jax.Array) -> jax.Array:
+    """The key of the draws of `prepare` in a step; those of the network have another one."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), _INPUT)
+
+
 Sums = dict[str, jax.Array]
 """Float32 scalars, summed over the examples that the mask admits; `count`: number of them."""
 
@@ -87,7 +93,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         # The network's draws have `key` itself; those on its input another one.
-        batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=state.step)
+        batch = prepare(batch, train=True, key=input_key(seed, state.step), step=state.step)
 
         def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
             outputs, updates = model.apply(

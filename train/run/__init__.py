@@ -10,6 +10,7 @@ Modules:
   norm_groups, sizes: checks of BatchNorm statistics, of images and of batches.
   resume, data_changes: checks of a directory and of the data when a run resumes.
   start_screen: one line on each part of a run.
+  preview: training images as the network sees them.
   trainer: `Trainer`, the loop over the steps.
   dispatch: steps that are sent to the devices, one by one or several at once.
   periods: when to log, evaluate and save.
