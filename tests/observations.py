@@ -37,6 +37,7 @@ from train.report.metrics_file import read_metrics
 from train.run.dispatch import dispatches
 from train.run.fit import fit
 from train.run.parts import Run
+from train.run.pixels import measured
 
 
 def digest(tree: Any) -> str:
@@ -67,6 +68,8 @@ def network(config: RunConfig, workdir) -> str:
 def steps(config: RunConfig, workdir) -> str:
     """The state after two training steps."""
     run = Run(config)
+    if config.data.measures:
+        run.use(*measured(run))
     state = run.new_state()
     batches = train_batches(
         run.splits.train,

@@ -120,6 +120,8 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.image_size": (12, batch, {}),
     "data.mean": ((0.5,), steps, {}),
     "data.std": ((0.5,), steps, {}),
+    "data.whiten": ("zca", steps, {}),
+    "data.whiten_epsilon": (0.5, steps, {"data.whiten": "pca"}),
     "data.on_bad_image": ("skip", outcome, {}),
     "data.max_pixels": (10, outcome, {}),
     "data.max_image_bytes": (10, outcome, {}),

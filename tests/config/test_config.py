@@ -84,6 +84,8 @@ EVERY = {
     "data.image_size": (3, 4),
     "data.mean": ([0.5], [0.5, 0.25, 0.75]),
     "data.std": ([0.5], [0.5, 0.25, 0.75]),
+    "data.whiten": ("zca", "pca"),
+    "data.whiten_epsilon": (0.5, 0.25),
     "data.on_bad_image": ("skip", "error"),
     "data.max_pixels": (3, 4),
     "data.max_image_bytes": (3, 4),

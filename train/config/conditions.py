@@ -19,7 +19,7 @@ ALWAYS = (
     *("model.attention", "model.norm", "model.norm_epsilon", "model.weight_standardization"),
     *("model.output_stride", "model.zero_gamma", "model.kernel_init", "model.drop_path"),
     *("model.drop_block", "model.block_dropout", "model.dropout", "model.drop_connect"),
-    *("init.weights", "data.name", "data.order", "data.image_size", "data.mean", "data.std"),
+    *("init.weights", "data.name", "data.order", "data.image_size", "data.whiten"),
     *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
     *("augment.crop", "augment.flip", "mix.label_smoothing"),
     *("mix.mixup", "mix.cutmix", "mix.cutout", "mix.erasing"),
@@ -114,6 +114,26 @@ CONDITIONS = (
     ),
     Condition(
         ("data.prefetch",), "data.threads", _reads_ahead, "reading by threads or by data.workers"
+    ),
+    Condition(
+        ("data.mean", "data.std"),
+        "data.whiten",
+        lambda config: config.data.whiten == "none",
+        "data.whiten none",
+        is_mistake=True,
+    ),
+    Condition(
+        ("data.std",),
+        "data.mean",
+        lambda config: config.data.mean != "measure" or config.data.centres_only,
+        "a data.mean that is given; to subtract the measured mean alone, data.std is 1",
+        is_mistake=True,
+    ),
+    Condition(
+        ("data.whiten_epsilon",),
+        "data.whiten",
+        lambda config: config.data.whiten != "none",
+        "data.whiten pca and zca",
     ),
     Condition(
         ("init.head",),

@@ -12,6 +12,7 @@ from train.report.metrics_file import Row
 from train.run.data_changes import open_eval_data
 from train.run.evaluate import evaluate_checkpoint
 from train.run.parts import Run
+from train.run.pixels import FILE, load
 from train.runtime import use_compilation_cache
 
 
@@ -44,6 +45,7 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
     use_compilation_cache(config.compilation_cache)
     splits, notes = open_eval_data(workdir, config)
     run = Run(config, splits=splits)
+    run.use(config, load(workdir / FILE, config.data))
     for note in notes:
         warn(note)
     return evaluate_checkpoint(run, read_weights(config, workdir, which))

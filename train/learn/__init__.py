@@ -5,6 +5,7 @@ Modules:
   state: `TrainState`, the arrays of a training.
   model: the network of a config.
   prepare: uint8 images and labels to the inputs of the network and the loss.
+  whiten: PCA and ZCA whitening: pure functions.
   tasks: losses and metrics.
   mix: mixup, CutMix, erasing, label smoothing: pure functions on the device.
   optim: schedules and update rules.

@@ -93,6 +93,7 @@ def _flops_before(run: Run, platform: str) -> float | None:
     plain: Any = {"norm_group_size": None, "scan": False, "mesh": MeshConfig()}
     config = replace(run.config, batch_size=share, **plain)
     one = Run(config, mesh=make_mesh(jax.devices("cpu")[:1]), splits=run.splits)
+    one.use(config, run.normalisation)
     traced = one.train_step.trace(one.abstract_state, abstract_batch(one))
     cost = traced.lower(lowering_platforms=(platform,)).cost_analysis()
     return cost["flops"] if cost else None

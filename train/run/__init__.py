@@ -6,6 +6,7 @@ Modules:
   directory: the checkpoints and config.json in the directory of a run.
   provenance: devices, versions, commit and command of a result.
   preprocessing: the preprocessing that pretrained weights expect.
+  pixels: the mean and the whitening that are measured on the training images.
   checks: all checks before compilation.
   norm_groups, sizes: checks of BatchNorm statistics, of images and of batches.
   resume, data_changes: checks of a directory and of the data when a run resumes.

@@ -21,6 +21,7 @@ _EXTRAS = (
     "class_names",
     "examples",
     "files",
+    "measured",
     "parameters",
     "segments",
 )
@@ -117,6 +118,8 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     if run.files:
         extras["files"] = run.files
         file_list.write_names(workdir, run.splits)
+    if run.measured:
+        extras["measured"] = run.measured
     options = to_json(run.config)
     options["data"].update(run.splits.chosen)
     write_record(workdir, {**options, **extras})

@@ -5,7 +5,6 @@ normalises, erases and mixes on the device. Only the batch is another one: it ha
 """
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,10 @@ import numpy as np
 from train.config import ConfigError
 from train.data.readers import EvalReader, TrainReader
 from train.distributed.mesh import Batch
-from train.learn.prepare import to_pixels
 from train.learn.step import input_key
 from train.report.preview import Seen, View
 from train.run.parts import Run
+from train.run.pixels import measured
 
 _POSITIONS = 8
 """Positions of the training stream that are searched for each image: some images may repeat."""
@@ -42,8 +41,10 @@ def views(run: Run, *, images: int, draws: int) -> list[Seen]:
     chosen = list(dict.fromkeys(index for _, index in stream))[:images]
     if len(chosen) < 2 and config.mix.mixes:
         raise ConfigError("mixup and CutMix need at least 2 images: choose more with --images")
+    if config.data.measures:
+        run.use(*measured(run))
     prepare = jax.jit(run.prepare, static_argnames="train")
-    show = partial(to_pixels, mean=config.data.mean, std=config.data.std)
+    show = run.normalisation.pixels
 
     def shown(batch: Batch) -> list[View]:
         pixels, target = (np.asarray(x) for x in (show(batch["image"]), batch["target"]))

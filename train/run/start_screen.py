@@ -12,6 +12,7 @@ from train.config.effects import changes, shown
 from train.data.sources import Source, class_counts
 from train.learn.optim import ema_decay_at, ema_warmup, peak_rate
 from train.run.parts import Run
+from train.run.preprocessing import describe_mean
 
 LISTED_CLASSES = 10
 """Up to this number of classes, the screen lists the examples of each class."""
@@ -29,7 +30,7 @@ def describe_run(run: Run, workdir: Path, checkpoint: int | None) -> list[str]:
     lines = {
         "data": _data(run),
         "classes": _classes(run.splits.train),
-        "images": _images(run.config),
+        "images": _images(run),
         "network": _network(run),
         "weights": _weights(run.config, resumes=checkpoint is not None),
         "optimiser": _optimiser(run),
@@ -66,7 +67,8 @@ def _classes(source: Source) -> str:
     )
 
 
-def _images(config: RunConfig) -> str:
+def _images(run: Run) -> str:
+    config = run.config
     data, augment, size = config.data, config.augment, config.data.image_size
     crop = {
         "random_resized": "random crops",
@@ -75,8 +77,8 @@ def _images(config: RunConfig) -> str:
     }[augment.crop]
     mirrored = ", mirrored at random" if augment.flip else ""
     evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
-    mean, std = (" ".join(f"{x:g}" for x in values) for values in (data.mean, data.std))
-    return f"{size}x{size}, {crop}{mirrored}, {evaluated}; mean {mean}, std {std}"
+    measured = " (measured)" if run.measured else ""
+    return f"{size}x{size}, {crop}{mirrored}, {evaluated}; {describe_mean(data)}{measured}"
 
 
 def _network(run: Run) -> str:
