@@ -109,7 +109,7 @@ def test_the_fields_with_choices_are_found():
         "precision",
         *("model." + f for f in ("block", "stem", "stem_pool", "stride_at", "shortcut")),
         *("model." + f for f in ("anti_alias", "activation", "attention", "norm")),
-        *("model." + f for f in ("output_stride", "kernel_init")),
+        *("model." + f for f in ("output_stride", "kernel_init", "kernel_fan")),
         *("data.held_out", "data.order", "data.listing", "data.mean", "data.whiten"),
         *("data.on_bad_image", "data.decoder"),
         "data.resident",

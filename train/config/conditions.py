@@ -18,6 +18,7 @@ ALWAYS = (
     *("model.avg_down", "model.anti_alias", "model.preact", "model.activation"),
     *("model.attention", "model.norm", "model.norm_epsilon", "model.weight_standardization"),
     *("model.output_stride", "model.zero_gamma", "model.kernel_init", "model.drop_path"),
+    *("model.zero_conv", "model.norm_bias", "model.head_std", "model.head_bias"),
     *("model.drop_block", "model.block_dropout", "model.dropout", "model.drop_connect"),
     *("init.weights", "data.name", "data.order", "data.image_size", "data.whiten"),
     *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
@@ -255,6 +256,24 @@ CONDITIONS = (
         "model.norm",
         lambda config: spec_of(config).norm == "group",
         "model.norm group",
+    ),
+    Condition(
+        ("model.activation_slope",),
+        "model.activation",
+        lambda config: spec_of(config).activation in ("leaky_relu", "prelu"),
+        "model.activation leaky_relu and prelu",
+    ),
+    Condition(
+        ("model.kernel_fan", "model.kernel_slope"),
+        "model.kernel_init",
+        lambda config: spec_of(config).kernel_init.startswith("kaiming"),
+        "model.kernel_init kaiming_normal and kaiming_uniform",
+    ),
+    Condition(
+        ("model.kernel_std",),
+        "model.kernel_init",
+        lambda config: spec_of(config).kernel_init == "normal",
+        "model.kernel_init normal",
     ),
     Condition(
         ("model.se_ratio",),
