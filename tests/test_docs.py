@@ -31,6 +31,7 @@ RUN = {
     r"resnet-jax (--help|--version|recipes|bench COMMAND --help)": "",
     r"resnet-jax train( RECIPE)? --help(-all)?": "",
     r"resnet-jax models( 'resnet50\*'| resnet50)?": "",
+    r"resnet-jax models plain20_cifar --init-stats .*": "--model.depths 1 --image_size 8",
     r"resnet-jax train( --seed 0)?": SMALL,
     r"resnet-jax train --workdir (DIR|runs/digits)": "",
     r"resnet-jax train --workdir runs/digits --duration 60ep --extend": "--duration 3st",

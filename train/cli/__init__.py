@@ -7,5 +7,6 @@ Modules:
   choose_recipe: the recipe or the stored run that a command line selects.
   habits: options of other programs, for messages about unknown options.
   usage: the help texts of the commands.
+  init_stats: deviations at the start of a network, for `models`.
   tables: the tables of `models` and `recipes`.
 """

@@ -17,6 +17,7 @@ usage: resnet-jax COMMAND ...
   bench COMMAND ...                                     measure training, input and memory; compare
                                                         with other systems
   models [PATTERN]                                      list networks; for one name, its layers
+  models NAME --init-stats [--plot FILE]                deviations of each block at the start
   recipes                                               list recipes
 
 `resnet-jax COMMAND --help` lists the most used options of a command, `--help-all` lists all.
