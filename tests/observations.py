@@ -131,6 +131,12 @@ def leaves(config: RunConfig, workdir) -> str:
     return f"{rows} {kept}"
 
 
+def ended(config: RunConfig, workdir) -> str:
+    """The evaluation at the end of a run."""
+    row = fit(config, workdir, quiet=True)
+    return f"{row['step']} {row['loss']}"
+
+
 class Noted:
     """A source that writes down who reads an example: the process and the thread."""
 

@@ -147,6 +147,7 @@ EVERY = {
     "eval.batch_size": (3, 4),
     "eval.crop_fraction": (0.5, 0.25),
     "eval.interpolation": ("bicubic", "bilinear"),
+    "eval.precise_bn": (3, 4),
     "checkpoint.every": ("3st", "4st"),
     "checkpoint.keep": (3, 4),
     "checkpoint.best": ("loss", "top1"),

@@ -243,6 +243,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("init.weights", [""], ["missing.pth", None], "needs a file, or NAME.TAG"),
     ("eval.crop_fraction", [0.0, 1.01], [1.0, 0.01], "(0, 1]"),
     ("checkpoint.every", ["5%", "x"], ["", "1ep"], "'90ep', '500st' or '' (off)"),
+    ("eval.precise_bn", [-1], [1], "must be at least 0"),
     ("checkpoint.keep", [0], [1], "must be at least 1"),
 ]
 

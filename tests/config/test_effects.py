@@ -75,6 +75,7 @@ CASES: dict[str, tuple[dict, dict]] = {
     "optim.decay_mask": ({"optim.weight_decay": 0.0}, {}),
     "norm_group_size": ({"model.norm": "group", "model.norm_groups": 4}, {}),
     "model.norm_momentum": ({"model.norm": "group", "model.norm_groups": 4}, {}),
+    "eval.precise_bn": ({"model.norm": "group", "model.norm_groups": 4}, {}),
     "model.norm_groups": ({}, {"model.norm": "group", "model.norm_groups": 2}),
     "model.activation_slope": ({}, {"model.activation": "prelu"}),
     "model.kernel_fan": ({"model.kernel_init": "zeros"}, {}),

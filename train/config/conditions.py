@@ -246,7 +246,7 @@ CONDITIONS = (
         "a weight decay above 0",
     ),
     Condition(
-        ("norm_group_size", "model.norm_momentum"),
+        ("norm_group_size", "model.norm_momentum", "eval.precise_bn"),
         "model.norm",
         lambda config: getattr(spec_of(config), "norm", "batch") == "batch",
         "BatchNorm",

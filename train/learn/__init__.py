@@ -6,6 +6,7 @@ Modules:
   model: the network of a config.
   prepare: uint8 images and labels to the inputs of the network and the loss.
   whiten: PCA and ZCA whitening: pure functions.
+  precise_bn: BatchNorm statistics of many batches: pure functions.
   tasks: losses and metrics.
   mix: mixup, CutMix, erasing, label smoothing: pure functions on the device.
   optim: schedules and update rules.

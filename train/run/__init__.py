@@ -16,6 +16,7 @@ Modules:
   dispatch: steps that are sent to the devices, one by one or several at once.
   periods: when to log, evaluate and save.
   evaluate: exact evaluation.
+  precise: BatchNorm statistics of many training batches, for the evaluation at the end.
   training_log, metrics, throughput, unreadable, nonfinite: what a training records.
   progress, eta: what the terminal shows.
   memory, out_of_memory: the memory of a step, and advice when it does not fit.

@@ -187,12 +187,14 @@ def evaluate_checkpoint(
 
     Returns:
       `step`, `weights` (their name), `examples` (the number of them), `skipped` if any were,
-      `loss`, and the task's metrics.
+      `loss`, and the task's metrics; and `precise_bn`, if the option is not 0.
     """
     named = {weights.name: weights.variables}
     evaluation = evaluate(run, named, per_example=workdir is not None, cache=cache)
     if workdir is not None and evaluation.examples is not None and is_writer:
-        subject = Subject(weights.step, weights.name)
+        subject = Subject(weights.step, weights.name, run.config.eval.precise_bn)
         write_report(workdir, run.task, evaluation.examples, subject=subject)
-    about = {"step": weights.step, "weights": weights.name}
+    about: Row = {"step": weights.step, "weights": weights.name}
+    if run.config.eval.precise_bn:
+        about["precise_bn"] = run.config.eval.precise_bn
     return {**about, **_counts(evaluation), **evaluation.metrics[weights.name]}

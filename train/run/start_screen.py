@@ -125,6 +125,8 @@ def _duration(run: Run) -> str:
     config, examples = run.config, len(run.splits.train)
     steps, every = run.total_steps, max(run.steps(config.eval.every), 1)
     evaluated = f"every {every:,} steps and at the end" if every < steps else "at the end"
+    if batches := config.eval.precise_bn:
+        evaluated += f" with BatchNorm statistics of {batches} batches"
     return (
         f"{config.duration}: {steps:,} steps of {config.batch_size} images, "
         f"{steps * config.batch_size / examples:.2f} epochs; evaluated {evaluated}"

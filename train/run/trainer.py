@@ -23,6 +23,7 @@ from train.run.evaluate import Evaluation, evaluate, evaluate_checkpoint
 from train.run.metrics import NonFinite
 from train.run.parts import Run
 from train.run.periods import Periods
+from train.run.precise import precise
 from train.run.progress import Display
 from train.run.resume import describe_extension, record_segments
 from train.run.training_log import TrainingLog
@@ -203,11 +204,14 @@ class Trainer:
         best = self.checkpoints.restore_weights("best", replicated_sharding(self.run.mesh))
         if unreadable := self.log.describe_unreadable():
             self.display.say(unreadable)
+        best = precise(self.run, best, report=self._warn)
         row = evaluate_checkpoint(
             self.run, best, self.workdir, self.processes.is_writer, self._eval_batches
         )
         metric = self.run.task.headline
         which = f"step {best.step}" + (" (averaged weights)" if best.name == "ema" else "")
+        if batches := row.get("precise_bn"):
+            which += f" with BatchNorm statistics of {batches} batches"
         self.display.say(
             f"best checkpoint: {which}, {metric.full_name} {metric.text(row[metric.name])} and "
             f"loss {row['loss']:.4f} on {row['examples']:,} evaluation images"
