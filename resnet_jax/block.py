@@ -1,5 +1,6 @@
 """The residual block, built from a `BlockPlan`."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -7,15 +8,16 @@ import jax
 
 from resnet_jax.conv import Conv, anti_alias, avg_pool_down, avg_pool_same
 from resnet_jax.layers import (
-    ACTIVATIONS,
     DropBlock,
     DropPath,
     EfficientChannelAttention,
     SqueezeExcite,
+    activate,
     pad_shortcut,
 )
 from resnet_jax.norm import BatchNorm, GroupNorm, at_least_float32
-from resnet_jax.spec import BlockPlan, ConvPlan, ResNetSpec
+from resnet_jax.plans import BlockPlan, ConvPlan
+from resnet_jax.spec import ResNetSpec
 
 Layer = Any  # a module class with some arguments bound
 
@@ -50,23 +52,27 @@ class Block(nn.Module):
         `drop_path` is the probability that an example skips the branch in training.
         """
         spec, convs = self.spec, self.plan.convs
-        act, preact = ACTIVATIONS[spec.activation], spec.preact
+        act, preact = partial(activate, spec.activation, spec.activation_slope), spec.preact
         y = shortcut = x
         if preact:
-            y = act(self.norm(name="norm1")(y, train=train))
+            y = act(self.norm(name="norm1")(y, train=train), "act1")
             shortcut = y if self.plan.shortcut == "conv" else x
         # A plain network has no shortcut: a branch that starts at zero would pass no signal.
-        zero = spec.zero_gamma and self.plan.shortcut != "none"
+        zero, zero_conv = (
+            starts and self.plan.shortcut != "none" for starts in (spec.zero_gamma, spec.zero_conv)
+        )
         for i, plan in enumerate(convs, start=1):
             last = i == len(convs)
-            conv = make_conv(self.conv, plan, f"conv{i}", zero=zero and preact and last)
+            conv = make_conv(
+                self.conv, plan, f"conv{i}", zero=last and (zero_conv or (zero and preact))
+            )
             if last:
                 break
             y = self.norm(name=f"norm{i + preact}")(conv(y), train=train)
             if plan.kernel == 3:
                 rate, size = self.plan.drop_block, spec.drop_block_size
                 y = DropBlock(rate, size, name="drop_block")(y, train=train)
-            y = act(y)
+            y = act(y, f"act{i + preact}")
             if plan.blur:
                 y = anti_alias(y, spec.anti_alias, plan.blur)
             if i == len(convs) - 1 and spec.block_dropout:
@@ -92,7 +98,7 @@ class Block(nn.Module):
                     "but the shortcut keeps it; choose an image size that halves evenly"
                 )
             y = y + shortcut
-        return act(y) if self.final_act and not preact else y
+        return act(y, f"act{len(convs)}") if self.final_act and not preact else y
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         plan = self.plan

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from resnet_jax.init import Initializer, dense_uniform, kaiming_normal
+from resnet_jax.init import Initializer, constant, dense_uniform, kaiming_normal
 from resnet_jax.norm import at_least_float32
 from resnet_jax.remat import save_for_backward
+from resnet_jax.spec import Activation
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -23,6 +24,41 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": nn.sigmoid,
     "hard_swish": nn.hard_swish,
 }
+
+
+class PReLU(nn.Module):
+    """max(x, 0) + a min(x, 0), with a learned slope a for each channel (He 2015, arXiv:1502.01852,
+    2.1).
+
+    Parameters: `slope` float32 [C].
+
+    Args:
+      init_slope: the first value of all slopes.
+    """
+
+    init_slope: float = 0.25
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., C]."""
+        slope = self.param("slope", constant(self.init_slope), x.shape[-1:], jnp.float32)
+        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+
+
+def activate(kind: Activation, slope: float | None, x: jax.Array, name: str) -> jax.Array:
+    """Applies an activation, inside the `__call__` of a module.
+
+    Args:
+      kind: `ResNetSpec.activation`.
+      slope: `ResNetSpec.activation_slope`.
+      x: [..., C].
+      name: of the module with the slopes, if they are learned.
+    """
+    if kind == "prelu":
+        return PReLU(name=name)(x) if slope is None else PReLU(slope, name=name)(x)
+    if kind == "leaky_relu" and slope is not None:
+        return nn.leaky_relu(x, slope)
+    return ACTIVATIONS[kind](x)
 
 
 class SqueezeExcite(nn.Module):
@@ -185,13 +221,14 @@ class Dense(nn.Module):
     features: int
     drop_connect: float = 0.0
     kernel_init: Initializer = dense_uniform()
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, features_in] -> [B, features]."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         if train and self.drop_connect:
             keep_rate = 1 - self.drop_connect
             kept = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)

@@ -1,11 +1,13 @@
 """LeNet-5, a baseline for residual networks."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from resnet_jax.init import xavier_uniform
-from resnet_jax.layers import ACTIVATIONS
+from resnet_jax.layers import activate
 from resnet_jax.spec import LeNetSpec
 
 
@@ -28,7 +30,7 @@ class LeNet(nn.Module):
         """[B, H, W, C] -> {"c1": [B, H/2 - 2, ., 6], "c2": [B, ., ., 16], "c3": [B, ., ., 84]}."""
         if min(images.shape[1:3]) < 32:
             raise ValueError(f"LeNet-5 needs images of 32x32 or more, not {images.shape[1:3]}")
-        act = ACTIVATIONS[self.spec.activation]
+        act = partial(activate, self.spec.activation, self.spec.activation_slope)
 
         def conv(features: int, kernel: int, name: str) -> nn.Conv:
             return nn.Conv(
@@ -40,7 +42,7 @@ class LeNet(nn.Module):
                 name=name,
             )
 
-        c1 = nn.avg_pool(act(conv(6, 5, "conv1")(images)), (2, 2), (2, 2))
-        c2 = nn.avg_pool(act(conv(16, 5, "conv2")(c1)), (2, 2), (2, 2))
-        c5 = act(conv(120, 5, "conv3")(c2))
-        return {"c1": c1, "c2": c2, "c3": act(conv(84, 1, "conv4")(c5))}
+        c1 = nn.avg_pool(act(conv(6, 5, "conv1")(images), "act1"), (2, 2), (2, 2))
+        c2 = nn.avg_pool(act(conv(16, 5, "conv2")(c1), "act2"), (2, 2), (2, 2))
+        c5 = act(conv(120, 5, "conv3")(c2), "act3")
+        return {"c1": c1, "c2": c2, "c3": act(conv(84, 1, "conv4")(c5), "act4")}

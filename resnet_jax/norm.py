@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
       frozen: uses the running averages in training too.
       fuse: a network may compute a 1x1 convolution and the BatchNorm after it as one layer (see
         `kernel` in `__call__`). Otherwise the convolution is rounded to `dtype` before the norm.
-      scale_init: initialiser of `scale`.
+      scale_init, bias_init: initialisers of `scale` and `bias`.
       dtype: of the output.
 
     Raises:
@@ -58,6 +58,7 @@ class BatchNorm(nn.Module):
     frozen: bool = False
     fuse: bool = True
     scale_init: Initializer = jax.nn.initializers.ones
+    bias_init: Initializer = jax.nn.initializers.zeros
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -78,7 +79,7 @@ class BatchNorm(nn.Module):
         x = jnp.asarray(x)
         features = x.shape[-1:] if kernel is None else kernel.shape[-1:]
         scale = self.param("scale", self.scale_init, features, jnp.float32)
-        bias = self.param("bias", jax.nn.initializers.zeros, features, jnp.float32)
+        bias = self.param("bias", self.bias_init, features, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
 
@@ -257,7 +258,7 @@ class GroupNorm(nn.Module):
     Args:
       groups: groups of channels.
       epsilon: added to the variance under the square root.
-      scale_init: initialiser of `scale`.
+      scale_init, bias_init: initialisers of `scale` and `bias`.
       dtype: of the output.
 
     Raises:
@@ -267,6 +268,7 @@ class GroupNorm(nn.Module):
     groups: int = 32
     epsilon: float = 1e-5
     scale_init: Initializer = jax.nn.initializers.ones
+    bias_init: Initializer = jax.nn.initializers.zeros
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -276,7 +278,7 @@ class GroupNorm(nn.Module):
         if channels % self.groups:
             raise ValueError(f"groups {self.groups}: does not divide {channels} channels")
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
-        bias = self.param("bias", jax.nn.initializers.zeros, (channels,), jnp.float32)
+        bias = self.param("bias", self.bias_init, (channels,), jnp.float32)
         wide = x.astype(at_least_float32(x.dtype))
         wide = wide.reshape(x.shape[0], -1, self.groups, channels // self.groups)
         centred = wide - save_for_backward(wide.mean((1, 3), keepdims=True))

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from resnet_jax import scan
 from resnet_jax.block import Block, Layer, make_conv
 from resnet_jax.conv import Conv, anti_alias, max_pool
-from resnet_jax.init import INITIALIZERS
-from resnet_jax.layers import ACTIVATIONS, FractionalMaxPool
+from resnet_jax.init import constant, kernel_initializer
+from resnet_jax.layers import FractionalMaxPool, activate
 from resnet_jax.norm import BatchNorm, GroupNorm
+from resnet_jax.plans import BlockPlan, ConvPlan
 from resnet_jax.remat import SAVE_POLICY
-from resnet_jax.spec import BlockPlan, ConvPlan, ResNetSpec
+from resnet_jax.spec import ResNetSpec
 
 
 class Stage(nn.Module):
@@ -44,9 +45,14 @@ class Stage(nn.Module):
         loops = self.scan and len(self.plans) >= scan.MIN_SCAN_BLOCKS
         unrolled = self.plans[:1] if loops else self.plans
         for i, (plan, rate) in enumerate(zip(unrolled, self.drop_paths, strict=False), start=1):
-            parts = (self.spec, plan, self.conv, self.norm, not loops)
+            parts = (self.spec, plan, self.conv, self.norm, self._in_block or not loops)
             x = Block(*parts, name=f"block{i}")(x, rate, train=train)
         return self._loop(x, train) if loops else x
+
+    @property
+    def _in_block(self) -> bool:
+        """Whether the last activation of a block in a loop is its own: it has parameters."""
+        return self.spec.activation == "prelu"
 
     def _loop(self, x: jax.Array, train: bool) -> jax.Array:
         """The blocks after the first, as a loop.
@@ -54,8 +60,11 @@ class Stage(nn.Module):
         v1's last activation is here part of the next block. A block saves its input for the
         backward pass, which is all that the gradient of the activation needs.
         """
-        parts = (self.spec, self.plans[1], partial(self.conv, in_scan=True), self.norm, False)
-        act = (lambda x: x) if self.spec.preact else ACTIVATIONS[self.spec.activation]
+        conv = partial(self.conv, in_scan=True)
+        parts = (self.spec, self.plans[1], conv, self.norm, self._in_block)
+        kind, slope = self.spec.activation, self.spec.activation_slope
+        outside = not (self.spec.preact or self._in_block)
+        act = partial(activate, kind, slope, name="") if outside else lambda x: x
         if self.is_initializing():
             assert self.scope is not None
             names = [f"block{i}" for i in range(2, len(self.plans) + 1)]
@@ -106,14 +115,14 @@ class ResNet(nn.Module):
         map of a v2 network is taken after the final norm and activation, ready to be pooled.
         """
         spec = self.spec
-        act = ACTIVATIONS[spec.activation]
+        act = partial(activate, spec.activation, spec.activation_slope)
         conv, norm = self._conv_layer(), self._norm_layer()
         x = images.astype(self.dtype)
         stem = spec.stem_convs()
         for i, plan in enumerate(stem, start=1):
             x = make_conv(conv, plan, f"stem_conv{i}")(x)
             if not (spec.preact and i == len(stem)):  # v2: the first block has them
-                x = act(norm(name=f"stem_norm{i}")(x, train=train))
+                x = act(norm(name=f"stem_norm{i}")(x, train=train), f"stem_act{i}")
         pyramid = {"c1": x}
         x = self._pool(x, conv, norm, train)
 
@@ -132,14 +141,17 @@ class ResNet(nn.Module):
             )(x, train=train)
             pyramid[f"c{s + 1}"] = x
         if spec.preact:
-            pyramid[f"c{len(spec.depths) + 1}"] = act(norm(name="norm")(x, train=train))
+            pyramid[f"c{len(spec.depths) + 1}"] = act(norm(name="norm")(x, train=train), "act")
         return pyramid
 
     def _conv_layer(self) -> Layer:
+        spec = self.spec
         return partial(
             Conv,
-            standardize=self.spec.weight_standardization,
-            kernel_init=INITIALIZERS[self.spec.kernel_init](),
+            standardize=spec.weight_standardization,
+            kernel_init=kernel_initializer(
+                spec.kernel_init, spec.kernel_fan, spec.kernel_slope, spec.kernel_std
+            ),
             dtype=self.dtype,
         )
 
@@ -147,7 +159,11 @@ class ResNet(nn.Module):
         spec = self.spec
         if spec.norm == "group":
             return partial(
-                GroupNorm, groups=spec.norm_groups, epsilon=spec.norm_epsilon, dtype=self.dtype
+                GroupNorm,
+                groups=spec.norm_groups,
+                epsilon=spec.norm_epsilon,
+                bias_init=constant(spec.norm_bias),
+                dtype=self.dtype,
             )
         return partial(
             BatchNorm,
@@ -156,12 +172,14 @@ class ResNet(nn.Module):
             group_size=self.norm_group_size,
             frozen=self.freeze_norm,
             fuse=self.fuse_norm,
+            bias_init=constant(spec.norm_bias),
             dtype=self.dtype,
         )
 
     def _pool(self, x: jax.Array, conv: Layer, norm: Layer, train: bool) -> jax.Array:
         """The pooling after the stem; halves the map (fractional: divides it by sqrt 2)."""
-        pool, kind = self.spec.pool, self.spec.anti_alias
+        spec = self.spec
+        pool, kind = spec.pool, spec.anti_alias
         if pool == "none":
             return x
         if pool == "fractional":
@@ -170,7 +188,8 @@ class ResNet(nn.Module):
             plan = ConvPlan(3, x.shape[-1], 2 if kind == "none" else 1)
             x = make_conv(conv, plan, "stem_pool_conv")(x)
             x = x if kind == "none" else anti_alias(x, kind, 2)
-            return ACTIVATIONS[self.spec.activation](norm(name="stem_pool_norm")(x, train=train))
+            x = norm(name="stem_pool_norm")(x, train=train)
+            return activate(spec.activation, spec.activation_slope, x, "stem_pool_act")
         if kind == "avg":
             return anti_alias(x, kind, 2)
         if kind == "blur":

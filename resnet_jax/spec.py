@@ -2,47 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from resnet_jax.spec_rules import check_rules, check_shares
+from resnet_jax.plans import BlockPlan, ConvPlan
+from resnet_jax.spec_rules import check_rules, check_shares, check_starts
 from resnet_jax.validate import check_fields
 
 Block = Literal["basic", "bottleneck"]
 Activation = Literal[
-    "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_swish"
+    "relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_swish"
 ]
 
-
-class ConvPlan(NamedTuple):
-    """One convolution: square kernel, padded symmetrically by `dilation * (kernel // 2)`."""
-
-    kernel: int
-    features: int
-    stride: int = 1
-    groups: int = 1
-    dilation: int = 1
-    blur: int = 0
-    """Stride of the anti-aliasing filter after the convolution; 0: no filter."""
-
-
-class BlockPlan(NamedTuple):
-    """One residual block: its stage, residual branch and shortcut."""
-
-    stage: int
-    width: int
-    stride: int
-    dilation: int
-    """Of the 3x3 convolutions. The first one of a stage has the dilation of the previous stage."""
-    convs: tuple[ConvPlan, ...]
-    shortcut: Literal["identity", "pad", "conv", "none"]
-    projection: ConvPlan
-    """The convolution of a "conv" shortcut."""
-    drop_block: float
-
-    @property
-    def features(self) -> int:
-        """Channels of the block's output."""
-        return self.convs[-1].features
+KernelInit = Literal[
+    "kaiming_normal",
+    "kaiming_uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "normal",
+    "small_normal",
+    "zeros",
+]
 
 
 @dataclass(frozen=True)
@@ -98,7 +77,10 @@ class ResNetSpec:
     preact: bool = False
     """Pre-activation: norm and activation before each convolution (v2)."""
     activation: Activation = "relu"
-    """Activation function, also in the stem."""
+    """Activation function, also in the stem. prelu: the slope of each channel is learned (He 2015,
+    arXiv:1502.01852)."""
+    activation_slope: float | None = None
+    """Negative slope of leaky_relu (None: 0.01), and the first slopes of prelu (None: 0.25)."""
     attention: Literal["none", "se", "eca"] = "none"
     """At the end of each residual branch: squeeze-excite (Hu 2018, arXiv:1709.01507), or efficient
     channel attention (Wang 2020, arXiv:1910.03151)."""
@@ -118,10 +100,26 @@ class ResNetSpec:
     """Total stride. With 8 or 16, later stages dilate instead (Chen 2017, arXiv:1706.05587)."""
     zero_gamma: bool = True
     """Initialise the last norm's scale of each residual branch (v2: the last kernel) with zeros."""
-    kernel_init: Literal["kaiming_normal", "xavier_uniform", "small_normal", "zeros"] = (
-        "kaiming_normal"
-    )
-    """Initialiser of the convolutions."""
+    zero_conv: bool = False
+    """Initialise the last kernel of each residual branch with zeros, in place of `zero_gamma`."""
+    kernel_init: KernelInit = "kaiming_normal"
+    """Initialiser of the convolutions: kaiming (He 2015), with variance 2 / fan; xavier (Glorot
+    2010), with 2 / (fan_in + fan_out); normal, with `kernel_std`; small_normal, with 0.01."""
+    kernel_fan: Literal["out", "in"] = "out"
+    """Fan of the kaiming initialisers: out keeps the variance of gradients, in that of maps."""
+    kernel_slope: float = 0.0
+    """Negative slope a of the activation, for the kaiming initialisers: the variance is 2 / ((1 +
+    a^2) fan) (He 2015, equation 15)."""
+    kernel_std: float = 0.01
+    """Standard deviation of kernel_init normal."""
+    norm_bias: float = 0.0
+    """First value of the norms' biases."""
+    head_std: float | None = None
+    """Standard deviation of the classifier's normal kernel (Goyal 2017, 5.1: 0.01). None: uniform
+    in +-1/sqrt(features)."""
+    head_bias: float = 0.0
+    """First value of the classifier's biases: -log(K - 1) gives sigmoids of 1 / K (Lin 2017,
+    arXiv:1708.02002, 4.1)."""
     drop_path: float = 0.0
     """Stochastic depth (Huang 2016, arXiv:1603.09382): probability of skipping the last block. It
     grows linearly from 0 at the first block."""
@@ -263,6 +261,12 @@ class LeNetSpec:
 
     activation: Activation = "tanh"
     """The non-linearity."""
+    activation_slope: float | None = None
+    """See `ResNetSpec`."""
+    head_std: float | None = None
+    """See `ResNetSpec`."""
+    head_bias: float = 0.0
+    """See `ResNetSpec`."""
     dropout: float = 0.0
     """Dropout before the classifier."""
     drop_connect: float = 0.0
@@ -275,6 +279,7 @@ class LeNetSpec:
     def __post_init__(self) -> None:
         check_fields(self)
         check_shares(self, ("dropout", "drop_connect"))
+        check_starts(self)
 
 
 Spec = ResNetSpec | LeNetSpec

@@ -28,6 +28,19 @@ def check_shares(spec: Any, names: tuple[str, ...]) -> None:
             raise ValueError(f"{name} {getattr(spec, name)}: must be in [0, 1)")
 
 
+def check_starts(spec: Any) -> None:
+    """Raises `ValueError` unless the options of the initial values are finite, and deviations not
+    negative."""
+    for name in ("activation_slope", "norm_bias", "head_bias", "kernel_slope"):
+        value = getattr(spec, name, None)
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name} {value}: must be finite")
+    for name in ("kernel_std", "head_std"):
+        value = getattr(spec, name, None)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} {value}: must be at least 0")
+
+
 def check_rules(spec: ResNetSpec) -> None:
     """Raises `ValueError` for values, or combinations of values, that cannot be built."""
     if not spec.depths or min(spec.depths) < 1:
@@ -37,6 +50,7 @@ def check_rules(spec: ResNetSpec) -> None:
         if value is not None and value < 1:
             raise ValueError(f"{field} {value}: must be at least 1")
     check_shares(spec, _SHARES)
+    check_starts(spec)
     for field in ("stage_blocks", "stage_widths"):
         given = len(getattr(spec, field))
         if given not in (0, len(spec.depths)):
@@ -82,6 +96,11 @@ def _check_combinations(spec: ResNetSpec) -> None:
     if (spec.avg_down or spec.shortcut_kernel > 1) and spec.shortcut not in ("B", "C"):
         raise ValueError(
             f"{projections}: shortcut {spec.shortcut!r} has no projection; 'B', 'C' do"
+        )
+    if spec.zero_conv and spec.zero_gamma and spec.shortcut != "none":
+        raise ValueError(
+            "zero_conv: with zero_gamma no gradient would reach a residual branch; set zero_gamma "
+            "to False"
         )
     _check_groups(spec)
 

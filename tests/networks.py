@@ -37,6 +37,7 @@ def at_random(tree: dict, seed: int = 1) -> dict:
             "kernel": lambda: draw / math.sqrt(math.prod(x.shape[:-1])),
             "scale": lambda: 1 + 0.3 * draw,
             "bias": lambda: 0.3 * draw,
+            "slope": lambda: 0.3 * draw,
             "mean": lambda: 0.3 * draw,
             "var": lambda: np.exp(0.3 * draw),
         }[path[-1].key]()

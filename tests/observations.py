@@ -38,6 +38,7 @@ from train.report.metrics_file import read_metrics
 from train.run.dispatch import dispatches
 from train.run.fit import fit
 from train.run.parts import Run
+from train.run.pixels import measured
 
 
 def digest(tree: Any) -> str:
@@ -68,6 +69,8 @@ def network(config: RunConfig, workdir) -> str:
 def steps(config: RunConfig, workdir) -> str:
     """The state after two training steps."""
     run = Run(config)
+    if config.data.measures:
+        run.use(*measured(run))
     state = run.new_state()
     batches = train_batches(
         run.splits.train,
@@ -142,6 +145,12 @@ def leaves(config: RunConfig, workdir) -> str:
     rows = [(r["step"], r["split"]) for r in read_metrics(workdir / "metrics.jsonl")]
     kept = sorted(p.name for p in (workdir / "checkpoints").iterdir())
     return f"{rows} {kept}"
+
+
+def ended(config: RunConfig, workdir) -> str:
+    """The evaluation at the end of a run."""
+    row = fit(config, workdir, quiet=True)
+    return f"{row['step']} {row['loss']}"
 
 
 class Noted:

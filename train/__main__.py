@@ -12,6 +12,7 @@ from train.cli.lr_find import lr_find
 from train.cli.models import models
 from train.cli.plan import plan
 from train.cli.predict import predict
+from train.cli.preview import preview
 from train.cli.recipes import recipes
 from train.cli.train import train
 from train.cli.usage import USAGE
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "convert": convert,
     "lr-find": lr_find,
+    "preview": preview,
     "plan": plan,
     "bench": bench,
     "models": models,

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.init import constant, dense_uniform, normal
 from resnet_jax.layers import Dense
 from resnet_jax.lenet import LeNet
 from resnet_jax.norm import at_least_float32
@@ -40,7 +41,9 @@ class Classifier(nn.Module):
         if pre_logits:
             return x
         x = nn.Dropout(spec.dropout, deterministic=not train, name="dropout")(x)
-        return Dense(self.num_classes, spec.drop_connect, name="head")(x, train=train)
+        kernel = dense_uniform() if spec.head_std is None else normal(spec.head_std)
+        starts = kernel, constant(spec.head_bias)
+        return Dense(self.num_classes, spec.drop_connect, *starts, name="head")(x, train=train)
 
 
 def classifier(

@@ -11,6 +11,7 @@ from resnet_jax.spec import LeNetSpec, ResNetSpec, Spec
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
+    "slope": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
@@ -82,9 +83,13 @@ def _v1_name(modules: list[str], spec: Spec) -> str:
         return "maxpool.0"
     if modules[1] == "stem_pool_norm":
         return f"maxpool.{1 + (spec.anti_alias != 'none')}"
-    count, number = len(spec.stem_convs()), int(modules[1][9:])
+    if modules[1] == "stem_pool_act":
+        return f"maxpool.{2 + (spec.anti_alias != 'none')}"
+    count, number = len(spec.stem_convs()), int(modules[1][-1])
     if modules[1].startswith("stem_norm"):
         return "bn1" if number == count else f"conv1.{3 * number - 2}"
+    if modules[1].startswith("stem_act"):
+        return "act1" if number == count else f"conv1.{3 * number - 1}"
     return "conv1" if count == 1 else f"conv1.{3 * number - 3}"
 
 

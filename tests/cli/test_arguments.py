@@ -150,7 +150,7 @@ def test_options_are_those_of_the_config():
     assert [option.name for option in KNOWN if not option.doc] == []
     takes = {name: shared[name].takes for name in ("seed", "data.dir", "data.mean", "scan")}
     assert takes == {
-        **{"seed": "INT", "data.dir": "TEXT|None", "data.mean": "FLOAT ..."},
+        **{"seed": "INT", "data.dir": "TEXT|None", "data.mean": "FLOAT ...|measure|image"},
         "scan": "True|False|None",
     }
     assert shared["norm_group_size"].takes == "INT|device|None"

@@ -26,7 +26,8 @@ LEFT_OUT = {
 }
 
 # Options that timm has for all names, and ours.
-ACTIVATIONS = get_args(Activation)
+# timm's PReLU has one slope for all channels.
+ACTIVATIONS = [name for name in get_args(Activation) if name != "prelu"]
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{
         f"{name} at {stride}": (name, {"output_stride": stride}, {"output_stride": stride})

@@ -1,6 +1,7 @@
 """Initialisers: variances in closed form, and the same values with and without `jit`."""
 
 import math
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +10,27 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.init import (
-    INITIALIZERS,
+    constant,
     dense_uniform,
     kaiming_normal,
+    kaiming_uniform,
+    kernel_initializer,
+    normal,
     small_normal,
+    xavier_normal,
     xavier_uniform,
     zeros,
 )
+from resnet_jax.spec import KernelInit
 
 KERNEL = (3, 3, 64, 96)
 GROUPED = (3, 3, 4, 96)  # 16 groups: a filter sees 4 of the 64 inputs
 DENSE = (512, 100)
+NAMES = get_args(KernelInit)
+
+
+def by_name(name):
+    return kernel_initializer(name, "out", 0.0, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -28,12 +39,19 @@ DENSE = (512, 100)
         (kaiming_normal(), KERNEL, 2 / (9 * 96)),
         (kaiming_normal(), GROUPED, 2 / (9 * 96)),
         (kaiming_normal(), DENSE, 2 / 100),
+        (kaiming_normal("in"), KERNEL, 2 / (9 * 64)),
+        (kaiming_normal("in"), GROUPED, 2 / (9 * 4)),
+        (kaiming_normal("out", 0.25), KERNEL, 2 / ((1 + 0.25**2) * 9 * 96)),
+        (kaiming_uniform(), KERNEL, 2 / (9 * 96)),
+        (kaiming_uniform("in", 0.25), GROUPED, 2 / ((1 + 0.25**2) * 9 * 4)),
+        (xavier_normal(), KERNEL, 2 / (9 * 64 + 9 * 96)),
         (xavier_uniform(), KERNEL, 2 / (9 * 64 + 9 * 96)),
         (xavier_uniform(), GROUPED, 2 / (9 * 4 + 9 * 96)),
         (xavier_uniform(), DENSE, 2 / 612),
         (dense_uniform(), DENSE, 1 / (3 * 512)),
         (small_normal(), KERNEL, 1e-4),
         (small_normal(0.2), DENSE, 0.04),
+        (normal(0.05), KERNEL, 0.0025),
     ],
 )
 def test_mean_and_variance(init, shape, variance):
@@ -50,11 +68,13 @@ def test_distributions():
     for init, shape, bound in (
         (xavier_uniform(), KERNEL, math.sqrt(6 / (9 * 64 + 9 * 96))),
         (dense_uniform(), DENSE, 1 / math.sqrt(512)),
+        (kaiming_uniform(), KERNEL, math.sqrt(6 / (9 * 96))),
+        (kaiming_uniform("in", 0.5), KERNEL, math.sqrt(6 / (1.25 * 9 * 64))),
     ):
         uniform = np.asarray(init(jax.random.key(0), shape))
         assert 0.999 * bound < uniform.max() <= np.float32(bound)
         assert 0.999 * bound < -uniform.min() <= np.float32(bound)
-    for init in (kaiming_normal(), small_normal()):
+    for init in (kaiming_normal(), small_normal(), xavier_normal(), normal(0.3)):
         draws = np.asarray(init(jax.random.key(0), KERNEL), np.float64)
         scores = draws / draws.std()
         assert (scores**4).mean() == pytest.approx(3, abs=0.15)  # uniform: 1.8
@@ -64,11 +84,25 @@ def test_zeros():
     assert not np.asarray(zeros()(jax.random.key(0), KERNEL)).any()
 
 
+def test_constants():
+    assert np.asarray(constant(-0.5)(jax.random.key(0), (3,))).tolist() == [-0.5] * 3
+    assert constant(0.0) is zeros()
+
+
 def test_names():
-    assert list(INITIALIZERS) == ["kaiming_normal", "xavier_uniform", "small_normal", "zeros"]
     shape = (64, 128)
-    stds = [float(init()(jax.random.key(0), shape).std()) for init in INITIALIZERS.values()]
-    assert stds == pytest.approx([1 / 8, math.sqrt(2 / 192), 0.01, 0], rel=0.05)
+    stds = {name: float(by_name(name)(jax.random.key(0), shape).std()) for name in NAMES}
+    assert stds == {
+        "kaiming_normal": pytest.approx(1 / 8, rel=0.05),
+        "kaiming_uniform": pytest.approx(1 / 8, rel=0.05),
+        "xavier_normal": pytest.approx(math.sqrt(2 / 192), rel=0.05),
+        "xavier_uniform": pytest.approx(math.sqrt(2 / 192), rel=0.05),
+        "normal": pytest.approx(0.2, rel=0.05),
+        "small_normal": pytest.approx(0.01, rel=0.05),
+        "zeros": 0,
+    }
+    wide = kernel_initializer("kaiming_uniform", "in", 1.0, 0.2)(jax.random.key(0), shape)
+    assert float(wide.std()) == pytest.approx(math.sqrt(1 / 64), rel=0.05)
 
 
 def test_numbers_are_pinned():
@@ -80,9 +114,9 @@ def test_numbers_are_pinned():
     np.testing.assert_array_equal(kernel[2, 2, 1], final)
 
 
-@pytest.mark.parametrize("name", ["kaiming_normal", "xavier_uniform", "small_normal"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_numbers_jitted_and_eager(name):
-    init = INITIALIZERS[name]()
+    init = by_name(name)
     key, shape = jax.random.key(7), (3, 3, 4, 8)
     eager = np.asarray(init(key, shape))
     np.testing.assert_array_equal(eager, init(key, shape))
@@ -127,9 +161,9 @@ def test_nothing_is_drawn_for_a_shape():
     assert "8388608xf32" in jax.jit(init).lower(jax.random.key(0)).as_text()
 
 
-@pytest.mark.parametrize("name", list(INITIALIZERS))
+@pytest.mark.parametrize("name", NAMES)
 def test_dtype(name):
-    init = INITIALIZERS[name]()
+    init = by_name(name)
     key, shape = jax.random.key(0), (3, 3, 2, 4)
     assert init(key, shape).dtype == jnp.float32
     half = init(key, shape, jnp.bfloat16)

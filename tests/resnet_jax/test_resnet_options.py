@@ -116,11 +116,12 @@ def test_the_last_level_of_v2_is_behind_its_relu_and_the_others_are_not():
         ("kaiming_normal", math.sqrt(2 / (9 * 32))),
         ("xavier_uniform", math.sqrt(2 / (9 * 48))),
         ("small_normal", 0.01),
+        ("normal", 0.05),
         ("zeros", 0),
     ],
 )
 def test_kernel_init(name, std):
-    spec = ResNetSpec(depths=(1, 1), block="basic", width=16, kernel_init=name)
+    spec = ResNetSpec(depths=(1, 1), block="basic", width=16, kernel_init=name, kernel_std=0.05)
     params = paths(initialised(ResNet(spec))["params"])
     assert params["stage2/block1/conv1/kernel"].shape == (3, 3, 16, 32)
     assert params["stage2/block1/conv1/kernel"].std() == pytest.approx(std, rel=0.06)
@@ -241,7 +242,7 @@ SHAPES = [
 ]
 NOISE = [{"drop_block": 0.2, "block_dropout": 0.2}, {"drop_connect": 0.2, "drop_path": 0.2}]
 BACKBONE = ("backbone", "__call__")
-ACTIVATED = [{"activation": name} for name in ACTIVATIONS]
+ACTIVATED = [{"activation": name} for name in [*ACTIVATIONS, "prelu"]]
 
 
 @pytest.mark.parametrize("preact", [False, True])

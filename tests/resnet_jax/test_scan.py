@@ -20,6 +20,7 @@ BASIC = ResNetSpec(depths=(4,), block="basic", width=8, stem="3x3")
 BOTTLENECK = replace(BASIC, block="bottleneck")
 NETWORKS = {
     "basic": replace(BASIC, activation="gelu"),
+    "prelu": replace(BASIC, activation="prelu"),
     "bottleneck": replace(BOTTLENECK, attention="se", shortcut="C", groups=2),
     "v2": replace(
         BASIC, depths=(1, 4), shortcut="A", preact=True, attention="eca", output_stride=8

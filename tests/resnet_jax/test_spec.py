@@ -4,7 +4,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from resnet_jax.spec import BlockPlan, ConvPlan, ResNetSpec
+from resnet_jax.plans import BlockPlan, ConvPlan
+from resnet_jax.spec import ResNetSpec
 
 R50 = ResNetSpec(depths=(3, 4, 6, 3))
 BASIC = replace(R50, block="basic")

@@ -8,7 +8,13 @@ import pytest
 from resnet_jax.spec import LeNetSpec, ResNetSpec
 from tests.resnet_jax.test_spec import BASIC, MIXED, R50
 
-ACTIVATIONS = "'relu', 'leaky_relu', 'elu', 'selu', 'gelu', 'silu', 'tanh', 'sigmoid', 'hard_swish'"
+ACTIVATIONS = (
+    "'relu', 'leaky_relu', 'prelu', 'elu', 'selu', 'gelu', 'silu', 'tanh', 'sigmoid', 'hard_swish'"
+)
+INITIALISERS = (
+    "'kaiming_normal', 'kaiming_uniform', 'xavier_normal', 'xavier_uniform', 'normal', "
+    "'small_normal', 'zeros'"
+)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +26,8 @@ ACTIVATIONS = "'relu', 'leaky_relu', 'elu', 'selu', 'gelu', 'silu', 'tanh', 'sig
         ("stride_at", "7x7", "'1x1', '3x3'"),
         ("shortcut", "D", "'A', 'B', 'C', 'none'"),
         ("shortcut", None, "'A', 'B', 'C', 'none'"),
-        ("kernel_init", "he", "'kaiming_normal', 'xavier_uniform', 'small_normal', 'zeros'"),
+        ("kernel_init", "he", INITIALISERS),
+        ("kernel_fan", "avg", "'out', 'in'"),
         ("anti_alias", True, "'none', 'avg', 'blur'"),
         ("activation", "swish", ACTIVATIONS),
         ("attention", "cbam", "'none', 'se', 'eca'"),
@@ -54,6 +61,12 @@ def test_unknown_block_of_a_stage_names_the_choices():
         ("norm_momentum", 1.0, "must be in [0, 1)"),
         ("norm_momentum", -0.1, "must be in [0, 1)"),
         ("norm_epsilon", 0.0, "must be positive"),
+        ("kernel_std", -0.1, "must be at least 0"),
+        ("head_std", math.inf, "must be at least 0"),
+        ("head_bias", math.nan, "must be finite"),
+        ("norm_bias", math.inf, "must be finite"),
+        ("activation_slope", math.nan, "must be finite"),
+        ("kernel_slope", math.inf, "must be finite"),
         ("reduce_first", 0, "must be at least 1"),
         ("stem_width", 0, "must be at least 1"),
         ("shortcut_kernel", 0, "must be at least 1"),

@@ -253,7 +253,8 @@ def test_lenet_has_few_options():
     with pytest.raises(ValueError) as error:
         get_spec("lenet5", width=64)
     assert str(error.value) == (
-        "unknown option 'width' of model 'lenet5': choose from activation, dropout, drop_connect"
+        "unknown option 'width' of model 'lenet5': choose from activation, activation_slope, "
+        "head_std, head_bias, dropout, drop_connect"
     )
 
 

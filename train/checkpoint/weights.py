@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +52,29 @@ class Card:
     model: ModelConfig
     preprocessing: "Preprocessing"
     class_names: list[str]
+    measured: Mapping[str, str] = field(default_factory=dict)
+    """Options of images with a mean image or whitening, such as {"data.whiten": "zca"}. Their
+    arrays are in the file `measured_file(file)`."""
 
     def write(self, file: Path) -> Path:
         """Writes the .json file of a file of weights, and returns its path."""
         target = file.with_suffix(".json")
         changes = {"name": self.model.name, **self.model.changes}
-        text = json.dumps({**asdict(self), "model": changes}, indent=1)
+        content = {**asdict(self), "model": changes}
+        if not self.measured:
+            del content["measured"]
+        text = json.dumps(content, indent=1)
         target.write_text(text + "\n", encoding="utf-8")
         return target
+
+
+def measured_file(file: Path) -> Path:
+    """The file of the mean image and the whitening matrix of a file of weights.
+
+    >>> measured_file(Path("runs/w.safetensors")).name
+    'w.preprocessing.npz'
+    """
+    return file.with_suffix(".preprocessing.npz")
 
 
 def read_card(file: Path) -> Card | None:
@@ -76,7 +91,8 @@ def read_card(file: Path) -> Card | None:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         preprocessing = Preprocessing(**card["preprocessing"])
-        return Card(ModelConfig(**card["model"]), preprocessing, list(card["class_names"]))
+        model, names = ModelConfig(**card["model"]), list(card["class_names"])
+        return Card(model, preprocessing, names, dict(card.get("measured", {})))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a file that convert writes ({error!r})") from None
 

@@ -1,9 +1,10 @@
 """`convert`: writes the weights of a file or a run to another file."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.checkpoint.weights import Card, Variables, load, read_card
+from train.checkpoint.weights import Card, Variables, load, measured_file, read_card
 from train.cli import arguments
 from train.config import ConfigError, ModelConfig
 from train.paths import expand
@@ -35,6 +36,21 @@ def convert(args: list[str]) -> None:
     _save(variables, target, model)
     if card:
         print(f"{card.write(target)}: its network, preprocessing and class names")
+    if card and card.measured:
+        _copy_measured(source, target)
+
+
+def _copy_measured(source: Path, target: Path) -> None:
+    """Copies the mean image and the whitening matrix of a run or a file of weights."""
+    from train.run.pixels import FILE
+
+    file = source / FILE if source.is_dir() else measured_file(source)
+    copy = measured_file(target)
+    try:
+        shutil.copyfile(file, copy)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    print(f"{copy}: the mean image, and the whitening matrix if there is one")
 
 
 def _of_file(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, Card | None]:
@@ -51,13 +67,14 @@ def _of_run(source: Path, given: ConvertArgs) -> tuple[Variables, ModelConfig, C
     from resnet_jax import unstack_blocks
     from train.inference.evaluate import read_weights
     from train.run.directory import read_class_names, read_config
-    from train.run.preprocessing import of_run
+    from train.run.preprocessing import measured_options, of_run
 
     config = read_config(source)
     if given.model not in (None, config.model.name):
         raise ConfigError(f"--model {given.model}: the run in {source} is of a {config.model.name}")
     variables = unstack_blocks(read_weights(config, source, given.checkpoint).variables)
-    card = Card(config.model, of_run(config), read_class_names(source))
+    names = read_class_names(source)
+    card = Card(config.model, of_run(config), names, measured_options(config))
     return variables, config.model, card
 
 

@@ -14,6 +14,7 @@ from train.checkpoint.weights import (
     Variables,
     load,
     load_published,
+    measured_file,
     parse_timm_name,
     read_card,
     weights_file,
@@ -25,7 +26,7 @@ from train.config.effects import PREDICTION, check_applicable
 from train.config.serialize import with_options
 from train.console import warn
 from train.paths import expand
-from train.run.preprocessing import find_preprocessing, of_run, options_of
+from train.run.preprocessing import describe_mean, find_preprocessing, of_run, options_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class _Trained(NamedTuple):
     classes: int
     class_names: list[str]
     """By label; empty: unknown."""
+    measured: Path
+    """The file of its mean image and whitening matrix, if `config.data` needs them."""
 
 
 def predict(args: list[str]) -> None:
@@ -80,21 +83,19 @@ def predict(args: list[str]) -> None:
     from train.inference.predict import classify
     from train.inference.predictions import image_files, show
     from train.learn.model import make_model
+    from train.run.pixels import load as load_pixels
     from train.runtime import use_compilation_cache
 
     config = trained.config
     use_compilation_cache(config.compilation_cache)
     model, preprocessing = make_model(config, len(class_names)), of_run(config)
     files = image_files(names[1:])
-    print_preprocessing(preprocessing)
+    print_preprocessing(preprocessing, describe_mean(config.data) if config.data.measures else "")
     answers = classify(
-        model,
-        trained.variables,
-        class_names,
-        preprocessing,
-        files,
+        *(model, trained.variables, class_names, preprocessing, files),
         limits=limits(config.data),
         multi_label=config.data.multi_label,
+        normalisation=load_pixels(trained.measured, config.data),
     )
     show(answers, len(files), given.csv)
 
@@ -131,6 +132,7 @@ def _read_run(name: str, given: PredictArgs, options: Collection[str]) -> _Train
     """The weights of the run in the directory `name`. Raises `ConfigError`."""
     from train.inference.evaluate import read_weights
     from train.run.directory import read_class_names
+    from train.run.pixels import FILE as RUN_FILE
 
     if "weights" in options:
         raise ConfigError(
@@ -140,7 +142,7 @@ def _read_run(name: str, given: PredictArgs, options: Collection[str]) -> _Train
     workdir = expand(name)
     variables = read_weights(given.config, workdir, given.checkpoint).variables
     class_names = read_class_names(workdir)
-    return _Trained(given.config, variables, len(class_names), class_names)
+    return _Trained(given.config, variables, len(class_names), class_names, workdir / RUN_FILE)
 
 
 def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _Trained:
@@ -157,11 +159,12 @@ def _read_network(name: str, given: PredictArgs, options: Collection[str]) -> _T
             "its weights with --weights"
         )
     variables, card = _find(name, given.weights)
-    expected = options_of(card.preprocessing)
+    expected = {**options_of(card.preprocessing), **card.measured}
     unset = {option: value for option, value in expected.items() if option not in options}
     config = replace(with_options(given.config, unset), model=card.model)
     count = variables["params"]["head"]["bias"].shape[0]
-    return _Trained(config, variables, count, card.class_names)
+    file = measured_file(weights_file(given.weights)) if given.weights else Path()
+    return _Trained(config, variables, count, card.class_names, file)
 
 
 def _find(name: str, file: Path | None) -> tuple[Variables, Card]:

@@ -166,12 +166,16 @@ def _lines(members: "list[Layer]") -> list[str]:
     return lines
 
 
-def print_preprocessing(given: "Preprocessing") -> None:
-    """Prints what is done to an image before the network sees it, on one line."""
+def print_preprocessing(given: "Preprocessing", measured: str = "") -> None:
+    """Prints what is done to an image before the network sees it, on one line.
+
+    Args:
+      measured: in words, a mean image or whitening in place of mean and std.
+    """
     mean, std = (", ".join(f"{x:g}" for x in values) for values in (given.mean, given.std))
     print(
         f"images: {given.size} pixels, crop_fraction {given.crop_fraction:g}, "
-        f"{given.interpolation}, mean {mean}, std {std}"
+        f"{given.interpolation}, {measured or f'mean {mean}, std {std}'}"
     )
 
 

@@ -11,6 +11,7 @@ usage: resnet-jax COMMAND ...
   predict NAME IMAGE... --weights FILE                  of a file, for the network NAME,
   predict NAME.TAG IMAGE...                             or published by timm
   convert SRC DST [--model NAME]                        write weights of a file or run to a file
+  preview RECIPE --data.dir DIR [...]                   write a page of what the network sees
   lr-find RECIPE [--steps 200] [...]                    learning-rate range test: suggests
                                                         --optim.lr, and draws the curve
   plan RECIPE --topology v5e:16x16 [...]                compile the step for other hardware: report
@@ -18,6 +19,7 @@ usage: resnet-jax COMMAND ...
   bench COMMAND ...                                     measure training, input and memory; compare
                                                         with other systems
   models [PATTERN]                                      list networks; for one name, its layers
+  models NAME --init-stats [--plot FILE]                deviations of each block at the start
   recipes                                               list recipes
 
 `resnet-jax COMMAND --help` lists the most used options of a command, `--help-all` lists all.
@@ -41,6 +43,13 @@ and the bottleneck: resnet-jax plan imagenet-resnet50 --topology v5e:2x2 --batch
 CHIPS: v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, ... or a100-40, a100-80, h100, h200, h200:8.
 All options of `train` are accepted too. If the data are not on this machine, give their size:
 --data.name synthetic --data.classes N --data.examples N (not needed for ImageNet and CIFAR).
+"""
+
+PREVIEW_HELP = """\
+Writes a page of what the network sees under these options: the same training images in several
+draws, with their labels and mixing weights, beside the view of evaluation.
+
+All options of `train` are accepted too. The defaults below are those of {name}.
 """
 
 TRAIN_HELP = """\

@@ -18,16 +18,9 @@ ALWAYS = (
     *("model.avg_down", "model.anti_alias", "model.preact", "model.activation"),
     *("model.attention", "model.norm", "model.norm_epsilon", "model.weight_standardization"),
     *("model.output_stride", "model.zero_gamma", "model.kernel_init", "model.drop_path"),
+    *("model.zero_conv", "model.norm_bias", "model.head_std", "model.head_bias"),
     *("model.drop_block", "model.block_dropout", "model.dropout", "model.drop_connect"),
-    *(
-        "init.weights",
-        "data.name",
-        "data.order",
-        "data.balance",
-        "data.image_size",
-        "data.mean",
-        "data.std",
-    ),
+    *("init.weights", "data.name", "data.order", "data.balance", "data.image_size", "data.whiten"),
     *("data.threads", "data.workers", "data.resident", "data.stall_seconds"),
     *("augment.scale", "augment.interpolation", "augment.flip", "augment.vertical_flip"),
     *("augment.rotate", "augment.translate", "augment.shear", "augment.zoom", "augment.policy"),
@@ -138,6 +131,26 @@ CONDITIONS = (
     ),
     Condition(
         ("data.prefetch",), "data.threads", _reads_ahead, "reading by threads or by data.workers"
+    ),
+    Condition(
+        ("data.mean", "data.std"),
+        "data.whiten",
+        lambda config: config.data.whiten == "none",
+        "data.whiten none",
+        is_mistake=True,
+    ),
+    Condition(
+        ("data.std",),
+        "data.mean",
+        lambda config: config.data.mean != "measure" or config.data.centres_only,
+        "a data.mean that is given; to subtract the measured mean alone, data.std is 1",
+        is_mistake=True,
+    ),
+    Condition(
+        ("data.whiten_epsilon",),
+        "data.whiten",
+        lambda config: config.data.whiten != "none",
+        "data.whiten pca and zca",
     ),
     Condition(
         ("init.head",),
@@ -326,7 +339,7 @@ CONDITIONS = (
         "a weight decay above 0",
     ),
     Condition(
-        ("norm_group_size", "model.norm_momentum"),
+        ("norm_group_size", "model.norm_momentum", "eval.precise_bn"),
         "model.norm",
         lambda config: getattr(spec_of(config), "norm", "batch") == "batch",
         "BatchNorm",
@@ -336,6 +349,24 @@ CONDITIONS = (
         "model.norm",
         lambda config: spec_of(config).norm == "group",
         "model.norm group",
+    ),
+    Condition(
+        ("model.activation_slope",),
+        "model.activation",
+        lambda config: spec_of(config).activation in ("leaky_relu", "prelu"),
+        "model.activation leaky_relu and prelu",
+    ),
+    Condition(
+        ("model.kernel_fan", "model.kernel_slope"),
+        "model.kernel_init",
+        lambda config: spec_of(config).kernel_init.startswith("kaiming"),
+        "model.kernel_init kaiming_normal and kaiming_uniform",
+    ),
+    Condition(
+        ("model.kernel_std",),
+        "model.kernel_init",
+        lambda config: spec_of(config).kernel_init == "normal",
+        "model.kernel_init normal",
     ),
     Condition(
         ("model.se_ratio",),

@@ -1,5 +1,6 @@
 """The options of the data, `data.*`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,10 +53,19 @@ class DataConfig:
     .jpeg, .png, .webp and .bmp, also hidden files). A resumed run keeps its version."""
     image_size: int = 224
     """Side of the square input images of the network, in pixels."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Mean of each channel, for pixels scaled to 0..1."""
+    mean: tuple[float, ...] | Literal["measure", "image"] = (0.485, 0.456, 0.406)
+    """Mean of each channel, for pixels scaled to 0..1. measure: mean and standard deviation of the
+    training images, measured at the start and kept; image: a mean of each pixel, measured and kept
+    too (He 2016a, 3.4)."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Standard deviation of each channel, for pixels scaled to 0..1."""
+    """Standard deviation of each channel, for pixels scaled to 0..1. 1: only the mean is
+    subtracted, also with data.mean measure."""
+    whiten: Literal["none", "pca", "zca"] = "none"
+    """Whiten small images with their mean and covariance over the training split, in place of
+    data.mean and data.std. pca: the network sees the principal components, scaled to variance 1, in
+    place of pixels; zca: these rotated back, which look like images."""
+    whiten_epsilon: float = 5e-4
+    """Added to the variances of the components, of pixels scaled to 0..1, before whitening."""
     on_bad_image: Literal["error", "skip"] = "error"
     """If an image cannot be read: stop with an error, or skip, count and report it."""
     max_pixels: int = 100_000_000
@@ -101,7 +111,29 @@ class DataConfig:
         check("data.classes", self.classes, self.classes >= 1, "must be at least 1")
         fraction = self.eval_fraction
         check("data.eval_fraction", fraction, 0 < fraction < 1, "must be between 0 and 1")
+        epsilon = self.whiten_epsilon
+        check("data.whiten_epsilon", epsilon, 0 < epsilon < math.inf, "must be positive")
         for where, values in (("data.mean", self.mean), ("data.std", self.std)):
+            if isinstance(values, str):
+                continue
             check(where, values, len(values) in (1, 3), "needs one value, or three for RGB")
             check(where, values, is_finite(*values), "must be finite")
         check("data.std", self.std, min(self.std) > 0, "must be positive")
+
+    @property
+    def centres_only(self) -> bool:
+        """Whether images are only centred: `std` is 1."""
+        return set(self.std) == {1.0}
+
+    @property
+    def measured_name(self) -> str:
+        """What `measures` means for these options, in words."""
+        if self.whiten != "none":
+            return f"mean image and {self.whiten} whitening matrix"
+        mean = {"image": "mean image", "measure": "mean" if self.centres_only else "mean and std"}
+        return mean.get(str(self.mean), "")
+
+    @property
+    def measures(self) -> bool:
+        """Whether something is measured on the training images before the first step."""
+        return self.whiten != "none" or isinstance(self.mean, str)

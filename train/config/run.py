@@ -27,6 +27,10 @@ class EvalConfig:
     """The short side is resized to image_size / crop_fraction, then the centre is cropped."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of that resize, antialiased as in Pillow. Pretrained weights expect a certain one."""
+    precise_bn: int = 0
+    """Evaluate the best checkpoint at the end, and in `eval`, with BatchNorm statistics of the last
+    N training batches of the run, in place of the running averages; 0: off. Checkpoints keep the
+    running averages."""
 
     def __post_init__(self) -> None:
         check_types(self, "eval.")
@@ -34,6 +38,7 @@ class EvalConfig:
         check("eval.batch_size", self.batch_size, self.batch_size >= 1, "must be at least 1")
         value = self.crop_fraction
         check("eval.crop_fraction", value, 0 < value <= 1, "must be in (0, 1]")
+        check("eval.precise_bn", self.precise_bn, self.precise_bn >= 0, "must be at least 0")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ Modules:
   philox: random numbers for many examples at once.
   prefetch: background prefetch, with stall warnings.
   on_device: data sets that are stored on the accelerator.
+  statistics: exact sums over training images, for their mean and covariance.
   check: unreadable evaluation images, found before training.
   file_list: the files that a run was trained on, recorded and compared.
   retry: repeated reads after temporary errors.

@@ -1,5 +1,6 @@
 """Evaluation of a run's checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from train.checkpoint.manager import Checkpoints
@@ -10,9 +11,11 @@ from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.tasks import make_task
 from train.report.metrics_file import Row
 from train.run.data_changes import open_eval_data
-from train.run.directory import read_class_weights
+from train.run.directory import read_class_weights, read_config, read_record
 from train.run.evaluate import evaluate_checkpoint
 from train.run.parts import Run
+from train.run.pixels import FILE, load
+from train.run.precise import precise
 from train.runtime import use_compilation_cache
 
 
@@ -45,6 +48,25 @@ def evaluate_run(config: RunConfig, workdir: Path, which: str) -> Row:
     use_compilation_cache(config.compilation_cache)
     splits, notes = open_eval_data(workdir, config)
     run = Run(config, splits=splits, class_weights=read_class_weights(workdir))
+    run.use(config, load(workdir / FILE, config.data))
     for note in notes:
         warn(note)
-    return evaluate_checkpoint(run, read_weights(config, workdir, which))
+    weights = read_weights(config, workdir, which)
+    if config.eval.precise_bn:
+        weights = precise(_on_training_data(run, workdir), weights)
+    return evaluate_checkpoint(run, weights)
+
+
+def _on_training_data(run: Run, workdir: Path) -> Run:
+    """`run`; or, if it evaluates other data, the run with its own, which has its training images.
+
+    Raises:
+      ConfigError: these cannot be opened.
+    """
+    if len(run.splits.train) == read_record(workdir)["examples"]["train"]:
+        return run
+    began = read_config(workdir)
+    config = replace(began, eval=replace(began.eval, precise_bn=run.config.eval.precise_bn))
+    own = Run(config, class_weights=read_class_weights(workdir))
+    own.use(config, load(workdir / FILE, config.data))
+    return own

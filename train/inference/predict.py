@@ -16,7 +16,7 @@ from train.data.images.crops import Limits, eval_image
 from train.data.images.crops import limits as image_limits
 from train.data.images.decode import BadImage
 from train.data.sources import IMAGE_SUFFIXES
-from train.learn.prepare import make_prepare
+from train.learn.prepare import Normalisation, make_prepare
 from train.learn.state import Variables
 from train.learn.tasks import NO_CLASS, top_class
 
@@ -47,6 +47,7 @@ def classify(
     *,
     limits: Limits | None = None,
     multi_label: bool = False,
+    normalisation: Normalisation | None = None,
 ) -> Iterator[Answer]:
     """Yields the five most probable classes (all, if there are fewer) of each image file, in order.
 
@@ -61,9 +62,11 @@ def classify(
       preprocessing: what is done to an image before the network sees it.
       limits: larger images give an error; None: the limits of `DataConfig`.
       multi_label: the probability of each class is its own, and they do not add up to 1.
+      normalisation: in place of the mean and std of `preprocessing`.
     """
     limits = limits or image_limits(DataConfig())
-    prepare = make_prepare(len(names), preprocessing.mean, preprocessing.std, MixConfig())
+    mean, std, matrix = normalisation or Normalisation(preprocessing.mean, preprocessing.std)
+    prepare = make_prepare(len(names), mean, std, MixConfig(), matrix=matrix)
 
     @jax.jit
     def probabilities(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:

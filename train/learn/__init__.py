@@ -7,6 +7,8 @@ Modules:
   gradients: gradients over micro-batches, and at a perturbed point (SAM).
   loss_scale: dynamic loss scaling for float16.
   prepare: uint8 images and labels to the inputs of the network and the loss.
+  whiten: PCA and ZCA whitening: pure functions.
+  precise_bn: BatchNorm statistics of many batches: pure functions.
   tasks: losses and metrics.
   losses: cross-entropy, BCE, focal loss, class weights, penalties: pure functions.
   mix: mixup, CutMix, erasing, label smoothing: pure functions on the device.

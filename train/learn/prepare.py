@@ -1,15 +1,40 @@
 """On the device: uint8 images and labels -> inputs of the network and targets of the loss."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from train.config import MixConfig
 from train.distributed.mesh import Batch
 from train.learn.mix import cutout, random_erasing, smooth_labels
 from train.learn.mix import mix as mix_examples
+from train.learn.whiten import whiten
+
+
+class Normalisation(NamedTuple):
+    """What is done to pixels scaled to 0..1: less `mean`, over `std`, whitened."""
+
+    mean: Sequence[float] | np.ndarray
+    """One value, one for each channel, or float32 [H, W, C]: a mean image."""
+    std: Sequence[float]
+    """One value, or one for each channel."""
+    matrix: np.ndarray | None = None
+    """Float32 [D, D] for `whiten`; None: not whitened."""
+
+    def pixels(self, image: jax.Array) -> jax.Array:
+        """The inverse: float [..., H, W, C] -> uint8, clipped to 0..255. Whitened images are
+        only clipped, from -2..2 to 0..255: their inverse is the image before.
+
+        >>> Normalisation((0.5,), (0.25,)).pixels(jnp.array([[[-1.0, 0.0, 1.0]]])).tolist()
+        [[[64, 128, 191]]]
+        """
+        white = self.matrix is not None
+        mean, std = ((0.5,), (0.25,)) if white else (self.mean, self.std)
+        scaled = image * jnp.asarray(std, jnp.float32) + jnp.asarray(mean, jnp.float32)
+        return jnp.round(scaled * 255).clip(0, 255).astype(jnp.uint8)
 
 
 class Prepare(Protocol):
@@ -27,16 +52,17 @@ class Prepare(Protocol):
 
 def make_prepare(
     num_classes: int,
-    mean: Sequence[float],
+    mean: Sequence[float] | np.ndarray,
     std: Sequence[float],
     mix: MixConfig,
     *,
     mix_until: int | None = None,
+    matrix: np.ndarray | None = None,
 ) -> Prepare:
     """A function (batch, *, train, key, step) -> batch, `image` normalised and `target` added.
 
     `image`: uint8 [B, H, W, 1 or 3] -> float32 [B, H, W, 3], one channel repeated to three;
-    pixels scaled to 0..1, less `mean`, over `std` (one value, or one for each channel).
+    pixels scaled to 0..1, less `mean`, over `std` (see `Normalisation`).
     `target`: float32 [B, num_classes], one-hot; or `label` itself, if it is 0/1 [B, num_classes].
 
     In training, `mix` is applied: labels are smoothed, images erased, then examples mixed. Where
@@ -46,13 +72,13 @@ def make_prepare(
     Args:
       mix: `mix.*`.
       mix_until: the first step without mixup and CutMix; None: all steps have them.
+      matrix: of `whiten`; None: images are not whitened.
 
     The function's own arguments, which training needs where `mix` draws anything:
       key: of this step.
       step: int32 scalar, counted from 0.
     """
-    center = jnp.asarray(mean, jnp.float32) * 255
-    scale = 1 / (jnp.asarray(std, jnp.float32) * 255)
+    normalise = _normalise(Normalisation(mean, std, matrix))
 
     def prepare(
         batch: Batch,
@@ -61,10 +87,7 @@ def make_prepare(
         key: jax.Array | None = None,
         step: jax.Array | None = None,
     ) -> Batch:
-        image = batch["image"]
-        if image.shape[-1] == 1:
-            image = jnp.repeat(image, 3, axis=-1)
-        image = (image.astype(jnp.float32) - center) * scale
+        image = normalise(batch["image"])
         target = _targets(batch["label"], num_classes)
         if not train:
             return {**batch, "image": image, "target": target}
@@ -96,6 +119,20 @@ def _smooth(config: MixConfig, target: jax.Array, *, several: bool) -> jax.Array
     others = config.smooth_over == "others"
     outcomes = 2 if several else None
     return smooth_labels(target, config.label_smoothing, others=others, outcomes=outcomes)
+
+
+def _normalise(normalisation: Normalisation) -> Callable[[jax.Array], jax.Array]:
+    mean, std, matrix = normalisation
+    center = jnp.asarray(mean, jnp.float32) * 255
+    scale = 1 / (jnp.asarray(std, jnp.float32) * 255)
+
+    def normalise(image: jax.Array) -> jax.Array:
+        if image.shape[-1] == 1:
+            image = jnp.repeat(image, 3, axis=-1)
+        image = (image.astype(jnp.float32) - center) * scale
+        return image if matrix is None else whiten(image, jnp.asarray(matrix, jnp.float32))
+
+    return normalise
 
 
 def _erase(config: MixConfig, key: jax.Array | None, image: jax.Array) -> jax.Array:

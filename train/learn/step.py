@@ -24,6 +24,19 @@ _INPUT = 1
 """Folded into the key of a step for the draws of `prepare`."""
 
 
+def input_key(key: jax.Array) -> jax.Array:
+    """The key of the draws of `prepare`, from that of a step or of a micro-batch.
+
+    The network draws with `key` itself.
+    """
+    return jax.random.fold_in(key, _INPUT)
+
+
+def step_key(seed: int, step: int | jax.Array) -> jax.Array:
+    """The key of a step."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
 def _sum(losses: jax.Array, metrics: dict[str, jax.Array], mask: jax.Array) -> Sums:
     # where, not a product: a padded example's NaN times 0 is NaN
     values = {"loss": losses, **metrics}
@@ -100,7 +113,7 @@ def make_step(
     tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = step_key(seed, state.step)
         params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if sharded
         scale = state.loss_scale["scale"] if state.loss_scale else None
         gradient = make_gradient(model, task, prepare, state.step, scale)
@@ -142,8 +155,7 @@ def make_gradient(
     def gradient(
         params: optax.Params, batch_stats: Variables, batch: Batch, key: jax.Array
     ) -> tuple[optax.Updates, tuple[Variables, Sums]]:
-        # The network's draws have `key` itself; those on its input another one.
-        batch = prepare(batch, train=True, key=jax.random.fold_in(key, _INPUT), step=step)
+        batch = prepare(batch, train=True, key=input_key(key), step=step)
 
         def mean_loss(params: optax.Params) -> tuple[jax.Array, tuple[Variables, Sums]]:
             outputs, updates = model.apply(

@@ -96,6 +96,7 @@ def _flops_before(run: Run, platform: str) -> float | None:
     config = replace(run.config, batch_size=share, **plain)
     mesh, weights = make_mesh(jax.devices("cpu")[:1]), run.class_weights
     one = Run(config, mesh=mesh, splits=run.splits, class_weights=weights)
+    one.use(config, run.normalisation)
     traced = one.train_step.trace(one.abstract_state, abstract_batch(one))
     cost = traced.lower(lowering_platforms=(platform,)).cost_analysis()
     return cost["flops"] if cost else None

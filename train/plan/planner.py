@@ -70,12 +70,14 @@ def plan(args: PlanArgs) -> dict[str, Any]:
     from train.plan.compile import compile_step
     from train.run.norm_groups import check_statistics
     from train.run.parts import Run
+    from train.run.pixels import use_stand_in
 
     mesh = make_mesh(devices(topology), fsdp=args.config.mesh.fsdp)
     ones = [1.0] * len(splits.train.class_names)  # class weights would be counted: same program
     counted = isinstance(args.config.loss.class_weights, str)
     weights = ones if counted and args.config.loss.class_weights != "none" else None
     run = Run(args.config, mesh=mesh, splits=splits, class_weights=weights)
+    use_stand_in(run)
     check_statistics(run)
     computed, program = compile_step(run, topology.chip.platform, topology.chip.hbm_usable)
     if args.hlo and program:

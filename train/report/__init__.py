@@ -3,6 +3,7 @@
 Modules:
   page: `report/index.html`.
   sections, base: the section of each task, and its input and output.
+  preview: the page of the `preview` command.
   curves: learning curves, as SVG.
   classification: confusions, and precision, recall and F1 of each class.
   multi_label: scores of each class of multi-label data.

@@ -5,6 +5,7 @@ import html
 import io
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 
@@ -49,16 +50,17 @@ def row(*cells: object, bar: float = 0) -> str:
     return f'<tr style="--v:{bar:.4f}">{tds}</tr>'
 
 
-def image(pixels: np.ndarray) -> str:
+def image(pixels: np.ndarray, kind: Literal["PNG", "JPEG"] = "PNG") -> str:
     """uint8 [H, W, 1 or 3] as an <img>; small ones are enlarged by a whole factor, unsmoothed."""
     from PIL import Image  # here, so that importing this module stays cheap
 
-    png = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, "PNG")
+    file = io.BytesIO()
+    whole = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    whole.save(file, kind, **({"quality": 90} if kind == "JPEG" else {}))
     height, width = pixels.shape[:2]
     scale = 128 // max(height, width) if max(height, width) < 64 else 1
-    data = base64.b64encode(png.getvalue()).decode()
+    data = base64.b64encode(file.getvalue()).decode()
     return (
         f'<img class="x{scale}" width="{width * scale}" height="{height * scale}" alt="" '
-        f'src="data:image/png;base64,{data}">'
+        f'src="data:image/{kind.lower()};base64,{data}">'
     )

@@ -40,6 +40,8 @@ class Subject:
     `data.eval_split`, which chose the checkpoint."""
     chooser: str = ""
     """With `tested`: the name of an example of `data.eval_split`."""
+    precise_bn: int = 0
+    """Training batches of its BatchNorm statistics; 0: running averages."""
 
 
 def write_report(
@@ -186,7 +188,9 @@ def _chosen(
 
 def _checkpoint(subject: Subject) -> str:
     step = "step unknown" if subject.step is None else f"step {subject.step:,}"
-    return step + (", averaged weights" if subject.weights == "ema" else "")
+    step += ", averaged weights" if subject.weights == "ema" else ""
+    batches = subject.precise_bn
+    return step + (f", BatchNorm statistics of {batches} training batches" if batches else "")
 
 
 def _run(config: Row, written: datetime.datetime) -> str:
@@ -263,6 +267,8 @@ def _costs(config: Row, train: list[Row], evals: list[Row]) -> list[tuple[str, s
 
 def _of_checkpoint(evals: list[Row], subject: Subject) -> Row:
     """The finite values of the evaluation of the checkpoint's step and weights; {} if none."""
+    if subject.precise_bn:  # those were with the running averages
+        return {}
     prefix = "ema_" if subject.weights == "ema" else ""
     found = [row for row in evals if row["step"] == subject.step]
     values = {

@@ -6,17 +6,20 @@ Modules:
   directory: the checkpoints and config.json in the directory of a run.
   provenance: devices, versions, commit and command of a result.
   preprocessing: the preprocessing that pretrained weights expect.
+  pixels: the mean and the whitening that are measured on the training images.
   checks: all checks before compilation.
   class_weights: weights by the frequency of each class.
   norm_groups, sizes: checks of BatchNorm statistics, of images and of batches.
   resume, data_changes: checks of a directory and of the data when a run resumes.
   start_screen: one line on each part of a run.
+  preview: training images as the network sees them.
   trainer: `Trainer`, the loop over the steps.
   dispatch: steps that are sent to the devices, one by one or several at once.
   periods: when to log, evaluate and save.
   time_budget: the number of steps for a duration in hours.
   early_stop: ends a run whose evaluations do not improve.
   evaluate: exact evaluation.
+  precise: BatchNorm statistics of many training batches, for the evaluation at the end.
   training_log, metrics, throughput, unreadable, nonfinite: what a training records.
   progress, eta: what the terminal shows.
   memory, out_of_memory: the memory of a step, and advice when it does not fit.

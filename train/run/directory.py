@@ -22,6 +22,7 @@ _EXTRAS = (
     "class_weights",
     "examples",
     "files",
+    "measured",
     "parameters",
     "segments",
     "time_budget",
@@ -131,6 +132,8 @@ def write_config(workdir: Path, run: "Run", parameters: int) -> None:
     if run.files:
         extras["files"] = run.files
         file_list.write_names(workdir, run.splits)
+    if run.measured:
+        extras["measured"] = run.measured
     options = to_json(run.config)
     options["data"].update(run.splits.chosen)
     write_record(workdir, {**options, **extras})

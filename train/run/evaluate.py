@@ -210,17 +210,19 @@ def evaluate_checkpoint(
 
     Returns:
       `step`, `weights` (their name), `split` if it is "test", `examples` (the number of them),
-      `skipped` if any were, `loss`, and the task's metrics.
+      `skipped` if any were, `loss`, and the task's metrics; and `precise_bn`, if it is not 0.
     """
     named = {weights.name: weights.variables}
     evaluation = evaluate(run, named, per_example=workdir is not None, cache=cache, split=split)
     metrics = evaluation.metrics[weights.name]
     if workdir is not None and evaluation.examples is not None and is_writer:
-        subject = Subject(weights.step, weights.name)
+        subject = Subject(weights.step, weights.name, precise_bn=run.config.eval.precise_bn)
         if split == "test":
             subject = replace(subject, tested=metrics, chooser=run.splits.eval.name(0))
         write_report(workdir, run.task, evaluation.examples, subject=subject)
     about: Row = {"step": weights.step, "weights": weights.name}
     if split == "test":
         about["split"] = split
+    if run.config.eval.precise_bn:
+        about["precise_bn"] = run.config.eval.precise_bn
     return {**about, **_counts(evaluation), **metrics}

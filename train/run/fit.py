@@ -21,6 +21,7 @@ from train.run import out_of_memory
 from train.run.checks import check_eval_images, check_run
 from train.run.directory import newest_checkpoint, read_class_weights, resumes
 from train.run.parts import Run
+from train.run.pixels import measure_pixels
 from train.run.preprocessing import adopt_preprocessing
 from train.run.progress import Display
 from train.run.resume import check_workdir, describe_other_version, resumed_config
@@ -81,6 +82,8 @@ def fit(
             check_workdir(workdir, run.config, extend=extend)
         display = Display(run.total_steps, run.task, not is_shown)
         stack.callback(display.close)
+        with processes.reporting():
+            measure_pixels(run, workdir, processes, stop, display.say)
         _introduce(run, workdir, display, lines)
         for warning in warnings if processes.is_writer else ():
             warn(warning)

@@ -22,7 +22,7 @@ from train.distributed.mesh import make_mesh
 from train.learn.losses import make_penalty
 from train.learn.model import make_model, resolve_norm_groups
 from train.learn.optim import Average, make_average, make_optimizer, make_schedule
-from train.learn.prepare import Prepare, make_prepare
+from train.learn.prepare import Normalisation, Prepare, make_prepare
 from train.learn.state import (
     TrainState,
     Variables,
@@ -75,6 +75,8 @@ class Run:
         self.time_budget = ""
         """The duration in hours that `config.duration` was chosen for; ''; it was not."""
         self._pretrained: Variables | None = None
+        self._normalisation: Normalisation | None = None
+        self.measured = ""  # of the images, in words
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -175,11 +177,27 @@ class Run:
     def tx(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optim, self.schedule)
 
+    def use(self, config: RunConfig, normalisation: Normalisation) -> None:
+        """Sets what was measured on the images (`train.run.pixels`), before anything is built."""
+        self.measured = self.config.data.measured_name
+        self.config, self._normalisation = config, normalisation
+
+    @property
+    def normalisation(self) -> Normalisation:
+        data = self.config.data
+        if self._normalisation is None:
+            assert not data.measures and not isinstance(data.mean, str), "measure_pixels is first"
+            self._normalisation = Normalisation(data.mean, data.std)
+        return self._normalisation
+
     @cached_property
     def prepare(self) -> Prepare:
-        data = self.config.data
-        classes, mix = len(self.class_names), self.config.mix
-        return make_prepare(classes, data.mean, data.std, mix, mix_until=self.mix_until)
+        classes, mix, (mean, std, matrix) = (
+            len(self.class_names),
+            self.config.mix,
+            self.normalisation,
+        )
+        return make_prepare(classes, mean, std, mix, mix_until=self.mix_until, matrix=matrix)
 
     @property
     def _step_options(self) -> StepOptions:

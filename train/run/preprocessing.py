@@ -4,16 +4,16 @@ Weights expect images with the normalisation of their own training. It is record
 the .json file of `convert`, in timm's config.json or in that of a run.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from resnet_jax import Preprocessing, WeightsError
 from resnet_jax.weights import pretrained
 from resnet_jax.weights.pretrained import default_preprocessing, published_preprocessing
 from train.checkpoint.weights import as_config_error, parse_timm_name, read_card, weights_file
-from train.config import ConfigError, RunConfig
+from train.config import ConfigError, DataConfig, RunConfig
 from train.config.serialize import flatten, to_json, with_options
 from train.recipes import all_recipes
 from train.run.directory import read_config
@@ -55,7 +55,7 @@ def adopt_preprocessing(
         stored = flatten(to_json(began))
         return with_options(config, {name: stored[name] for name in free if same}), []
     if not free:
-        return config, [f"this run uses  {_line(of_run(config))}, all set by the user"]
+        return config, [f"this run uses  {_line(config)}, all set by the user"]
     recorded = _recorded(config)
     if recorded is None:
         usual = _line(default_preprocessing(config.model.name))
@@ -63,7 +63,7 @@ def adopt_preprocessing(
     else:
         expected, options = _line(recorded), options_of(recorded)
         config = with_options(config, {name: options[name] for name in free})
-    return config, [f"weights expect {expected}", f"this run uses  {_line(of_run(config))}"]
+    return config, [f"weights expect {expected}", f"this run uses  {_line(config)}"]
 
 
 def _recipe(config: RunConfig) -> RunConfig:
@@ -86,12 +86,31 @@ def _recorded(config: RunConfig) -> Preprocessing | None:
         raise ConfigError(f"{error}. To start without reading it, set {options}") from None
 
 
-def _line(found: Preprocessing) -> str:
-    mean, std = (" ".join(f"{x:g}" for x in values) for values in (found.mean, found.std))
+def _line(found: Preprocessing | RunConfig) -> str:
+    if isinstance(found, RunConfig):
+        mean, found = describe_mean(found.data), of_run(found)
+    else:
+        mean = _numbers(found.mean, found.std)
     return (
-        f"mean {mean}, std {std}, crop_fraction {found.crop_fraction:g}, {found.interpolation}, "
+        f"{mean}, crop_fraction {found.crop_fraction:g}, {found.interpolation}, "
         f"images of {found.size} pixels"
     )
+
+
+def _numbers(mean: Sequence[float], std: Sequence[float]) -> str:
+    mean_text, std_text = (" ".join(f"{x:g}" for x in values) for values in (mean, std))
+    return f"mean {mean_text}, std {std_text}"
+
+
+def describe_mean(data: DataConfig) -> str:
+    """What is subtracted from the images, and by what they are divided."""
+    if data.whiten != "none":
+        return f"{data.whiten}-whitened with epsilon {data.whiten_epsilon:g}"
+    if data.mean == "measure":
+        return f"{data.measured_name} measured"
+    if data.mean == "image":
+        return f"less the mean image, std {' '.join(f'{x:g}' for x in data.std)}"
+    return _numbers(cast(Sequence[float], data.mean), data.std)
 
 
 def find_preprocessing(file: Path, name: str) -> Preprocessing:
@@ -113,20 +132,47 @@ def recorded_preprocessing(file: Path, name: str) -> Preprocessing | None:
       ConfigError: such a file exists, but cannot be read.
     """
     if card := read_card(file):
+        _refuse(file, card.measured)
         return card.preprocessing
     config = file.with_name("config.json")
     if not config.is_file():
         return None
     if (file.parent / "checkpoints").is_dir():
-        return of_run(read_config(file.parent))
+        run = read_config(file.parent)
+        _refuse(file, measured_options(run))
+        return of_run(run)
     with as_config_error():
         return pretrained.read_config(config, name)[0]
 
 
 def of_run(config: RunConfig) -> Preprocessing:
-    """The preprocessing of evaluation images in a run."""
+    """The preprocessing of evaluation images in a run.
+
+    A mean image and whitening are no numbers: they are in a file (`train.run.pixels`), and the mean
+    here is then 0, and the standard deviation of whitened images 1.
+    """
     fields = {field: attrgetter(name)(config) for name, field in PREPROCESSING.items()}
+    if config.data.measures:
+        fields["mean"] = (0.0,)
+    if config.data.whiten != "none":
+        fields["std"] = (1.0,)
     return Preprocessing(**fields)
+
+
+def _refuse(file: Path, measured: Mapping[str, str]) -> None:
+    """Raises `ConfigError`: a run cannot start from weights for such images."""
+    for name, value in measured.items():
+        raise ConfigError(
+            f"{file}: these weights expect images with {name} {value}, and a run measures its own"
+        )
+
+
+def measured_options(config: RunConfig) -> dict[str, str]:
+    """The options of a run with a mean image or whitening, for `Card.measured`; else {}."""
+    data = config.data
+    if data.whiten != "none":
+        return {"data.whiten": data.whiten}
+    return {"data.mean": "image"} if data.mean == "image" else {}
 
 
 def options_of(preprocessing: Preprocessing) -> dict[str, Any]:

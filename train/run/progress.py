@@ -96,6 +96,8 @@ def describe_best(row: Row, task: Task, data: DataConfig) -> str:
     """The line about the best checkpoint, from its evaluation, at the end of a run."""
     metric = task.headline
     which = f"step {row['step']}" + (" (averaged weights)" if row["weights"] == "ema" else "")
+    if batches := row.get("precise_bn"):
+        which += f", with BatchNorm statistics of {batches} batches"
     images = "evaluation images"
     if row.get("split") == "test":
         which += f", chosen on the split {data.eval_split!r}"

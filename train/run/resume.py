@@ -26,7 +26,7 @@ EXTENDABLE = ("duration", "log_every", "patience", "eval.", "checkpoint.")
 
 _RUN_FILES = {
     *("anomaly.json", "checkpoints", "config.json", "files.json.gz", "lock"),
-    *("metrics.jsonl", "report", "tensorboard"),
+    *("metrics.jsonl", "preprocessing.npz", "report", "tensorboard"),
 }
 """Files that a run writes into its directory."""
 
@@ -39,7 +39,8 @@ def resumed_config(workdir: Path, config: RunConfig, given: Collection[str] = ()
 
     These are the versions of rules (shuffle, held-out share), except those in `given`, which
     stay, and make it another run if they differ; the number that `norm_group_size` "device" was
-    then; and the number of steps that a duration in hours was.
+    then; the numbers that `data.mean` "measure" gave; and the number of steps that a duration in
+    hours was.
     """
     if is_empty(workdir) or not (workdir / "config.json").is_file():
         return config
@@ -48,7 +49,16 @@ def resumed_config(workdir: Path, config: RunConfig, given: Collection[str] = ()
     config = keep_versions(began, config, given)
     if config.norm_group_size == "device" and config.batch_size == began.batch_size:
         config = replace(config, norm_group_size=began.norm_group_size or "device")
-    return config
+    return _with_measured(workdir, began, config)
+
+
+def _with_measured(workdir: Path, began: RunConfig, config: RunConfig) -> RunConfig:
+    """`config` with the mean, and the standard deviation, that the run `began` measured."""
+    data, then = config.data, began.data
+    if data.mean != "measure" or not read_record(workdir).get("measured"):
+        return config
+    std = then.std if data.centres_only == then.centres_only else data.std
+    return replace(config, data=replace(data, mean=then.mean, std=std))
 
 
 def check_workdir(workdir: Path, config: RunConfig, *, extend: bool = False) -> str | None:
@@ -111,7 +121,8 @@ def _may_be_in_a_new_workdir(name: str) -> bool:
 
 def _replaced(workdir: Path, config: RunConfig) -> str | None:
     try:
-        same = not differences(read_config(workdir), config)
+        began = read_config(workdir)
+        same = not differences(began, _with_measured(workdir, began, config))
     except ConfigError:
         same = False
     if same:

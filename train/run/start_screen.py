@@ -14,6 +14,7 @@ from train.data.on_device import why_on_host
 from train.data.sources import Source, class_counts
 from train.learn.optim import ema_warmup, peak_rate
 from train.run.parts import Run
+from train.run.preprocessing import describe_mean
 
 LISTED_CLASSES = 10
 """Up to this number of classes, the screen lists the examples of each class."""
@@ -97,10 +98,12 @@ def _images(run: Run) -> str:
         if field.name not in _SHOWN and getattr(augment, field.name) != field.default
     )
     evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
-    mean, std = (" ".join(f"{x:g}" for x in values) for values in (data.mean, data.std))
+    measured = " (measured)" if run.measured else ""
     why = why_on_host(config, run.splits, run.mesh, run.total_steps)
     resident = f"; data.resident is off: {why}" if why else ""
-    return f"{size}, {crop}{mirrored}{others}, {evaluated}; mean {mean}, std {std}{resident}"
+    return (
+        f"{size}, {crop}{mirrored}{others}, {evaluated}; {describe_mean(data)}{measured}{resident}"
+    )
 
 
 # Options of `augment` that are shown in other words
@@ -188,6 +191,8 @@ def _duration(run: Run) -> str:
     config, examples = run.config, len(run.splits.train)
     steps, every = run.total_steps, max(run.steps(config.eval.every), 1)
     evaluated = f"every {every:,} steps and at the end" if every < steps else "at the end"
+    if batches := config.eval.precise_bn:
+        evaluated += f" with BatchNorm statistics of {batches} batches"
     return (
         f"{config.duration}: {steps:,} steps of {config.batch_size} images, "
         f"{steps * config.batch_size / examples:.2f} epochs; evaluated {evaluated}"

@@ -24,6 +24,7 @@ from train.run.evaluate import Evaluation, evaluate, evaluate_checkpoint
 from train.run.metrics import NonFinite
 from train.run.parts import Run
 from train.run.periods import Periods
+from train.run.precise import precise
 from train.run.progress import Display, describe_best
 from train.run.resume import describe_extension, record_segments
 from train.run.training_log import TrainingLog
@@ -216,6 +217,7 @@ class Trainer:
         best = self.checkpoints.restore_weights("best", replicated_sharding(self.run.mesh))
         if unreadable := self.log.describe_unreadable():
             self.display.say(unreadable)
+        best = precise(self.run, best, report=self._warn)
         tests = self.run.splits.test is not None
         split, cache = ("test", None) if tests else ("eval", self._eval_batches)
         writer = self.processes.is_writer
