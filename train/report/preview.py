@@ -70,7 +70,7 @@ def write_preview(
 
 def _row(seen: Seen, names: Sequence[str]) -> str:
     cells = "".join(f"<td>{_figure(view, names)}</td>" for view in seen.draws)
-    labels = ", ".join(names[label] for label in np.flatnonzero(seen.evaluation.target))
+    labels = ", ".join(names[label] for label in np.flatnonzero(seen.evaluation.target).tolist())
     about = f"<b>{text(labels or 'no label')}</b><small>{text(seen.name)}</small>"
     return f"<tr><th>{about}</th><td>{_figure(seen.evaluation, names)}</td>{cells}</tr>"
 
