@@ -45,7 +45,7 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),
     "data.train_split": ({}, PHOTOS),
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
-    "data.test_split": ({"data.name": "npz", "data.dir": "x"}, PHOTOS),
+    "data.test_split": ({"data.name": "synthetic"}, {"data.name": "npz", "data.dir": "x"}),
     "data.on_bad_image": ({}, PHOTOS),
     "data.max_pixels": ({}, PHOTOS),
     "data.max_image_bytes": ({}, PHOTOS),
