@@ -45,7 +45,7 @@ CASES: dict[str, tuple[dict, dict]] = {
     "data.remap_labels": ({}, {"data.name": "npz", "data.dir": "x"}),
     "data.train_split": ({}, PHOTOS),
     "data.eval_split": ({"data.name": "synthetic"}, {"data.name": "cifar10"}),
-    "data.test_split": ({"data.name": "npz", "data.dir": "x"}, PHOTOS),
+    "data.test_split": ({"data.name": "synthetic"}, {"data.name": "npz", "data.dir": "x"}),
     "data.mean": ({"data.whiten": "pca"}, {"data.std": (1.0,)}),
     "data.std": ({"data.mean": "measure"}, {"data.mean": "image"}),
     "data.whiten_epsilon": ({}, {"data.whiten": "zca"}),

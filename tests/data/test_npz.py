@@ -210,6 +210,19 @@ def test_names_of_ids_say_that_they_are_meant(npz):
     assert "10 ('ten'), 20 ('twenty'), 30 ('thirty') are numbered 0..2" in splits.notes[0]
 
 
+def test_a_third_split(npz):
+    more = {"x_val": arrays()["x_test"][:2], "y_val": np.array([1, 0])}
+    config = dataclasses.replace(npz(**more), eval_split="val", test_split="test")
+    splits = open_splits(config)
+    assert splits.counts == {"train": 6, "eval": 2, "test": 3}
+    assert splits.eval[0].label == 1 and splits.test.name(0) == "test[0]"
+    same = open_splits(dataclasses.replace(config, eval_split="test"))  # as `eval` may do
+    assert len(same.eval) == len(same.test) == 3
+    assert len(open_splits(dataclasses.replace(config, test_split="")).eval) == 3
+    message = refusal(dataclasses.replace(config, test_split="exam"))
+    assert "no array x_exam, y_exam; it holds" in message
+
+
 def test_ids_of_the_test_split_must_be_known(npz):
     config = npz(y_train=np.array([7, 9] * 3), y_test=np.array([9, 7, 8]))
     message = refusal(dataclasses.replace(config, remap_labels=True))

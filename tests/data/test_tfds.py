@@ -17,12 +17,22 @@ from tests.examples import refusal
 from train.config import DataConfig
 from train.data.retry import is_temporary
 from train.data.sources import open_splits
+from train.data.sources.labels import count_labels, read_labels
 
 ROOT = Path(__file__).parents[2]
 
 
 def cifar(shared_data: Path, **options) -> DataConfig:
     return DataConfig(**{"name": "cifar10", "dir": str(shared_data / "tfds"), **options})
+
+
+def test_the_labels_alone(shared_data):
+    """Read in parts by threads, for class weights and balanced sampling."""
+    config = cifar(shared_data, eval_split="test[:700]", threads=2)
+    source = open_splits(config).eval
+    expected = [source[i].label for i in range(700)]
+    assert read_labels(source, config).tolist() == expected
+    assert count_labels(source, config).sum() == 700
 
 
 def test_cifar10_as_it_was_published(shared_data):

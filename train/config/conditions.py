@@ -78,6 +78,10 @@ def spec_of(config: RunConfig) -> Any:
     return get_spec(config.model.name, **config.model.changes)
 
 
+def _tests(config: RunConfig) -> bool:
+    return bool(config.data.test_split)
+
+
 def _reads_ahead(config: RunConfig) -> bool:
     return config.data.threads > 0 or config.data.workers > 0
 
@@ -110,11 +114,12 @@ CONDITIONS = (
     Condition(
         ("data.multi_label",), "data.name", _is_data("csv", "npz"), "npz and CSV files", True
     ),
+    Condition(("data.train_split",), "data.name", _is_encoded, _FILES, True),
     Condition(
-        ("data.train_split", "data.eval_split", "data.test_split"),
+        ("data.eval_split", "data.test_split"),
         "data.name",
-        _is_encoded,
-        _FILES,
+        lambda config: _is_encoded(config) or (config.data.name == "npz" and _tests(config)),
+        f"{_FILES}, and with data.test_split to npz files",
         is_mistake=True,
     ),
     Condition(

@@ -82,7 +82,7 @@ def open_eval_data(workdir: Path, config: RunConfig) -> tuple[Splits, list[str]]
     began, data = read_record(workdir), config.data
     if data.dir and ".." in Path(data.dir).parts:
         data = replace(data, dir=str(data_path(data)))
-    if data.eval_split != began["data"].get("eval_split"):
+    if data.name != "npz" and data.eval_split != began["data"].get("eval_split"):
         data = replace(data, test_split="")  # perhaps the one that is evaluated now
     if _is_own(began, data):
         try:

@@ -10,7 +10,7 @@ from train.data.retry import read_again
 from train.data.sources.base import Source, counts_of
 from train.data.thread_pool import in_threads
 
-_PER_JOB = 64
+_PER_JOB = 256
 
 
 def read_labels(source: Source, data: DataConfig) -> np.ndarray:
@@ -26,19 +26,20 @@ def read_labels(source: Source, data: DataConfig) -> np.ndarray:
     if labels is not None:
         return np.asarray(labels, np.int64)
 
+    def one_by_one(rows: range) -> list[int]:
+        return [int(source[i].label) for i in rows]
+
+    labels_at = getattr(source, "labels_at", one_by_one)
+
     def read(rows: range) -> list[int]:
-        return [_read_label(source, data, i) for i in rows]
+        found, _ = read_again(partial(labels_at, rows), data.retries, source.name(rows.start))
+        return found
 
     count = len(source)
     jobs = [range(i, min(i + _PER_JOB, count)) for i in range(0, count, _PER_JOB)]
     threads = max(data.threads, 1)
     with contextlib.closing(in_threads(read, jobs, threads, 2 * threads)) as found:
         return np.array([label for labels in found for label in labels], np.int64)
-
-
-def _read_label(source: Source, data: DataConfig, index: int) -> int:
-    example, _ = read_again(partial(source.__getitem__, index), data.retries, source.name(index))
-    return int(example.label)
 
 
 def count_labels(source: Source, data: DataConfig) -> np.ndarray:

@@ -4,6 +4,7 @@ import lzma
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from train.data.retry import is_temporary
 from train.data.sources.base import ArraySource, Splits, class_counts, data_path, listed
 from train.runtime import available_memory
 
-_NEEDED = ("x_train", "y_train", "x_test", "y_test")
 _UNREADABLE = (
     *(ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     RuntimeError,  # encrypted, or compressed by a method that zipfile does not support
@@ -29,7 +29,10 @@ def open_npz(config: DataConfig) -> Splits:
     0 .. K-1 in ascending order if `config.remap_labels` is True, or if `class_names` has as many
     names as there are different labels. Without `class_names`, the labels are the class names.
 
-    With `config.multi_label`, they are matrices of 0 and 1, with a column for each class.
+    With `config.test_split`, the arrays of that split are read too, and those of evaluation are the
+    ones that `config.eval_split` names, such as x_val.
+
+    With `config.multi_label`, labels are matrices of 0 and 1, with a column for each class.
 
     Raises:
       ConfigError: the file does not exist; arrays are missing, have the wrong shape or type, or do
@@ -44,13 +47,15 @@ def open_npz(config: DataConfig) -> Splits:
         )
     if not path.is_file():
         raise ConfigError(f"data.dir {str(path)!r}: no such file; npz needs an .npz file")
+    evaluation = config.eval_split if config.test_split else "test"
+    splits = tuple(dict.fromkeys(("train", evaluation, config.test_split or evaluation)))
     try:
-        arrays = _load(path)
+        arrays = _load(path, splits)
     except _UNREADABLE as error:
         if isinstance(error, ConfigError) or is_temporary(error):
             raise
         raise ConfigError(f"data.dir {str(path)!r}: not a readable .npz file ({error})") from None
-    images = {split: _images(path, f"x_{split}", arrays) for split in ("train", "test")}
+    images = {split: _images(path, f"x_{split}", arrays) for split in splits}
     read = _matrix if config.multi_label else _labels
     labels = {split: read(path, f"y_{split}", arrays, len(images[split])) for split in images}
     if not len(labels["train"]):
@@ -60,20 +65,23 @@ def open_npz(config: DataConfig) -> Splits:
         names, notes = _columns(path, labels, given), list[str]()
     else:
         names, labels, notes = _classes(path, labels, given, config.remap_labels)
-    train, test = (ArraySource(images[s], labels[s], names, s) for s in ("train", "test"))
-    return Splits(train, test, notes=[*notes, *_empty_classes(path, train)])
+    sources = {s: ArraySource(images[s], labels[s], names, s) for s in splits}
+    train, test = sources["train"], sources[config.test_split] if config.test_split else None
+    notes += _empty_classes(path, train)
+    return Splits(train, sources[evaluation], notes=notes, test=test)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path, splits: Sequence[str]) -> dict[str, np.ndarray]:
     """Reads the arrays that are used, after a check of their headers."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         if not isinstance(stored, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
-        missing = [key for key in _NEEDED if key not in stored]
+        needed = [f"{array}_{split}" for split in splits for array in "xy"]
+        missing = [key for key in needed if key not in stored]
         if missing:
             holds = ", ".join(stored.files) or "nothing"
             raise ConfigError(f"{path}: no array {', '.join(missing)}; it holds {holds}")
-        keys = [key for key in (*_NEEDED, "class_names") if key in stored]
+        keys = [key for key in (*needed, "class_names") if key in stored]
         _check_sizes(path, stored.zip, keys)
         return {key: stored[key] for key in keys}
 
@@ -162,10 +170,11 @@ def _matrix(path: Path, key: str, arrays: dict[str, np.ndarray], count: int) -> 
 def _columns(path: Path, labels: dict[str, np.ndarray], given: np.ndarray | None) -> list[str]:
     """The names of the classes, which are the columns."""
     counts = {split: matrix.shape[1] for split, matrix in labels.items()}
-    if len(set(counts.values())) > 1:
-        raise ConfigError(
-            f"{path}: y_train has {counts['train']} columns, and y_test {counts['test']}"
-        )
+    for split, count in counts.items():
+        if count != counts["train"]:
+            raise ConfigError(
+                f"{path}: y_train has {counts['train']} columns, and y_{split} {count}"
+            )
     names = [str(i) for i in range(counts["train"])] if given is None else _names(path, given)
     if len(names) != counts["train"]:
         raise ConfigError(
