@@ -100,7 +100,7 @@ def test_a_run_is_evaluated_with_them(tmp_path, capsys):
     row = fit(config, tmp_path)
     said = capsys.readouterr().out
     assert "; evaluated at the end with BatchNorm statistics of 3 batches\n" in said
-    assert "best checkpoint: step 6 with BatchNorm statistics of 3 batches, " in said
+    assert "best checkpoint: step 6, with BatchNorm statistics of 3 batches, " in said
     assert row["precise_bn"] == 3 and evaluate_run(config, tmp_path, "best") == row
     averages = replace(config, eval=replace(evaluation, precise_bn=0))
     other = evaluate_run(averages, tmp_path, "best")

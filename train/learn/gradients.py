@@ -31,6 +31,17 @@ class Gradient(Protocol):
         """-> (gradient, (BatchNorm's running statistics after the batch, sums))."""
 
 
+def composed(
+    gradient: Gradient, mesh: Mesh, micro_batches: int, penalty: Penalty | None, sam: float
+) -> Gradient:
+    """`gradient` with the requested ones of `accumulate`, `penalised` and `sharpness_aware`."""
+    if micro_batches > 1:
+        gradient = accumulate(gradient, micro_batches, mesh)
+    if penalty is not None:
+        gradient = penalised(gradient, penalty)
+    return sharpness_aware(gradient, sam) if sam else gradient
+
+
 def accumulate(gradient: Gradient, count: int, mesh: Mesh) -> Gradient:
     """The mean gradient over `count` micro-batches, computed one after another.
 

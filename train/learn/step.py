@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from train.distributed.mesh import Batch, batch_sharding, replicated_sharding, steps_sharding
-from train.learn.gradients import Gradient, Sums, accumulate, penalised, sharpness_aware
+from train.learn.gradients import Gradient, Sums, composed
 from train.learn.loss_scale import is_overflow, next_scale
 from train.learn.losses import Penalty
 from train.learn.optim import ema_decay_at
@@ -117,12 +117,7 @@ def make_step(
         params = lax.with_sharding_constraint(state.params, everywhere)  # gathered, if sharded
         scale = state.loss_scale["scale"] if state.loss_scale else None
         gradient = make_gradient(model, task, prepare, state.step, scale)
-        if micro_batches > 1:
-            gradient = accumulate(gradient, micro_batches, mesh)
-        if penalty is not None:
-            gradient = penalised(gradient, penalty)
-        if sam:
-            gradient = sharpness_aware(gradient, sam)
+        gradient = composed(gradient, mesh, micro_batches, penalty, sam)
         grads, (batch_stats, sums) = gradient(params, state.batch_stats, batch, key)
         # Without this, the sharding of the optimiser's state and the EMA spreads to activations.
         grads, batch_stats = lax.with_sharding_constraint((grads, batch_stats), everywhere)

@@ -3,6 +3,7 @@
 Modules:
   fit: `fit`, the phases of a run.
   parts: `Run`, the data, network, optimiser and steps of a config.
+  initial_state: the variables before the first step.
   directory: the checkpoints and config.json in the directory of a run.
   provenance: devices, versions, commit and command of a result.
   preprocessing: the preprocessing that pretrained weights expect.

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from train.config import ConfigError, MeshConfig, RunConfig
 from train.config.effects import unused_by_folder
 from train.config.serialize import to_json
@@ -12,9 +14,11 @@ from train.data.on_device import lives_on_devices
 from train.data.pipeline import check_decoder
 from train.distributed.processes import Processes
 from train.distributed.signals import StopSignal
+from train.learn.losses import make_penalty
 from train.learn.model import check_batches, make_model
 from train.learn.optim import make_average, make_schedule
 from train.recipes import all_recipes
+from train.run import initial_state
 from train.run.data_changes import check_data, file_digests
 from train.run.directory import is_empty, newest_checkpoint, resumes
 from train.run.norm_groups import check_statistics
@@ -95,7 +99,9 @@ def check_parts(run: Run) -> None:
     fill = run.config.augment.fill
     if len(fill) == 3 and run.splits.train.channels == 1:
         raise ConfigError(f"augment.fill {fill}: needs one value, because the images are grey")
-    run.check_loss()
+    _ = run.class_weights
+    if penalty := make_penalty(run.config.loss):
+        jax.eval_shape(penalty, run.abstract_state.params)
     _ = run.balance
     make_schedule(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
     make_average(run.config, examples=len(run.splits.train), total_steps=run.total_steps)
@@ -119,7 +125,12 @@ def check_sizes(run: Run) -> None:
             raise ConfigError(
                 f"augment.size_ramp {ramp}: all images of the run have {size} pixels on a side"
             )
-        run.check_image_size(size)
+        if config.data.mean == "image" or config.data.whiten != "none":
+            raise ConfigError(
+                f"augment.size_start {smallest}: must be 0 with {config.data.measured_name}, which "
+                "needs images of one size"
+            )
+        initial_state.check_image_size(run.model, config, size)
     if cutout > smallest:
         raise ConfigError(f"mix.cutout {cutout}: must be at most {name} {smallest}")
 

@@ -28,7 +28,6 @@ from train.learn.state import (
     Variables,
     create_state,
     first_state,
-    init_head,
     init_variables,
     state_sharding,
 )
@@ -42,6 +41,7 @@ from train.learn.step import (
     make_train_step,
 )
 from train.learn.tasks import Task, make_task
+from train.run import initial_state
 from train.run.class_weights import find_class_weights
 
 
@@ -147,12 +147,6 @@ class Run:
         """
         return find_class_weights(self.config, self.splits.train)
 
-    def check_loss(self) -> None:
-        """Raises `ConfigError` if `loss.*` does not fit the classes or the parameters."""
-        _ = self.class_weights
-        if penalty := make_penalty(self.config.loss):
-            jax.eval_shape(penalty, self._shapes.params)
-
     @cached_property
     def task(self) -> Task:
         weights = self.class_weights
@@ -192,12 +186,9 @@ class Run:
 
     @cached_property
     def prepare(self) -> Prepare:
-        classes, mix, (mean, std, matrix) = (
-            len(self.class_names),
-            self.config.mix,
-            self.normalisation,
-        )
-        return make_prepare(classes, mean, std, mix, mix_until=self.mix_until, matrix=matrix)
+        mean, std, matrix = self.normalisation
+        options: Any = {"mix_until": self.mix_until, "matrix": matrix}
+        return make_prepare(len(self.class_names), mean, std, self.config.mix, **options)
 
     @property
     def _step_options(self) -> StepOptions:
@@ -241,22 +232,8 @@ class Run:
                 variables, self.tx, ema=config.averages, loss_scale=config.precision == "fp16"
             )
 
-        try:
+        with initial_state.explained(config):
             return jax.eval_shape(first)
-        except ValueError as error:
-            raise self._image_size_error(error) from None
-
-    def check_image_size(self, size: int) -> None:
-        """Raises `ConfigError` if the network cannot take the images of `augment.size_start`."""
-        try:
-            jax.eval_shape(lambda: init_variables(self.model, size, self.config.seed))
-        except ValueError as error:
-            name = self.config.model.name
-            raise ConfigError(f"{name} at augment.size_start {size}: {error}") from None
-
-    def _image_size_error(self, error: ValueError) -> ConfigError:
-        name, size = self.config.model.name, self.config.data.image_size
-        return ConfigError(f"{name} at data.image_size {size}: {error}")
 
     @property
     def parameters(self) -> int:
@@ -306,7 +283,12 @@ class Run:
         Raises:
           ConfigError: the network cannot take images of `data.image_size`; see `load_pretrained`.
         """
-        variables = self._random_variables() if resumes else self._initial_variables()
+        if resumes:
+            variables = initial_state.random_variables(self.model, self.config)
+        else:
+            self.load_pretrained()
+            given, self._pretrained = self._pretrained, None  # large networks take gigabytes
+            variables = initial_state.first_variables(self.model, self.config, given)
         return create_state(
             variables,
             self.tx,
@@ -315,23 +297,3 @@ class Run:
             loss_scale=self.config.precision == "fp16",
             shard_params=self.config.mesh.fsdp_params,
         )
-
-    def _random_variables(self) -> Variables:
-        try:
-            return init_variables(self.model, self.config.data.image_size, self.config.seed)
-        except ValueError as error:
-            raise self._image_size_error(error) from None
-
-    def _initial_variables(self) -> Variables:
-        """Those of `init.weights`, perhaps with a new head; random ones without `init.weights`."""
-        self.load_pretrained()
-        if self._pretrained is None:
-            return self._random_variables()
-        try:
-            head = init_head(self.model, self.config.data.image_size, self.config.seed)
-        except ValueError as error:
-            raise self._image_size_error(error) from None
-        variables, self._pretrained = self._pretrained, None  # large networks take gigabytes
-        if self.config.init.head == "reset":
-            variables = {**variables, "params": {**variables["params"], "head": head}}
-        return variables
