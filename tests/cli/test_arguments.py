@@ -233,7 +233,8 @@ def test_a_commands_own_options_come_first():
 COMMAND_LINES = {
     ("trian",): "error: unknown command 'trian': did you mean train? choose from train, eval,",
     ("folder",): "error: 'folder' is a recipe: resnet-jax train folder",
-    ("recipes", "x"): "error: recipes takes no argument, not 'x'",
+    ("recipes", "digit"): "error: unknown recipe 'digit': did you mean digits",
+    ("recipes", "x", "y"): "error: recipes takes one name, not 2",
     ("plan", "--topology", "h200"): "error: the recipe is missing: resnet-jax plan RECIPE",
     ("plan", "digits", "--epochs", "3"): "error: unknown option --epochs: did you mean --duration",
     ("convert", "a", "b", "--modell", "x"): "error: unknown option --modell: did you mean --model",

@@ -12,9 +12,10 @@ from tests.resnet_jax.test_summary import GIGA, PARAMETERS
 from tests.runs import ROOT, environment
 from train.__main__ import main
 from train.cli.tables import count
+from train.config.serialize import flatten, to_json
 from train.inference.predict import Answer, Prediction
 from train.inference.predictions import print_answers
-from train.recipes import all_recipes, modules
+from train.recipes import all_recipes, describe, get_recipe, modules
 
 
 def answer(capsys, *args: str) -> str:
@@ -239,14 +240,48 @@ def test_attention_is_at_the_end_of_the_branch(capsys):
 
 def test_recipes_lists_every_recipe(capsys):
     text = answer(capsys, "recipes")
+    found: list[list[str]] = []
+    for row in rows(text):  # a long cell has several lines
+        if row[0]:
+            found.append(row)
+        else:
+            found[-1] = [" ".join(filter(None, x)) for x in zip(found[-1], row, strict=True)]
     expected = [
-        [name, c.model.name, c.data.name, c.duration, str(c.batch_size), c.precision]
+        [
+            *(name, c.model.name, c.data.name, c.duration, str(c.batch_size)),
+            *(describe(name).expected, describe(name).measured),
+        ]
         for name, c in all_recipes().items()
     ]
-    assert rows(text) == expected
-    assert ["cifar10-resnet56", "resnet56_cifar", "cifar10", "64000st", "128", "fp32"] in expected
-    for module in modules():  # their docstrings, word for word
-        assert module.__doc__.strip() in text
+    assert found == expected
+    row = ["cifar10-resnet56", "resnet56_cifar", "cifar10", "64000st", "128", "error 6.97 %", "no"]
+    assert row in expected
+    for module in modules():
+        assert module.__doc__.partition("\n")[0] in text
+
+
+def test_one_recipe_is_printed_whole_with_what_differs_from_its_parent(capsys):
+    text = answer(capsys, "recipes", "rsb-a2")
+    assert "What differs from rsb-a1 (from imagenet-resnet50):" in text
+    for row in (
+        ["duration", "600ep", "300ep"],
+        ["mix.mixup", "0.2", "0.1"],
+        ["optim.weight_decay", "0.01", "0.02"],
+        ["optim.weight_decay", "0.02"],
+        ["optim.name", "lamb"],
+        ["expected", "top-1 79.83 %"],
+        ["command", "resnet-jax train rsb-a2 --data.dir TFDS_DIR"],
+    ):
+        assert row in rows(text)
+    options = [row[0] for row in rows(text) if len(row) == 2]
+    assert set(flatten(to_json(get_recipe("rsb-a2")))) <= set(options)
+    text = answer(capsys, "recipes", "cifar10-resnet20-45k")
+    assert ["data.train_split", "train", "train[:45000]"] in rows(text)
+    text = answer(capsys, "recipes", "digits")
+    assert "What differs from the defaults:" in text
+    assert ["model.zero_gamma", "as the network's name says", "False"] in rows(
+        answer(capsys, "recipes", "cifar10-resnet20")
+    )
 
 
 def test_guesses_of_each_image(capsys):

@@ -50,7 +50,9 @@ def test_imagenet_needs_files_that_nothing_downloads(tmp_path):
     assert f"{tmp_path}/downloads/manual" in text
     assert f"train imagenet-resnet50 --data.dir {tmp_path}" in text
     text = how_to_prepare("cifar100", tmp_path)
-    assert "manual" not in text and "train RECIPE --data.name cifar100" in text
+    assert "manual" not in text and "train cifar100-resnet20-paper --data.dir" in text
+    text = how_to_prepare("svhn_cropped", tmp_path)
+    assert "train RECIPE --data.name svhn_cropped" in text
 
 
 def test_a_name_that_nobody_knows_is_guessed(tmp_path):

@@ -15,10 +15,11 @@ import pytest
 
 from resnet_jax.zoo import ZOO
 from train.config import ConfigError, DataConfig, RunConfig, to_steps
+from train.config.effects import changes
 from train.config.serialize import flatten, to_json
 from train.data.images.decode import decode
 from train.data.sources import open_splits
-from train.recipes import all_recipes, get_recipe, modules
+from train.recipes import all_recipes, describe, get_recipe, modules
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "recipes"
 RECIPES = list(all_recipes())
@@ -51,11 +52,24 @@ def test_there_is_a_golden_file_for_each_recipe_only():
 def test_the_recipes_that_others_rely_on():
     cifar = [f"cifar10-resnet{depth}" for depth in (20, 32, 44, 56, 110)]
     cifar += [f"{name}-45k" for name in cifar]
-    assert list(all_recipes()) == ["digits", *cifar, "imagenet-resnet50", "folder"]
+    assert RECIPES[: 1 + len(cifar)] == ["digits", *cifar]
+    assert RECIPES[-1] == "folder" and "imagenet-resnet50" in RECIPES
+    assert len(RECIPES) == len(set(RECIPES)) == sum(len(m.RECIPES) for m in modules())
     for name, config in all_recipes().items():
         assert config.recipe == name
         assert config.model.name in ZOO
         assert config.compilation_cache is None and config.mesh.coordinator is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_where_it_comes_from_and_what_is_known(name):
+    recipe = describe(name)
+    assert recipe.source and recipe.hardware and recipe.expected and recipe.measured
+    assert recipe.command.startswith(f"resnet-jax train {name}")
+    if recipe.parent:  # which is a recipe by itself, or a step between two of them
+        different = changes(recipe.config, recipe.parent.config)
+        assert len(different) > 1 and different["recipe"] == name
+        assert recipe.parent.name in [*RECIPES, "cifar10-resnet1202"]
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
@@ -93,7 +107,7 @@ def test_unknown_recipe_is_named_with_near_ones(name, near):
 # --- against the papers and the data, so that a wrong golden file shows too ----------------------
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("cifar10")])
+@pytest.mark.parametrize("name", [n for n in RECIPES if re.match(r"cifar10+-resnet\d", n)])
 def test_cifar_schedule_is_the_papers(name):
     config = get_recipe(name)
     total = to_steps(config.duration, examples=50_000, batch_size=config.batch_size)
@@ -105,7 +119,9 @@ def test_cifar_schedule_is_the_papers(name):
     assert (rate, config.optim.gamma, config.optim.momentum) == (0.1, 0.1, 0.9)
     assert (config.optim.weight_decay, config.optim.decay) == (1e-4, "l2")
     assert config.augment.crop == "pad" and config.augment.pad == 4 and config.augment.flip
-    assert config.optim.warmup == ("400st" if "resnet110" in name else "0st")
+    warmup = to_steps(config.optim.warmup, examples=50_000, batch_size=128, total=total)
+    assert warmup == (400 if re.search("resnet(110|1202)", name) else 0)
+    assert config.optim.nesterov == (not name.endswith("-paper"))
 
 
 def test_the_papers_split_differs_in_its_splits_only():
@@ -124,7 +140,9 @@ def test_the_papers_split_differs_in_its_splits_only():
 def test_imagenet_rate_is_goyals():
     config = get_recipe("imagenet-resnet50")
     assert config.optim.lr * config.batch_size / config.optim.lr_batch == 0.1 * 1024 / 256
-    assert (config.duration, config.optim.warmup) == ("90ep", "5ep")
+    steps = 90 * 1_281_167 / 1024
+    warmup = to_steps(config.optim.warmup, examples=0, batch_size=1024, total=round(steps))
+    assert config.duration == "90ep" and warmup == pytest.approx(steps / 18, abs=1)
     assert (config.optim.schedule, config.mix.label_smoothing) == ("cosine", 0.1)
     assert config.model.changes == {} and ZOO["resnet50"].zero_gamma
 

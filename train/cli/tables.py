@@ -4,19 +4,25 @@ import difflib
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from resnet_jax.spec import LeNetSpec, ResNetSpec
 from resnet_jax.zoo import ZOO, image_size, num_classes
+from train.config import RunConfig
+from train.config.effects import changes, shown
+from train.config.serialize import flatten, to_json
 from train.console import table_console
-from train.recipes import modules
+from train.recipes import describe, modules
 
 if TYPE_CHECKING:
     from resnet_jax import Preprocessing
     from resnet_jax.summary import Layer
+    from train.recipes.base import Recipe
 
 
 def _layers(name: str) -> "list[Layer]":
@@ -180,14 +186,66 @@ def print_preprocessing(given: "Preprocessing", measured: str = "") -> None:
 
 
 def print_recipes() -> None:
-    """Prints the docstring of each recipe module, and a table of its recipes."""
+    """Prints a table of the recipes of each module, under the first line of its docstring."""
     console = table_console()
     for module in modules():
-        console.print(inspect.getdoc(module), markup=False, highlight=False)
-        table = Table("recipe", "model", "data", "duration", "batch", "precision")
-        for name, c in module.RECIPES.items():
+        title = str(inspect.getdoc(module)).partition("\n")[0]
+        console.print(title, markup=False)
+        table = Table("recipe", "network", "data", "duration", "batch", "expected", "measured")
+        table.columns[0].no_wrap = table.columns[1].no_wrap = True
+        for name, recipe in module.RECIPES.items():
+            config = recipe.config
             table.add_row(
-                name, c.model.name, c.data.name, c.duration, str(c.batch_size), c.precision
+                *(name, config.model.name, config.data.name, config.duration),
+                *(str(config.batch_size), recipe.expected, recipe.measured),
             )
         console.print(table)
         console.print()
+    console.print("`resnet-jax recipes NAME`: source, notes and options of one of them.")
+
+
+def print_recipe(name: str) -> None:
+    """Prints what is known about a recipe, what differs from its parent, and all of its options.
+
+    Raises:
+      ConfigError: there is no such recipe.
+    """
+    recipe = describe(name)
+    console = table_console()
+    (module,) = [module for module in modules() if name in module.RECIPES]
+    console.print(inspect.getdoc(module), markup=False)
+    console.print()
+    about = Table(title=name, show_header=False)
+    for key in ("command", "source", "hardware", "expected", "measured", "notes"):
+        if value := getattr(recipe, key):
+            about.add_row(key, escape(value))
+    console.print(about)
+    parent = recipe.parent.config if recipe.parent else RunConfig()
+    other = recipe.parent.name if recipe.parent else "defaults"
+    before, now = flatten(to_json(parent)), flatten(to_json(recipe.config))
+    console.print(f"What differs from {_parents(recipe)}:")
+    table = Table("option", other, name)
+    for option in changes(recipe.config, parent):
+        if option != "recipe":
+            table.add_row(option, _value(before, option), _value(now, option))
+    console.print(table)
+    console.print("All options:")
+    table = Table("option", "value")
+    for option in now:
+        table.add_row(option, _value(now, option))
+    console.print(table)
+
+
+def _parents(recipe: "Recipe") -> str:
+    """The parent, and its parents: "rsb-a1 (from imagenet-resnet50)"."""
+    names = []
+    while recipe.parent:
+        recipe = recipe.parent
+        names.append(recipe.name)
+    first, *rest = names or ["the defaults"]
+    return first + (f" (from {', '.join(rest)})" if rest else "")
+
+
+def _value(options: Mapping[str, Any], name: str) -> str:
+    """An option's value as a user would type it; that of an option of the network may be unset."""
+    return escape(shown(options[name])) if name in options else "as the network's name says"

@@ -12,7 +12,7 @@ from train.cli.usage import TRAIN_HELP
 from train.config import RunConfig
 from train.config.effects import check_effects
 from train.console import warn
-from train.recipes import all_recipes, get_recipe
+from train.recipes import get_recipe
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def train(args: list[str]) -> None:
         name, options, note, warning = choose(args)
         recipe, workdir = get_recipe(name), Path("runs") / name
     recipe, options = take_preset(recipe, options)
-    about = TRAIN_HELP.format(recipes=", ".join(all_recipes()), name=name)
+    about = TRAIN_HELP.format(name=name)
     start = TrainArgs(recipe, workdir)
     given: TrainArgs = parse(
         f"train {name}", about, TrainArgs, start, options, usage="train [RECIPE]"

@@ -20,7 +20,7 @@ usage: resnet-jax COMMAND ...
                                                         with other systems
   models [PATTERN]                                      list networks; for one name, its layers
   models NAME --init-stats [--plot FILE]                deviations of each block at the start
-  recipes                                               list recipes
+  recipes [NAME]                                        list recipes; for one name, its options
 
 `resnet-jax COMMAND --help` lists the most used options of a command, `--help-all` lists all.
 `resnet-jax --version` prints the versions of this program and of the packages that it uses.
@@ -55,8 +55,8 @@ All options of `train` are accepted too. The defaults below are those of {name}.
 TRAIN_HELP = """\
 Trains a recipe, or resumes the run in --workdir.
 
-RECIPE: {recipes};
-the default is folder if --data.dir is given, else digits. The defaults below are those of {name}.
+RECIPE: a name of `resnet-jax recipes`, such as cifar10-resnet20 or imagenet-resnet50; the default
+is folder if --data.dir is given, else digits. The defaults below are those of {name}.
 """
 
 EVAL_HELP = """\

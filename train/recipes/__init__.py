@@ -1,14 +1,19 @@
-"""Recipes: complete configs by name. Each module has the recipes of one kind of data. Its docstring
-gives the command, the hardware, the expected result, and whether that was measured.
+"""Recipes: complete configs by name. Each module is a family. Each recipe says what differs from
+its parent, where it comes from, what result is expected, and whether that was measured.
 """
 
 import difflib
+import functools
 import importlib
 from types import ModuleType
 
 from train.config import ConfigError, RunConfig
+from train.recipes.base import Recipe
 
-_MODULES = ("digits", "cifar", "imagenet", "folder")
+_MODULES = (
+    *("digits", "cifar", "cifar_variants", "cifar_fast"),
+    *("imagenet", "bag_of_tricks", "rsb", "large_batch", "fast_imagenet", "folder"),
+)
 
 
 def modules() -> list[ModuleType]:
@@ -16,9 +21,14 @@ def modules() -> list[ModuleType]:
     return [importlib.import_module(f"train.recipes.{name}") for name in _MODULES]
 
 
+@functools.cache
+def _recipes() -> dict[str, Recipe]:
+    return {name: recipe for module in modules() for name, recipe in module.RECIPES.items()}
+
+
 def all_recipes() -> dict[str, RunConfig]:
-    """Every recipe by its name, in the order of `resnet-jax recipes`."""
-    return {name: config for module in modules() for name, config in module.RECIPES.items()}
+    """The config of every recipe by its name, in the order of `resnet-jax recipes`."""
+    return {name: recipe.config for name, recipe in _recipes().items()}
 
 
 def get_recipe(name: str) -> RunConfig:
@@ -27,7 +37,16 @@ def get_recipe(name: str) -> RunConfig:
     Raises:
       ConfigError: there is no recipe of that name; the message lists similar ones.
     """
-    recipes = all_recipes()
+    return describe(name).config
+
+
+def describe(name: str) -> Recipe:
+    """A recipe: its config, parent, source and results.
+
+    Raises:
+      ConfigError: there is no recipe of that name; the message lists similar ones.
+    """
+    recipes = _recipes()
     if name not in recipes:
         near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.6) or list(recipes)
         raise ConfigError(

@@ -9,9 +9,14 @@ after 20 epochs. With few photos, start from pretrained weights: --init.weights.
 """
 
 from train.config import DataConfig, EvalConfig, MixConfig, ModelConfig, OptimConfig, RunConfig
+from train.recipes.base import Recipe, by_name
 
-RECIPES = {
-    "folder": RunConfig(
+_FOLDER = Recipe(
+    source="this program; no paper",
+    hardware="any; on a GPU or TPU, add --precision bf16",
+    expected="depends on the data",
+    measured="400 photos of cats and dogs: top-1 60 % after 20 epochs",
+    config=RunConfig(
         recipe="folder",
         duration="60ep",
         batch_size=32,
@@ -23,4 +28,6 @@ RECIPES = {
         eval=EvalConfig(every="5ep", batch_size=50),
         log_every="10st",
     ),
-}
+)
+
+RECIPES = by_name(_FOLDER)
