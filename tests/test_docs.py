@@ -28,7 +28,7 @@ SMALL = "--model.depths 1 1 --model.width 8 --duration 2st --eval.every 2st --lo
 PHOTOS = f"{SMALL} --data.image_size 16 --model.stem_pool none"
 
 RUN = {
-    r"resnet-jax (--help|--version|recipes|bench COMMAND --help)": "",
+    r"resnet-jax (--help|--version|recipes( rsb-a2| RECIPE)?|bench COMMAND --help)": "",
     r"resnet-jax train( RECIPE)? --help(-all)?": "",
     r"resnet-jax models( 'resnet50\*'| resnet50)?": "",
     r"resnet-jax models plain20_cifar --init-stats .*": "--model.depths 1 --image_size 8",
@@ -52,7 +52,7 @@ PARSED = {
     r"resnet-jax train folder .* --init\.weights resnet50-11ad3fa6\.pth": "a file of torchvision's",
     r"resnet-jax predict resnet50 \*\.jpg --weights .*": "a file of torchvision's",
     r"resnet-jax predict resnet50\.a1_in1k \*\.jpg": "fetches weights",
-    r"resnet-jax train (cifar10|imagenet)-\S+ --data\.dir TFDS_DIR.*": "needs the data set",
+    r"resnet-jax train (cifar10|imagenet|rsb)-\S+ --data\.dir TFDS_DIR.*": "needs the data set",
     r"resnet-jax train digits --workdir \S+ --mesh\.coordinator .*": "two processes",
     r"resnet-jax train digits --workdir \S+ \$TINY.*": "run by python -m benchmarks.faults.errors",
     r"resnet-jax plan .*": "compiles for minutes, and needs the compilers of TPUs and GPUs",

@@ -4,8 +4,8 @@
 
 Three wide blocks after a pooled stem; a triangular schedule; label smoothing 0.2; crops of 2
 pixels, flips and cutout; an average of the weights. All are parts that other recipes have too.
-Hardware: one GPU; two CPU cores in about an hour. Expected: top-1 about 94 % is the aim; not
-measured.
+Hardware: one GPU; it is small enough for CPUs. Expected: top-1 about 94 % is the aim; not measured.
+One epoch alone gave 55.0 % in 12 minutes on two busy CPU cores (one seed).
 """
 
 from train.recipes.base import by_name, derive
@@ -17,6 +17,7 @@ _FAST = derive(
     source="after Page's ResNet-9 (2018) and KellerJordan/cifar10-airbench (94.01 %, n = 1000); "
     "the rates are ours",
     hardware="any",
+    measured="1 of 12 epochs: top-1 55.0 %",
     expected="top-1 94 % is the aim",
     notes="residual, as neither source is; no whitened first layer, no lookahead, one view at test",
     duration="12ep",
