@@ -63,9 +63,10 @@ def batch_positions(batch_size: int, start: int, stop: int, repeats: int = 1) ->
       >>> batch_positions(6, 1, 2, repeats=2).tolist()
       [6, 8, 10, 7, 9, 11]
     """
+    if repeats == 1:
+        return np.arange(start * batch_size, stop * batch_size)
     rows = np.arange(batch_size)
-    if repeats > 1:
-        rows = np.concatenate([rows[copy::repeats] for copy in range(repeats)])
+    rows = np.concatenate([rows[copy::repeats] for copy in range(repeats)])
     return (np.arange(start, stop)[:, None] * batch_size + rows).ravel()
 
 
@@ -76,13 +77,14 @@ def examples_at(
 
     The copy is the position modulo `repeats`, counted from the start of the epoch.
     """
-    epochs, places = np.divmod(positions, count)
-    places, copies = np.divmod(places, repeats)
-    indices = np.empty(len(positions), np.int64)
-    for epoch in sorted({*epochs.tolist()}):
+    found = np.empty((len(positions), 3), np.int64)
+    epochs, indices, copies = found.T
+    np.divmod(positions, count, out=(epochs, indices))  # places in the epoch, until below
+    np.divmod(indices, repeats, out=(indices, copies))
+    for epoch in sorted(set(epochs.tolist())):
         here = epochs == epoch
-        indices[here] = _INDICES[order](count, seed, epoch, places[here])
-    return np.stack([epochs, indices, copies], axis=-1)
+        indices[here] = _INDICES[order](count, seed, epoch, indices[here])
+    return found
 
 
 def _shuffled(count: int, seed: int, epoch: int, places: np.ndarray) -> np.ndarray:
