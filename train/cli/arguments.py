@@ -74,7 +74,8 @@ def parse(
         raise SystemExit(0)
     if PRESET_NAME in option_names(args):  # `take_preset` has not taken it
         raise ConfigError(
-            f"--{PRESET_NAME}: is an option of train, preview, lr-find and plan, not of {_name(command)}"
+            f"--{PRESET_NAME}: is an option of train, preview, lr-find and plan, not of "
+            f"{_name(command)}"
         )
     written = io.StringIO()
     try:
