@@ -85,6 +85,6 @@ def test_it_is_listed_and_belongs_to_training(capsys):
         main(["train", "digits", "--help-all"])
     assert "--augment.preset he2015|bag-of-tricks|torchvision-v2|rsb-a1" in capsys.readouterr().out
     assert main(["predict", "resnet50", "x.jpg", "--augment.preset", "rsb-a1"]) == 2
-    assert "--augment.preset: is an option of train and plan, not of predict" in (
+    assert "--augment.preset: is an option of train, preview, lr-find and plan, not of predict" in (
         capsys.readouterr().err
     )

@@ -272,7 +272,7 @@ RULES = [  # field, values refused, values at the edge of what is allowed, part 
     ("optim.lr_batch", [-1], [0], "must be at least 0"),
     ("optim.momentum", [-0.1, 1.0], [0.0, 0.99], "[0, 1)"),
     ("optim.beta2", [-0.1, 1.0], [0.0, 0.999], "[0, 1)"),
-    ("optim.epsilon", [-1e-9, math.nan], [0.0], "must be at least 0"),
+    ("optim.epsilon", [-1e-9, 0.0, math.nan], [1e-30], "must be positive"),
     ("optim.weight_decay", [-0.1, math.nan], [0.0], "must be at least 0"),
     ("optim.clip", [-1.0, math.nan], [0.0], "must be at least 0"),
     ("optim.accumulate", [0, -1], [1, 4, 256], "must be at least 1"),

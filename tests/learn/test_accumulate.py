@@ -13,9 +13,10 @@ import pytest
 from resnet_jax.norm import BatchNorm, GroupNorm
 from tests.learn.test_step import assert_close, host_batch
 from tests.networks import jit
-from train.config import MixConfig
+from train.config import ConfigError, MixConfig, OptimConfig, RunConfig
 from train.distributed.mesh import batch_sharding, make_mesh, put_batch, replicated_sharding
 from train.learn.gradients import accumulate
+from train.learn.model import check_batches, resolve_norm_groups
 from train.learn.prepare import make_prepare
 from train.learn.state import init_variables
 from train.learn.step import make_gradient
@@ -143,6 +144,27 @@ def test_micro_batches_draw_apart(devices):
     )
     jax.effects_barrier()
     assert len(losses) == 2 and losses[0] != losses[1]
+
+
+def config(accumulate: int, **changes: object) -> RunConfig:
+    return RunConfig(batch_size=32, optim=OptimConfig(accumulate=accumulate), **changes)
+
+
+def test_every_device_needs_a_share_of_every_micro_batch(devices):
+    mesh = make_mesh(devices)
+    check_batches(config(4), mesh)
+    message = "optim.accumulate 8: a device has 4 examples of batch_size 32, which 8 does not divi"
+    with pytest.raises(ConfigError, match=message):
+        check_batches(config(8), mesh)
+
+
+def test_groups_of_examples_lie_in_a_micro_batch(devices):
+    found = resolve_norm_groups(config(2, norm_group_size="device"), make_mesh(devices))
+    assert found.norm_group_size == 2
+    with pytest.raises(ConfigError, match=r"divides batch_size 32 / optim.accumulate 4, dev"):
+        config(4, norm_group_size=16)
+    with pytest.raises(ConfigError, match="accumulate 32: mixup and CutMix need a batch of at l"):
+        config(32, mix=MixConfig(mixup=0.2))
 
 
 def test_memory_does_not_grow_with_the_number_of_micro_batches(devices):

@@ -25,12 +25,12 @@ EVERYTHING = AugmentConfig(
 
 
 def test_it_resumes_bit_for_bit(tmp_path, monkeypatch):
-    config = tiny(duration="20st", augment=EVERYTHING)
+    config = tiny(duration="12st", augment=EVERYTHING)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     fit(config, whole, quiet=True)
     with monkeypatch.context() as patch:
-        stopping_at(patch, 7, signal.SIGTERM)
-        with pytest.raises(RunError, match="after step 7 of 20, saved"):
+        stopping_at(patch, 6, signal.SIGTERM)
+        with pytest.raises(RunError, match="after step 6 of 12, saved"):
             fit(config, cut, quiet=True)
     with pytest.raises(ConfigError, match=r"augment\.repeats: 3 -> 2"):
         fit(replace(config, augment=replace(EVERYTHING, repeats=2)), cut, quiet=True)

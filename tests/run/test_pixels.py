@@ -28,7 +28,7 @@ from train.run.directory import read_config, read_record, write_record
 from train.run.evaluate import evaluate
 from train.run.fit import fit
 from train.run.parts import Run
-from train.run.pixels import FILE, load, measured
+from train.run.pixels import FILE, load, measured, use_stand_in
 from train.run.preprocessing import recorded_preprocessing
 from train.run.resume import resumed_config
 
@@ -203,6 +203,17 @@ def test_a_measured_run_is_another_run_than_one_with_given_numbers(tmp_path, cap
     write_record(tmp_path, record)
     found = differences(stored, resumed_config(tmp_path, asked))
     assert found[0].startswith("data.mean: [0.30") and found[0].endswith("] -> 'measure'")
+
+
+@pytest.mark.parametrize("way", [*WAYS, "image"])
+def test_plan_compiles_with_arrays_of_the_same_shapes(way):
+    """It reads no image."""
+    given = config(**WAYS.get(way, {"mean": "image"}))
+    planned, real = Run(given), Run(given)
+    use_stand_in(planned)
+    real.use(*measured(real))
+    shapes = [[np.shape(x) for x in run.normalisation if x is not None] for run in (planned, real)]
+    assert shapes[0] == shapes[1]
 
 
 # --- What is refused -----------------------------------------------------------------------------

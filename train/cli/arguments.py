@@ -73,7 +73,10 @@ def parse(
         print(head + _help(_name(command), shown, common, everything))
         raise SystemExit(0)
     if PRESET_NAME in option_names(args):  # `take_preset` has not taken it
-        raise ConfigError(f"--{PRESET_NAME}: is an option of train and plan, not of {command}")
+        raise ConfigError(
+            f"--{PRESET_NAME}: is an option of train, preview, lr-find and plan, not of "
+            f"{_name(command)}"
+        )
     written = io.StringIO()
     try:
         with contextlib.redirect_stderr(written), contextlib.redirect_stdout(written):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from train.cli.arguments import HELP, parse
+from train.cli.arguments import HELP, parse, take_preset
 from train.cli.choose_recipe import take_recipe
 from train.cli.usage import LR_FIND_HELP
 from train.config import ConfigError, RunConfig
@@ -46,7 +46,7 @@ def lr_find(args: list[str]) -> None:
         raise ConfigError(
             "the recipe is missing: resnet-jax lr-find RECIPE; `resnet-jax recipes` lists them"
         )
-    recipe = get_recipe(name or "digits")
+    recipe, options = take_preset(get_recipe(name or "digits"), options)
     start = LrFindArgs(recipe, Path("runs") / "lr-find" / recipe.recipe)
     usage = "lr-find RECIPE"
     given: LrFindArgs = parse(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from train.cli.arguments import HELP, parse
+from train.cli.arguments import HELP, parse, take_preset
 from train.cli.choose_recipe import take_recipe
 from train.cli.usage import PREVIEW_HELP
 from train.config import ConfigError, RunConfig
@@ -41,7 +41,7 @@ def preview(args: list[str]) -> None:
             "the recipe is missing: resnet-jax preview RECIPE --data.dir DIR; "
             "`resnet-jax recipes` lists them"
         )
-    recipe = get_recipe(name or "digits")
+    recipe, options = take_preset(get_recipe(name or "digits"), options)
     given: PreviewArgs = parse(
         f"preview {name}",
         PREVIEW_HELP.format(name=name or "digits"),

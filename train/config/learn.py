@@ -147,7 +147,6 @@ class OptimConfig:
             "clip",
             "clip_value",
             "sam",
-            "epsilon",
             "gamma",
             "floor",
             "trust",
@@ -156,9 +155,10 @@ class OptimConfig:
             check(f"optim.{name}", value, value >= 0, "must be at least 0")
             check(f"optim.{name}", value, is_finite(value), "must be finite")
         check("optim.accumulate", self.accumulate, self.accumulate >= 1, "must be at least 1")
-        power = self.power
-        check("optim.power", power, power > 0, "must be positive")
-        check("optim.power", power, is_finite(power), "must be finite")
+        for name in ("power", "epsilon"):
+            value = getattr(self, name)
+            check(f"optim.{name}", value, value > 0, "must be positive")
+            check(f"optim.{name}", value, is_finite(value), "must be finite")
         check_duration("optim.warmup", self.warmup, share=True, positive=False)
         is_whole = self.warmup.endswith("%") and float(self.warmup[:-1]) >= 100
         check("optim.warmup", self.warmup, not is_whole, "must be shorter than the run")

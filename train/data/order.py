@@ -72,9 +72,10 @@ def batch_positions(batch_size: int, start: int, stop: int, repeats: int = 1) ->
       >>> batch_positions(6, 1, 2, repeats=2).tolist()
       [6, 8, 10, 7, 9, 11]
     """
+    if repeats == 1:
+        return np.arange(start * batch_size, stop * batch_size)
     rows = np.arange(batch_size)
-    if repeats > 1:
-        rows = np.concatenate([rows[copy::repeats] for copy in range(repeats)])
+    rows = np.concatenate([rows[copy::repeats] for copy in range(repeats)])
     return (np.arange(start, stop)[:, None] * batch_size + rows).ravel()
 
 

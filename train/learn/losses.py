@@ -75,8 +75,9 @@ def focal(
     Lin 2017, arXiv:1708.02002, equations 4 and 5, of K classes instead of two. With gamma 0 it is
     `cross_entropy`.
 
-    >>> [round(float(focal(jnp.zeros((1, 4)), jnp.eye(4)[:1], g)[0]), 4) for g in (0, 2)]
-    [1.3863, 0.7798]
+    Examples:
+      >>> [round(float(focal(jnp.zeros((1, 4)), jnp.eye(4)[:1], g)[0]), 4) for g in (0, 2)]
+      [1.3863, 0.7798]
     """
     logs = jax.nn.log_softmax(logits)
     targets = targets if weights is None else weights * targets

@@ -102,10 +102,14 @@ def train_image(
 def padded(views: np.ndarray, augment: AugmentConfig) -> np.ndarray:
     """Adds `augment.pad` pixels on each side of uint8 [..., H, W, C]."""
     pad = augment.pad
-    mode: Literal["constant", "reflect"] = "reflect"
+    height, width, channels = views.shape[-3:]
+    shape = (*views.shape[:-3], height + 2 * pad, width + 2 * pad, channels)
     if augment.pad_mode == "zeros":
-        mode = "constant"
-    return np.pad(views, (*[(0, 0)] * (views.ndim - 3), (pad, pad), (pad, pad), (0, 0)), mode)
+        found = np.zeros(shape, np.uint8)
+        found[..., pad : pad + height, pad : pad + width, :] = views
+        return found
+    rows, columns = (np.pad(np.arange(n), pad, mode="reflect") for n in (height, width))
+    return views[..., rows[:, None], columns, :]
 
 
 class SampledView(NamedTuple):

@@ -3,17 +3,21 @@
 Each function draws the operations of one image from a generator; `operations.apply` runs them.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.random import Generator
 from PIL.Image import Resampling
 
-from train.config.policy import RandAugment, parse_policy
 from train.data.images.operations import GEOMETRIC, Mixture, Operation
 from train.data.images.policy_tables import CIFAR10, IMAGENET, RAND_NAMES, RAND_WEIGHTS
+
+if TYPE_CHECKING:
+    from train.config.policy import RandAugment
 
 Interpolation = Literal["bilinear", "bicubic", "random"]
 Operations = tuple[Operation, ...]
@@ -37,11 +41,13 @@ def draw_policy(
       >>> draw_policy("rand-m9-p1-n1-inc1", rng, 224)[0][:2]
       ('shear_y', 0.27)
     """
+    from train.config.policy import parse_policy  # its package imports tyro
+
     parsed = parse_policy(policy)
-    if isinstance(parsed, RandAugment):
-        drawn = rand_augment(parsed, rng, size)
-    else:
+    if isinstance(parsed, str):
         drawn = _NAMED[parsed](rng, size)
+    else:
+        drawn = rand_augment(parsed, rng, size)
     return with_filters(drawn, rng, interpolation) if interpolation != "bilinear" else drawn
 
 
@@ -83,6 +89,7 @@ def rand_augment(policy: RandAugment, rng: Generator, size: int) -> Operations:
     `weights`, no operation is drawn twice.
 
     Examples:
+      >>> from train.config.policy import RandAugment
       >>> always = RandAugment(magnitude=9, count=3, probability=1.0)
       >>> len(rand_augment(always, np.random.default_rng(0), 224))
       3

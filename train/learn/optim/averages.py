@@ -76,8 +76,9 @@ def equal_decay(step: jax.Array | int, *, start: int, every: int) -> jax.Array:
     far; 0 before `start`, where the average is a copy of the weights. Steps are counted from 0, and
     an update follows every `every`-th one.
 
-    >>> [round(float(equal_decay(s, start=4, every=2)), 3) for s in (1, 3, 5, 7, 9)]
-    [0.0, 0.0, 0.0, 0.5, 0.667]
+    Examples:
+      >>> [round(float(equal_decay(s, start=4, every=2)), 3) for s in (1, 3, 5, 7, 9)]
+      [0.0, 0.0, 0.0, 0.5, 0.667]
     """
     done = jnp.maximum((step + 1) // every - 1 - start // every, 0)
     return done / (done + 1)

@@ -89,8 +89,9 @@ def cyclic(start: float, end: float, length: int) -> optax.Schedule:
     A cycle ends where the number of steps done is a multiple of its length: with `ema_every` of the
     same length, the weights at the end of each cycle are averaged.
 
-    >>> [round(float(cyclic(0.5, 0.1, 4)(s)), 3) for s in range(5)]
-    [0.4, 0.3, 0.2, 0.1, 0.4]
+    Examples:
+      >>> [round(float(cyclic(0.5, 0.1, 4)(s)), 3) for s in range(5)]
+      [0.4, 0.3, 0.2, 0.1, 0.4]
     """
 
     def rate(step: jax.Array | int) -> jax.Array:
