@@ -35,7 +35,9 @@ def small(name: str) -> RunConfig:
     if any(augment.scale):
         augment = replace(augment, scale=(18, 34))
     if augment.size_start:
-        augment = replace(augment, size_start=8, size_step=8)
+        # they grow between epochs, which have one step
+        augment = replace(augment, size_start=8, size_step=8, size_ramp=("1st", "2st"))
+        data = replace(data, examples=8)
     group = config.norm_group_size and 4
     return replace(
         config,
