@@ -57,7 +57,9 @@ def grows(**changes: object) -> RunConfig:
 def test_a_run_resumes_at_a_boundary(tmp_path, monkeypatch, capsys):
     config, whole, cut = grows(size_step=4), tmp_path / "whole", tmp_path / "cut"
     fit(config, whole)
-    assert "4x4 then 8x8 from step 12 on (2 programs are compiled, data" in capsys.readouterr().out
+    assert (
+        "4x4 then 8x8 from step 12 on (2 programs are compiled), cropped" in capsys.readouterr().out
+    )
     with monkeypatch.context() as patch:
         stopping_at(patch, 12, signal.SIGTERM)
         with pytest.raises(RunError, match="after step 12 of 15, saved"):
@@ -70,9 +72,7 @@ def test_batches_have_the_sizes_and_do_not_depend_on_where_reading_begins():
     run = Run(grows())
     assert [tuple(part) for part in run.image_sizes] == [(0, 6, 4), (6, 12, 6), (12, 15, 8)]
     screen = "\n".join(describe_run(run, Path("x"), None))
-    assert (
-        "4x4 then 6x6 then 8x8 from step 6, 12 on (3 programs are compiled, data.resident" in screen
-    )
+    assert "4x4 then 6x6 then 8x8 from step 6, 12 on (3 programs are compiled), crop" in screen
     whole = list(_host_batches(run, 0))
     assert [batch["image"].shape[1] for batch in whole] == [4] * 6 + [6] * 6 + [8] * 3
     for start in (6, 7, 14):
@@ -83,7 +83,10 @@ def test_batches_have_the_sizes_and_do_not_depend_on_where_reading_begins():
 
 
 def test_what_cannot_grow_is_refused():
-    with pytest.raises(ConfigError, match=r"size_ramp 2ep 2ep: all images of the run have 4 pix"):
+    with pytest.raises(
+        ConfigError,
+        match=r"size_ramp 2ep 2ep: all images of the run have 4 pixels .*, and it has 1.07",
+    ):
         check_sizes(Run(replace(grows(size_ramp=("2ep", "2ep")), duration="6st")))
     config = replace(grows(), data=replace(grows().data, image_size=40))
     lenet = replace(config, model=ModelConfig(name="lenet5"))
@@ -96,3 +99,9 @@ def test_what_cannot_grow_is_refused():
     with pytest.raises(ConfigError, match=r"augment.size_start 4 is done on the host"):
         config = grows()
         check_parts(Run(replace(config, data=replace(config.data, resident="on"))))
+
+
+def test_the_ramp_alone_keeps_images_on_the_devices():
+    """Without size_start, the other two options have no effect, also on data.resident."""
+    config = replace(grows(size_ramp=("1ep", "2ep"), size_step=4, size_start=0), duration="6st")
+    assert Run(replace(config, data=replace(config.data, resident="on"))).resident

@@ -11,10 +11,15 @@ from tests.runs import tiny
 from train.__main__ import main
 from train.config import AugmentConfig, ConfigError, MixConfig
 from train.data.pipeline import eval_batches, train_batches
+from train.report.preview import Seen
 from train.run.parts import Run
 from train.run.preview import views
 
 CROP = AugmentConfig(crop="pad", pad=2, flip=True)
+
+
+def label(row: Seen) -> int:
+    return int(row.evaluation.target.argmax())
 
 
 def test_pictures_are_the_pixels_of_the_pipeline():
@@ -25,10 +30,10 @@ def test_pictures_are_the_pixels_of_the_pipeline():
     (batch,) = train_batches(run.splits.train, config.data, config.augment, **options)
     whole = next(eval_batches(run.splits.train, config.data, config.eval, batch_size=1437))
     for row, pixels, index in zip(seen, batch["image"], batch["index"], strict=True):
-        assert row.name == f"train[{index}]" and row.label == whole["label"][index]
+        assert row.name == f"train[{index}]" and label(row) == whole["label"][index]
         np.testing.assert_array_equal(row.draws[0].pixels, np.repeat(pixels, 3, -1))
         np.testing.assert_array_equal(row.evaluation.pixels, whole["image"][index].repeat(3, -1))
-        np.testing.assert_array_equal(row.draws[0].target, np.eye(10)[row.label])
+        np.testing.assert_array_equal(row.draws[0].target, np.eye(10)[label(row)])
 
 
 def test_each_draw_is_another_one_of_the_same_image():
@@ -43,13 +48,13 @@ def test_a_mixed_picture_has_the_weights_of_its_target():
     seen = views(Run(mixed), images=6, draws=2)
     for before, row in zip([seen[-1], *seen], seen, strict=False):
         for view in row.draws:
-            if before.label == row.label:
+            if label(before) == label(row):
                 continue
             own, other = row.evaluation.pixels * 1.0, before.evaluation.pixels * 1.0
-            share = view.target[row.label]
+            share = view.target[label(row)]
             expected = share * own + (1 - share) * other
             assert np.abs(view.pixels - expected).max() <= 0.51
-            np.testing.assert_allclose(view.target[before.label], 1 - share, atol=1e-6)
+            np.testing.assert_allclose(view.target[label(before)], 1 - share, atol=1e-6)
 
 
 def test_one_image_has_no_partner():
@@ -80,8 +85,21 @@ def test_the_page(tmp_path, capsys):
         (("digits", "--draws", "0"), "--draws 0: must be at least 1"),
         (("digits", "--out", "nowhere/p.html"), "the directory nowhere does not exist"),
         (("digits", "--augment.area", "0.1", "0.2", "--images", "0"), "--images 0: must be"),
+        (("digits", "--mix.cutout", "20"), "mix.cutout 20: must be at most data.image_size 8"),
+        (
+            ("digits", "--augment.rotate", "9", "--augment.fill", "1", "2", "3"),
+            "augment.fill (1, 2, 3): needs one value, because the images are grey",
+        ),
     ],
 )
 def test_messages(args, message, capsys):
     assert main(["preview", *args]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_duration_in_hours_and_images_that_grow(tmp_path, capsys):
+    options = ("--out", str(tmp_path / "p.html"), "--images", "2", "--draws", "1")
+    grows = ("--augment.size_start", "4", "--augment.size_step", "2", "--duration", "2h")
+    assert main(["preview", "digits", *options, *grows]) == 0
+    expected = "training images are shown with 8 pixels on a side, as at the end of the run; it be"
+    assert expected in capsys.readouterr().err

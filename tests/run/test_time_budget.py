@@ -77,3 +77,14 @@ def test_what_is_measured():
     """Steps and evaluations of the run, each of a positive time."""
     found = time_budget.measure(Run(hours("1000st")), 0.0)
     assert found.step > 0 and found.evaluation > 0 and found.compile > found.step
+
+
+@pytest.mark.parametrize("changes", [{"mean": "measure"}, {"mean": "image"}, {"whiten": "pca"}])
+def test_speed_is_measured_before_the_images_are(tmp_path, monkeypatch, changes):
+    """One step of the run that is measured needs its normalisation."""
+    times = Times(compile=1.0, step=7.5, evaluation=0.0)
+    monkeypatch.setattr(time_budget, "measure", lambda run, _: run.prepare and times)
+    config = hours("1min")
+    fit(replace(config, data=replace(config.data, **changes)), tmp_path, quiet=True)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["duration"] == "7st" and record["data"]["mean"] != "measure"

@@ -80,3 +80,19 @@ def test_mistakes(args, message, capsys):
     assert message in capsys.readouterr().err
     assert main(["lr-find", *args]) == 2
     assert "the recipe is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--data.mean", "measure"),
+        ("--data.whiten", "zca"),
+        ("--mix.mixup", "0.2", "--mix.off", "5ep"),  # longer than the test
+        ("--augment.size_start", "4", "--augment.size_step", "2"),  # grows between epochs
+    ],
+)
+def test_options_of_a_longer_run(options, tmp_path, capsys):
+    args = (*MODEL, "--batch_size", "32", "--steps", "10", "--folder", str(tmp_path))
+    done = in_process(capsys, "lr-find", "digits", *args, *options)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"--optim\.lr [\d.e+-]+", done.stdout.splitlines()[-1])

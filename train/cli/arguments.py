@@ -72,11 +72,7 @@ def parse(
         head = _head(f"usage: resnet-jax {usage or command} [options]", description)
         print(head + _help(_name(command), shown, common, everything))
         raise SystemExit(0)
-    if PRESET_NAME in option_names(args):  # `take_preset` has not taken it
-        raise ConfigError(
-            f"--{PRESET_NAME}: is an option of train, preview, lr-find and plan, not of "
-            f"{_name(command)}"
-        )
+    _check_no_preset(command, args)
     written = io.StringIO()
     try:
         with contextlib.redirect_stderr(written), contextlib.redirect_stdout(written):
@@ -95,6 +91,14 @@ def parse(
     if unknown:
         raise ConfigError(_unknown(unknown, known, command))
     return given
+
+
+def _check_no_preset(command: str, args: Sequence[str]) -> None:
+    if PRESET_NAME in option_names(args):  # `take_preset` has not taken it
+        raise ConfigError(
+            f"--{PRESET_NAME}: is an option of train, preview, lr-find and plan, not of "
+            f"{_name(command)}"
+        )
 
 
 def take_preset(recipe: RunConfig, args: Sequence[str]) -> tuple[RunConfig, list[str]]:

@@ -1,6 +1,6 @@
 """`preview`: writes a page of what the network sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from train.cli.arguments import HELP, parse, take_preset
 from train.cli.choose_recipe import take_recipe
 from train.cli.usage import PREVIEW_HELP
 from train.config import ConfigError, RunConfig
+from train.config.base import seconds_in
 from train.config.effects import changes, check_effects
 from train.config.serialize import to_json
 from train.console import warn
@@ -64,7 +65,12 @@ def _write(given: PreviewArgs, file: Path) -> None:
 
     if not file.parent.is_dir():
         raise ConfigError(f"--out {file}: the directory {file.parent} does not exist")
-    run = Run(given.config)
+    run = Run(_in_steps(given.config))
+    if start := given.config.augment.size_start:
+        warn(
+            f"training images are shown with {given.config.data.image_size} pixels on a side, as "
+            f"at the end of the run; it begins with {start}"
+        )
     seen = views(run, images=given.images, draws=given.draws)
     changed = changes(given.config, RunConfig())
     title = f"{given.config.recipe}: what the network sees"
@@ -79,3 +85,8 @@ def _write(given: PreviewArgs, file: Path) -> None:
     except OSError as error:
         raise ConfigError(f"--out {file}: {error.strerror}") from None
     print(f"{file}: {len(seen)} images in {given.draws} draws, {file.stat().st_size:,} bytes")
+
+
+def _in_steps(config: RunConfig) -> RunConfig:
+    """`config` with steps in place of a duration in hours: so many that none is the last one."""
+    return config if seconds_in(config.duration) is None else replace(config, duration="1000000st")

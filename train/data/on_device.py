@@ -39,7 +39,7 @@ both."""
 _CROPS = ("pad", "none")
 _SUPPORTED = (
     *("crop", "pad", "pad_mode", "flip", "vertical_flip", "interpolation", "repeats"),
-    *("area", "aspect", "fill", "blur_sigma"),  # have no effect without an option of the host
+    *("area", "aspect", "fill", "blur_sigma", "size_ramp", "size_step"),  # of host options
 )
 _BLOCK = 4096  # examples sampled at once; more do not reduce NumPy's overhead further
 _READ = 256  # batch size of reading the set

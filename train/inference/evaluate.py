@@ -5,7 +5,7 @@ from pathlib import Path
 
 from train.checkpoint.manager import Checkpoints
 from train.checkpoint.run_weights import Weights
-from train.config import RunConfig
+from train.config import ConfigError, RunConfig
 from train.console import warn
 from train.distributed.mesh import make_mesh, replicated_sharding
 from train.learn.tasks import make_task
@@ -17,6 +17,9 @@ from train.run.parts import Run
 from train.run.pixels import FILE, load
 from train.run.precise import precise
 from train.runtime import use_compilation_cache
+
+_TRAINING = ("name", "dir", "train_split", "eval_fraction", "split_seed", "held_out")
+"""Options of `data` that choose the training images."""
 
 
 def read_weights(config: RunConfig, workdir: Path, which: str) -> Weights:
@@ -63,10 +66,22 @@ def _on_training_data(run: Run, workdir: Path) -> Run:
     Raises:
       ConfigError: these cannot be opened.
     """
-    if len(run.splits.train) == read_record(workdir)["examples"]["train"]:
+    began, record = read_config(workdir), read_record(workdir)
+    same_count = len(run.splits.train) == record["examples"]["train"]
+    if run.files and record.get("files"):
+        same = run.files["train"] == record["files"]["train"]  # also where they were moved
+    else:
+        now, then = ([getattr(x.data, name) for name in _TRAINING] for x in (run.config, began))
+        same = same_count and now == then
+    if same:
         return run
-    began = read_config(workdir)
     config = replace(began, eval=replace(began.eval, precise_bn=run.config.eval.precise_bn))
     own = Run(config, class_weights=read_class_weights(workdir))
     own.use(config, load(workdir / FILE, config.data))
+    try:
+        _ = own.splits
+    except ConfigError:
+        if not same_count:
+            raise
+        return run  # a file that was moved
     return own

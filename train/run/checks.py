@@ -90,15 +90,7 @@ def check_parts(run: Run) -> None:
             f"data.test_split {data.test_split!r}: is data.eval_split too, which chooses the best "
             "checkpoint; name another split, or leave it out"
         )
-    mix, classes = run.config.mix, len(run.class_names)
-    check_sizes(run)
-    if mix.label_smoothing and mix.smooth_over == "others" and classes < 2:
-        raise ConfigError(
-            f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
-        )
-    fill = run.config.augment.fill
-    if len(fill) == 3 and run.splits.train.channels == 1:
-        raise ConfigError(f"augment.fill {fill}: needs one value, because the images are grey")
+    check_input(run)
     _ = run.class_weights
     if penalty := make_penalty(run.config.loss):
         jax.eval_shape(penalty, run.abstract_state.params)
@@ -108,6 +100,23 @@ def check_parts(run: Run) -> None:
     make_model(run.config, len(run.class_names))
     lives_on_devices(run.config, run.splits, run.mesh, run.total_steps)
     check_decoder(run.config.data, run.config.augment)
+
+
+def check_input(run: Run) -> None:
+    """Checks what is done to training images and their targets.
+
+    Raises:
+      ConfigError: an option does not fit the classes or the channels; see `check_sizes`.
+    """
+    check_sizes(run)
+    mix, classes = run.config.mix, len(run.class_names)
+    if mix.label_smoothing and mix.smooth_over == "others" and classes < 2:
+        raise ConfigError(
+            f"mix.smooth_over others: needs at least 2 classes; the data have {classes}"
+        )
+    fill = run.config.augment.fill
+    if len(fill) == 3 and run.splits.train.channels == 1:
+        raise ConfigError(f"augment.fill {fill}: needs one value, because the images are grey")
 
 
 def check_sizes(run: Run) -> None:
@@ -122,8 +131,10 @@ def check_sizes(run: Run) -> None:
         name, smallest = "augment.size_start", size
         if len(run.image_sizes) == 1:
             ramp = " ".join(config.augment.size_ramp)
+            epochs = run.total_steps * config.batch_size / len(run.splits.train)
             raise ConfigError(
-                f"augment.size_ramp {ramp}: all images of the run have {size} pixels on a side"
+                f"augment.size_ramp {ramp}: all images of the run have {size} pixels on a side; "
+                f"the size changes only between epochs, and it has {epochs:.3g}"
             )
         if config.data.mean == "image" or config.data.whiten != "none":
             raise ConfigError(

@@ -16,6 +16,7 @@ from train.data.readers import EvalReader, TrainReader
 from train.distributed.mesh import Batch
 from train.learn.step import input_key, step_key
 from train.report.preview import Seen, View
+from train.run.checks import check_input
 from train.run.parts import Run
 from train.run.pixels import measured
 
@@ -33,8 +34,10 @@ def views(run: Run, *, images: int, draws: int) -> list[Seen]:
       draws: number of epochs.
 
     Raises:
-      ConfigError: an image is unreadable, or examples are mixed and there is only one image.
+      ConfigError: an image is unreadable, or examples are mixed and there is only one image; see
+        `check_input`.
     """
+    check_input(run)
     config, source = run.config, run.splits.train
     data = replace(config.data, decoder="cpu")  # with which DALI's crops agree
     reader = TrainReader(source, data, config.augment, config.seed)

@@ -98,7 +98,7 @@ def _images(run: Run) -> str:
         if field.name not in _SHOWN and getattr(augment, field.name) != field.default
     )
     evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
-    measured = " (measured)" if run.measured else ""
+    measured = f" ({run.measured} measured)" if run.measured else ""
     why = why_on_host(config, run.splits, run.mesh, run.total_steps)
     resident = f"; data.resident is off: {why}" if why else ""
     return (

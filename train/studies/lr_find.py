@@ -24,6 +24,7 @@ from train.run import out_of_memory
 from train.run.checks import check_lengths, check_parts
 from train.run.dispatch import dispatches
 from train.run.parts import Run
+from train.run.pixels import measured
 
 SMOOTHING = 0.9
 """Share of the smoothed loss that a step keeps."""
@@ -61,17 +62,20 @@ def find(config: RunConfig, *, steps: int, lowest: float, highest: float) -> Cur
     """Trains for up to `steps` steps, in which `optim.lr` grows from `lowest` to `highest`.
 
     The rate of a step is scaled by the batch size, as in a run. There is no warmup, schedule or
-    average of weights. Nothing is saved.
+    average of weights, mixing is never off, and images do not grow. Nothing is saved.
 
     Raises:
       ConfigError: as in a run; or the loss is not finite in the first steps.
     """
     optim = replace(config.optim, schedule="constant", warmup="0st", floor=0.0, hold="")
     plain = replace(config, duration=f"{steps}st", optim=optim, ema_decay=0.0, swa_start="")
-    run = Run(plain)
+    full = replace(config.augment, size_start=0)  # images that grow: at their last size
+    run = Run(replace(plain, augment=full, mix=replace(config.mix, off="")))
     check_batches(run.config, run.mesh)
     warn(*check_lengths(run, resumed=False))
     check_parts(run)
+    if run.config.data.measures:
+        run.use(*measured(run))
     factor = peak_rate(plain) / optim.lr
     run.schedule = optax.exponential_decay(lowest * factor, max(steps - 1, 1), highest / lowest)
     with out_of_memory.explained(out_of_memory.for_training(run)):
