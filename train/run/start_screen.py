@@ -99,7 +99,8 @@ def _images(run: Run) -> str:
         if field.name not in _SHOWN and getattr(augment, field.name) != field.default
     )
     evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
-    measured = f" ({run.measured} measured)" if run.measured else ""
+    part = "" if run.measured == "mean and std" else f"{run.measured} "  # else std was given
+    measured = f" ({part}measured)" if run.measured else ""
     why = why_on_host(config, run.splits, run.mesh, run.total_steps)
     resident = f"; data.resident is off: {why}" if why else ""
     return (
