@@ -108,3 +108,15 @@ def test_a_run_averages_its_last_steps():
         seen.append(jax.device_get(state.variables))
     mean = jax.tree.map(lambda *x: np.mean(x, 0), *seen[4:])
     assert_close(mean, jax.device_get(state.ema), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ema_decay": 0.9, "ema_every": "61st"}, "ema_every '61st' is 61 steps: must be at most"),
+        ({"swa_start": "41st", "ema_every": "40st"}, "after step 40 for the last time, before"),
+    ],
+)
+def test_an_average_that_is_never_updated(options, message):
+    with pytest.raises(ConfigError, match=message):
+        make_average(tiny(**options), examples=EXAMPLES, total_steps=60)

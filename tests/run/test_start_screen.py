@@ -229,3 +229,15 @@ def test_it_comes_before_anything_is_compiled(tmp_path, monkeypatch, capsys):
     with pytest.raises(Stopped):
         fit(tiny(), tmp_path / "run", quiet=True)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_network_without_batchnorm_has_no_precise_statistics():
+    config = tiny()
+    config = replace(config, eval=replace(config.eval, precise_bn=3))
+    group = replace(config, model=replace(config.model, norm="group", norm_groups=4))
+    assert "with BatchNorm statistics of 3 batches" in screen_of(config)
+    assert "BatchNorm" not in screen_of(group)
+
+
+def screen_of(config: RunConfig) -> str:
+    return "\n".join(describe_run(Run(config), Path("x"), None))

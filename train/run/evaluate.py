@@ -26,6 +26,7 @@ from train.report.page import Subject, write_report
 from train.run import out_of_memory
 from train.run.metrics import Window, means
 from train.run.parts import Run
+from train.run.precise import precise_batches
 
 
 @dataclass(frozen=True)
@@ -216,13 +217,13 @@ def evaluate_checkpoint(
     evaluation = evaluate(run, named, per_example=workdir is not None, cache=cache, split=split)
     metrics = evaluation.metrics[weights.name]
     if workdir is not None and evaluation.examples is not None and is_writer:
-        subject = Subject(weights.step, weights.name, precise_bn=run.config.eval.precise_bn)
+        subject = Subject(weights.step, weights.name, precise_bn=precise_batches(run))
         if split == "test":
             subject = replace(subject, tested=metrics, chooser=run.splits.eval.name(0))
         write_report(workdir, run.task, evaluation.examples, subject=subject)
     about: Row = {"step": weights.step, "weights": weights.name}
     if split == "test":
         about["split"] = split
-    if run.config.eval.precise_bn:
-        about["precise_bn"] = run.config.eval.precise_bn
+    if batches := precise_batches(run):
+        about["precise_bn"] = batches
     return {**about, **_counts(evaluation), **metrics}

@@ -18,6 +18,12 @@ from train.learn.step import input_key, step_key
 from train.run.parts import Run
 
 
+def precise_batches(run: Run) -> int:
+    """`eval.precise_bn`; 0: off, or the network has no BatchNorm."""
+    count = run.config.eval.precise_bn
+    return count if count and run.abstract_state.batch_stats else 0
+
+
 def precise(
     run: Run,
     weights: Weights,
@@ -36,8 +42,8 @@ def precise(
     Raises:
       Stopped: `stopped` returned True.
     """
-    config, count = run.config, run.config.eval.precise_bn
-    if not count or not weights.variables["batch_stats"]:
+    config, count = run.config, precise_batches(run)
+    if not count:
         return weights
     start = max(run.total_steps - count, 0)
     batches = train_batches(

@@ -14,6 +14,7 @@ from train.data.on_device import why_on_host
 from train.data.sources import Source, class_counts
 from train.learn.optim import ema_warmup, peak_rate
 from train.run.parts import Run
+from train.run.precise import precise_batches
 from train.run.preprocessing import describe_mean
 
 LISTED_CLASSES = 10
@@ -98,7 +99,8 @@ def _images(run: Run) -> str:
         if field.name not in _SHOWN and getattr(augment, field.name) != field.default
     )
     evaluated = f"evaluated at crop_fraction {config.eval.crop_fraction:g}"
-    measured = f" ({run.measured} measured)" if run.measured else ""
+    part = "" if run.measured == "mean and std" else f"{run.measured} "  # else std was given
+    measured = f" ({part}measured)" if run.measured else ""
     why = why_on_host(config, run.splits, run.mesh, run.total_steps)
     resident = f"; data.resident is off: {why}" if why else ""
     return (
@@ -191,7 +193,7 @@ def _duration(run: Run) -> str:
     config, examples = run.config, len(run.splits.train)
     steps, every = run.total_steps, max(run.steps(config.eval.every), 1)
     evaluated = f"every {every:,} steps and at the end" if every < steps else "at the end"
-    if batches := config.eval.precise_bn:
+    if batches := precise_batches(run):
         evaluated += f" with BatchNorm statistics of {batches} batches"
     return (
         f"{config.duration}: {steps:,} steps of {config.batch_size} images, "

@@ -28,19 +28,30 @@ def make_average(config: RunConfig, *, examples: int, total_steps: int) -> Avera
       total_steps: length of the run.
 
     Raises:
-      ConfigError: `swa_start` is not before the end of the run.
+      ConfigError: `swa_start` is not before the end of the run, or no update follows it.
     """
     if not config.averages:
         return None
 
     steps = partial(to_steps, examples=examples, batch_size=config.batch_size, total=total_steps)
     every = max(steps(config.ema_every), 1)
+    last = total_steps // every * every
+    if not last:
+        raise ConfigError(
+            f"ema_every {config.ema_every!r} is {every} steps: must be at most the run "
+            f"({total_steps} steps), or the average would stay at the initial weights"
+        )
     if config.swa_start:
         start = steps(config.swa_start)
         if start >= total_steps:
             raise ConfigError(
                 f"swa_start {config.swa_start!r} is step {start}: must be before the end of the run"
                 f" ({total_steps} steps)"
+            )
+        if last <= start:
+            raise ConfigError(
+                f"ema_every {config.ema_every!r}: the average is updated after step {last} for the "
+                f"last time, before swa_start {config.swa_start!r} (step {start})"
             )
         return Average(lambda step: equal_decay(step, start=start, every=every), every)
     if config.ema_rule == "ramp":
