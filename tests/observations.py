@@ -322,7 +322,7 @@ def several(config: RunConfig, workdir) -> str:
         return str(error)
 
 
-def tested(config: RunConfig, workdir) -> str:
+def third_split(config: RunConfig, workdir) -> str:
     """The files of the split that is tested, in a folder of three splits."""
     for split in ("train", "val", "test"):
         for name in ("a", "b"):

@@ -3,6 +3,7 @@
 import doctest
 import json
 import math
+import sys
 from pathlib import Path
 
 import jax
@@ -250,7 +251,9 @@ def test_shares_of_kernels():
         (["report", "--only", "nonsense"], "only 'nonsense': there are results of"),
     ],
 )
-def test_mistakes(args, says, capsys):
+def test_mistakes(args, says, capsys, monkeypatch):
+    # run as a program, it must not be imported already
+    monkeypatch.delitem(sys.modules, f"benchmarks.{args[0]}", raising=False)
     try:
         code = command_line.main(["bench", *args])
     except SystemExit as ended:  # argparse's own rule

@@ -122,7 +122,7 @@ ERRORS = {
     "duration": (["train", "--duration", "3"], r"duration '3' is not a duration: write '3ep'"),
     "no data set": (
         ["train", "digits", "--data.name", "imagenot"],
-        r"data.name 'imagenot': did you mean imagenet.*choose digits",
+        r"data.name 'imagenot': did you mean imagenet.*choose csv, digits",
     ),
     "no folder": (["train", "folder", "--data.dir", "/nowhere"], r"'/nowhere': no such folder"),
     "no run": (["eval", "/nowhere"], r"'/nowhere' is not a run directory: it has no config.json"),

@@ -41,7 +41,7 @@ from tests.observations import (
     stalling,
     start,
     steps,
-    tested,
+    third_split,
     together,
     updates,
 )
@@ -130,7 +130,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "data.dir": ("/nowhere", outcome, {"data.name": "cifar10"}),
     "data.train_split": ("other", outcome, {}),
     "data.eval_split": ("other", outcome, {}),
-    "data.test_split": ("test", tested, {}),
+    "data.test_split": ("test", third_split, {}),
     "data.image_key": ("photo", keys, {}),
     "data.label_key": ("kind", keys, {}),
     "data.multi_label": (True, several, BCE),

@@ -89,7 +89,8 @@ def parse(
     except SystemExit as stopped:
         raise _config_error(stopped, written.getvalue(), known, args) from None
     if unknown:
-        raise ConfigError(_unknown(unknown, known, command))
+        usable = [option for option in known if not option.shared or accepts(option.name)]
+        raise ConfigError(_unknown(unknown, usable, command))
     return given
 
 
