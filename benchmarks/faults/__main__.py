@@ -32,7 +32,7 @@ from typing import Any
 
 from benchmarks.faults import outside
 from benchmarks.faults.campaign import Campaign
-from benchmarks.faults.child_run import STEPS
+from benchmarks.faults.child_run import STEPS, default_signals
 from benchmarks.faults.full_disk import full_disks
 from benchmarks.faults.kills import kills
 from train.run.provenance import versions
@@ -93,6 +93,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="append the result to this file")
     args = parser.parse_args()
+    default_signals()
     since = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), random.Random(args.seed))

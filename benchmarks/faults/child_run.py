@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,15 @@ class RunTimeout(subprocess.SubprocessError):
 def command(workdir: Path, *options: str) -> list[str]:
     """The command line of the run, as a child process."""
     return [sys.executable, "-m", "train", "train", "digits", "--workdir", str(workdir), *options]
+
+
+def default_signals() -> None:
+    """Sets SIGINT and SIGHUP to their defaults, which the runs inherit.
+
+    A shell lets a command in the background, or under nohup, ignore them.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def environment(cache: Path) -> dict[str, str]:

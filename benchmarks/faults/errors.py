@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.faults.cases import data, options, signals, storage
+from benchmarks.faults.child_run import default_signals
 from benchmarks.faults.harness import Harness
 
 CASES = {**signals.CASES, **storage.CASES, **data.CASES, **options.CASES}
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--out", type=Path, help="write the table to this file")
     args = parser.parse_args()
+    default_signals()
     lines = ["| what was done | command | exit | says first | then |", "|---|---|---|---|---|"]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
