@@ -48,9 +48,7 @@ def describe(name: str) -> Recipe:
     """
     recipes = _recipes()
     if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.6) or list(recipes)
-        raise ConfigError(
-            f"unknown recipe {name!r}: did you mean {', '.join(near)}? "
-            "`resnet-jax recipes` lists all"
-        )
+        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.6)
+        question = f"did you mean {', '.join(near)}? " if near else ""
+        raise ConfigError(f"unknown recipe {name!r}: {question}`resnet-jax recipes` lists all")
     return recipes[name]
