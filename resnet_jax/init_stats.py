@@ -87,15 +87,15 @@ def init_stats(
         return jax.grad(loss, has_aux=True)(zeros, variables)
 
     _, shapes = jax.eval_shape(lambda v: block_outputs(model, v, images, train=train), variables)
-    gradients, maps = jax.jit(run, compiler_options=_QUICK)(variables)
+    gradients, maps = jax.jit(run, compiler_options=_quick())(variables)
     return {name: BlockStats(_std(maps[name]), _std(gradients[name])) for name in maps}
 
 
-_QUICK: Any = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-"""The program runs once, and XLA would take most of the time."""
+def _quick() -> dict[str, Any] | None:
+    """Less optimisation on a CPU: the program runs once, and XLA would take most of the time."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def _std(x: jax.Array) -> float:
