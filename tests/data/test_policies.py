@@ -73,10 +73,8 @@ def test_values_are_torchvisions(key, sign, rng):
             magnitude = round(magnitude) if abs(magnitude - round(magnitude)) < 1e-5 else magnitude
             expected = torchvision_operation(name, sign * magnitude if signed else magnitude)
             level = k / max(len(magnitudes) - 1, 1)
-            if key == "wide":
-                found = policies._wide_value(expected.name, level, rng)
-            else:
-                found = policies._auto_value(expected.name, level, rng, 224)
+            ranges = policies._WIDE_RANGES if key == "wide" else policies._auto_ranges(224)
+            found = policies._value(expected.name, level, ranges, rng)
             assert found == pytest.approx(expected.value, rel=1e-5, abs=1e-4), (name, k)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnet_jax.zoo import ZOO
-from train.cli.arguments import HELP
+from train.cli.arguments import HELP, take_preset
 from train.config import ConfigError, RunConfig
 from train.data.sources.prepare_hint import tfds_sets
 from train.paths import expand
-from train.recipes import all_recipes
+from train.recipes import all_recipes, get_recipe
 
 DEFAULT = "digits"
 
@@ -47,6 +47,26 @@ def take_recipe(args: Sequence[str]) -> tuple[str | None, list[str]]:
         if args[i] in recipes and not is_value:
             return args[i], [*args[:i], *args[i + 1 :]]
     return None, list(args)
+
+
+def required_recipe(
+    args: Sequence[str], usage: str, default: str = DEFAULT
+) -> tuple[RunConfig, list[str]]:
+    """The recipe of a command that needs one, with `--augment.preset`, and the other arguments.
+
+    Args:
+      usage: of the command, for the message, such as "lr-find RECIPE".
+      default: the recipe whose options the help shows, if none is named.
+
+    Raises:
+      ConfigError: no recipe is named and no help requested; there is no such recipe or preset.
+    """
+    name, options = take_recipe(args)
+    if name is None and not set(HELP) & set(args):
+        raise ConfigError(
+            f"the recipe is missing: resnet-jax {usage}; `resnet-jax recipes` lists them"
+        )
+    return take_preset(get_recipe(name or default), options)
 
 
 def choose(args: Sequence[str]) -> Choice:

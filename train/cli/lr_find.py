@@ -6,14 +6,13 @@ from typing import Annotated
 
 import tyro
 
-from train.cli.arguments import HELP, parse, take_preset
-from train.cli.choose_recipe import take_recipe
+from train.cli.arguments import parse
+from train.cli.choose_recipe import required_recipe
 from train.cli.usage import LR_FIND_HELP
-from train.config import ConfigError, RunConfig
+from train.config import RunConfig
 from train.config.base import check, is_finite
 from train.config.effects import check_effects
 from train.console import warn
-from train.recipes import get_recipe
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,9 @@ class LrFindArgs:
 
 def lr_find(args: list[str]) -> None:
     """Trains with a growing learning rate; prints a suggestion and writes the curve."""
-    name, options = take_recipe(args)
-    if name is None and not set(HELP) & set(args):
-        raise ConfigError(
-            "the recipe is missing: resnet-jax lr-find RECIPE; `resnet-jax recipes` lists them"
-        )
-    recipe, options = take_preset(get_recipe(name or "digits"), options)
-    start = LrFindArgs(recipe, Path("runs") / "lr-find" / recipe.recipe)
     usage = "lr-find RECIPE"
+    recipe, options = required_recipe(args, usage)
+    start = LrFindArgs(recipe, Path("runs") / "lr-find" / recipe.recipe)
     given: LrFindArgs = parse(
         f"lr-find {recipe.recipe}", LR_FIND_HELP, LrFindArgs, start, options, usage=usage
     )

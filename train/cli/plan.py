@@ -1,12 +1,10 @@
 """`plan`: compiles a training step for other hardware, and reports on it."""
 
-from train.cli.arguments import HELP, parse, take_preset
-from train.cli.choose_recipe import take_recipe
+from train.cli.arguments import parse
+from train.cli.choose_recipe import required_recipe
 from train.cli.usage import PLAN_HELP
-from train.config import ConfigError
 from train.config.effects import check_effects
 from train.console import warn
-from train.recipes import get_recipe
 
 
 def plan(args: list[str]) -> None:
@@ -14,20 +12,15 @@ def plan(args: list[str]) -> None:
     from train.plan import planner
     from train.plan.report import render
 
-    name, options = take_recipe(args)
-    if name is None and not set(HELP) & set(args):
-        raise ConfigError(
-            "the recipe is missing: resnet-jax plan RECIPE --topology CHIPS; "
-            "`resnet-jax recipes` lists them"
-        )
-    recipe, options = take_preset(get_recipe(name or "imagenet-resnet50"), options)
+    usage = "plan RECIPE --topology CHIPS"
+    recipe, options = required_recipe(args, usage, default="imagenet-resnet50")
     given: planner.PlanArgs = parse(
-        f"plan {name}",
+        f"plan {recipe.recipe}",
         PLAN_HELP,
         planner.PlanArgs,
         planner.PlanArgs(recipe),
         options,
-        usage="plan RECIPE --topology CHIPS",
+        usage=usage,
     )
     warn(*check_effects(given.config, recipe))
     print(render(planner.plan(given)))

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from train.cli.arguments import HELP, parse, take_preset
-from train.cli.choose_recipe import take_recipe
+from train.cli.arguments import parse
+from train.cli.choose_recipe import required_recipe
 from train.cli.usage import PREVIEW_HELP
 from train.config import ConfigError, RunConfig
 from train.config.base import seconds_in
@@ -15,7 +15,6 @@ from train.config.effects import changes, check_effects
 from train.config.serialize import to_json
 from train.console import warn
 from train.paths import expand
-from train.recipes import get_recipe
 
 _SHOWN = ("recipe", "seed", "data.", "augment.", "mix.", "eval.crop_fraction", "eval.interpolation")
 """Options that are shown on the page if they are not the default."""
@@ -36,16 +35,10 @@ class PreviewArgs:
 
 def preview(args: list[str]) -> None:
     """Writes a page of training images, as a recipe crops, augments and mixes them."""
-    name, options = take_recipe(args)
-    if name is None and not set(HELP) & set(args):
-        raise ConfigError(
-            "the recipe is missing: resnet-jax preview RECIPE --data.dir DIR; "
-            "`resnet-jax recipes` lists them"
-        )
-    recipe, options = take_preset(get_recipe(name or "digits"), options)
+    recipe, options = required_recipe(args, "preview RECIPE --data.dir DIR")
     given: PreviewArgs = parse(
-        f"preview {name}",
-        PREVIEW_HELP.format(name=name or "digits"),
+        f"preview {recipe.recipe}",
+        PREVIEW_HELP.format(name=recipe.recipe),
         PreviewArgs,
         PreviewArgs(recipe),
         options,

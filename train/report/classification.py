@@ -194,12 +194,18 @@ def classes(p: Predictions, names: Sequence[str]) -> str:
     body = (
         "<p>Recall: share of the class's images that are recognised (its accuracy). Precision: "
         "share of the images predicted as the class that are of it. F1: their harmonic mean. "
-        f"Means over the classes: {means}.</p>" + table("classes", head, rows[:MATRIX_CLASSES])
+        f"Means over the classes: {means}.</p>" + class_table(head, rows)
     )
-    if rest := rows[MATRIX_CLASSES:]:
-        body += f"<details><summary>The other {len(rest):,} classes</summary>"
-        body += table("classes", head, rest) + "</details>"
     return body
+
+
+def class_table(head: Sequence[str], rows: Sequence[str]) -> str:
+    """A table with a row for each class; the classes after the first 50 are folded."""
+    shown = table("classes", head, rows[:MATRIX_CLASSES])
+    if rest := rows[MATRIX_CLASSES:]:
+        shown += f"<details><summary>The other {len(rest):,} classes</summary>"
+        shown += table("classes", head, rest) + "</details>"
+    return shown
 
 
 def mistakes(p: Predictions, examples: Examples) -> str:

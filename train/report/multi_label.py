@@ -6,8 +6,8 @@ import numpy as np
 
 from train.learn.tasks.multi_label import average_precision
 from train.report.base import Examples, Part
-from train.report.classification import MATRIX_CLASSES
-from train.report.markup import image, number, row, share, table, text
+from train.report.classification import class_table
+from train.report.markup import image, number, row, share, text
 from train.report.metrics_file import Row
 
 WORST = 24  # the most examples that are shown as pictures
@@ -59,11 +59,8 @@ def _classes(examples: Examples, precision: np.ndarray, scores: np.ndarray) -> s
     body = (
         "<p>Average precision: the mean of the precision over all thresholds, weighted by the gain "
         "in recall. Precision, recall and F1 are those of probabilities above "
-        f"{THRESHOLD}.</p>" + table("classes", head, rows[:MATRIX_CLASSES])
+        f"{THRESHOLD}.</p>" + class_table(head, rows)
     )
-    if rest := rows[MATRIX_CLASSES:]:
-        body += f"<details><summary>The other {len(rest):,} classes</summary>"
-        body += table("classes", head, rest) + "</details>"
     return body
 
 

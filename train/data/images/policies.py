@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -165,7 +165,7 @@ def ta_wide(rng: Generator, size: int) -> Operations:
     """
     name = WIDE[rng.integers(len(WIDE))]
     level = rng.integers(BINS) / (BINS - 1)
-    return (Operation(name, _wide_value(name, level, rng)),)
+    return (Operation(name, _value(name, level, _WIDE_RANGES, rng)),)
 
 
 WIDE = (
@@ -175,21 +175,43 @@ WIDE = (
 """The operations of TrivialAugment's wide space."""
 
 
-def _wide_value(name: str, level: float, rng: Generator) -> float:
+class _Ranges(NamedTuple):
+    """The largest values of operations, as torchvision's two policies define them."""
+
+    shear: float
+    translate: float
+    """In pixels."""
+    rotate: float
+    """In degrees."""
+    enhance: float
+    """Of brightness, contrast, saturation and sharpness: 1 plus or minus this."""
+    posterize: float
+    """Bits that are removed."""
+
+
+_WIDE_RANGES = _Ranges(shear=0.99, translate=32, rotate=135, enhance=0.99, posterize=6)
+
+
+def _auto_ranges(size: int) -> _Ranges:
+    return _Ranges(shear=0.3, translate=150 / 331 * size, rotate=30, enhance=0.9, posterize=4)
+
+
+def _value(name: str, level: float, ranges: _Ranges, rng: Generator) -> float:
+    """The value of an operation at a level in 0..1, with a random sign where it has one."""
     match name:
         case "shear_x" | "shear_y":
-            return _signed(rng, 0.99 * level)
+            return _signed(rng, ranges.shear * level)
         case "translate_x" | "translate_y":
-            return _signed(rng, int(32 * level))
+            return _signed(rng, int(ranges.translate * level))
         case "rotate":
-            return _signed(rng, 135 * level)
+            return _signed(rng, ranges.rotate * level)
         case "brightness" | "contrast" | "saturation" | "sharpness":
-            return 1 + _signed(rng, 0.99 * level)
+            return 1 + _signed(rng, ranges.enhance * level)
         case "posterize":
-            return 8 - round(6 * level)
+            return 8 - round(ranges.posterize * level)
         case "solarize":
             return 255 * (1 - level)
-    return 0.0  # identity, autocontrast, equalize
+    return 0.0  # identity, autocontrast, equalize, invert
 
 
 def autoaugment(
@@ -209,28 +231,12 @@ def autoaugment(
       [('invert', 0.0), ('posterize', 4)]
     """
     pair = table[rng.integers(len(table))]
+    ranges = _auto_ranges(size)
     return tuple(
-        Operation(name, _auto_value(name, magnitude / 9, rng, size))
+        Operation(name, _value(name, magnitude / 9, ranges, rng))
         for name, probability, magnitude in pair
         if rng.random() < probability
     )
-
-
-def _auto_value(name: str, level: float, rng: Generator, size: int) -> float:
-    match name:
-        case "shear_x" | "shear_y":
-            return _signed(rng, 0.3 * level)
-        case "translate_x" | "translate_y":
-            return _signed(rng, int(150 / 331 * size * level))
-        case "rotate":
-            return _signed(rng, 30 * level)
-        case "brightness" | "contrast" | "saturation" | "sharpness":
-            return 1 + _signed(rng, 0.9 * level)
-        case "posterize":
-            return 8 - round(4 * level)
-        case "solarize":
-            return 255 * (1 - level)
-    return 0.0  # autocontrast, equalize, invert
 
 
 # --- AugMix --------------------------------------------------------------------------------------
