@@ -76,22 +76,22 @@ def dispatches(
 
 def _host_batches(run: Run, start: int) -> Iterator[HostBatch]:
     """The batches that the host reads; their images may grow during the run."""
-    config, parts = run.config, run.image_sizes
+    return growing_batches(run.image_sizes, run.config.data, partial(sized_batches, run), start)
 
-    def batches(data: DataConfig, start: int, stop: int) -> Iterator[HostBatch]:
-        return train_batches(
-            run.splits.train,
-            data,
-            config.augment,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            start=start,
-            stop=stop,
-            shard=shard(run.mesh),
-            balance=run.balance,
-        )
 
-    return growing_batches(parts, config.data, batches, start)
+def sized_batches(run: Run, data: DataConfig, start: int, stop: int) -> Iterator[HostBatch]:
+    """The training batches of steps `start` up to `stop`, with images of `data.image_size`."""
+    return train_batches(
+        run.splits.train,
+        data,
+        run.config.augment,
+        seed=run.config.seed,
+        batch_size=run.config.batch_size,
+        start=start,
+        stop=stop,
+        shard=shard(run.mesh),
+        balance=run.balance,
+    )
 
 
 def _train_steps(run: Run, resident: Resident) -> TrainSteps:

@@ -9,12 +9,12 @@ import jax
 
 from train.checkpoint.run_weights import Weights
 from train.console import warn
-from train.data.pipeline import train_batches
 from train.data.prefetch import Feed, Stopped, never
-from train.distributed.mesh import Batch, batch_sharding, put_batch, replicated_sharding, shard
+from train.distributed.mesh import Batch, batch_sharding, put_batch, replicated_sharding
 from train.learn.precise_bn import batch_statistics, combined
 from train.learn.state import Variables
 from train.learn.step import input_key, step_key
+from train.run.dispatch import sized_batches
 from train.run.parts import Run
 
 
@@ -46,17 +46,7 @@ def precise(
     if not count:
         return weights
     start = max(run.total_steps - count, 0)
-    batches = train_batches(
-        run.splits.train,
-        config.data,
-        config.augment,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        start=start,
-        stop=start + count,
-        shard=shard(run.mesh),
-        balance=run.balance,
-    )
+    batches = sized_batches(run, config.data, start, start + count)
     step = _statistics_step(run)
     options: Any = {"report": report, "stopped": stopped, "what": "batch of statistics"}
     found = []
